@@ -1,0 +1,1 @@
+"""One file per architecture: its weight table and its Hugging Face configuration map."""

@@ -1,0 +1,86 @@
+"""The errors that uertool raises on purpose, each one sentence with a way forward.
+
+    UertoolError            exit 1
+    ├── UsageError          exit 2: an option or argument that cannot be meant
+    ├── CheckpointError     a weight file that is missing, broken, unsafe or not understood
+    ├── ConfigError         a configuration that contradicts itself or the tensors
+    ├── VocabError          a vocabulary or tokenizer that does not fit
+    ├── InputError          text or data that cannot be read
+    ├── OutputError         a result that cannot be written
+    └── MissingExtraError   an optional dependency that is not installed
+
+Library code raises them; only `uertool.cli.app.main` catches them.
+"""
+
+from __future__ import annotations
+
+
+class UertoolError(Exception):
+    """An expected failure.
+
+    Args:
+        message: one sentence: the file or option, what was found, what was expected.
+        hint: what to do next, or None where the message already says it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders (engine.workers), so they must pickle with their hint.
+        return (type(self), (self.message, self.hint))
+
+
+class UsageError(UertoolError):
+    """An option or argument that cannot be meant."""
+
+    exit_code = 2
+
+
+class CheckpointError(UertoolError):
+    """A weight file that is missing, broken, unsafe or not understood."""
+
+
+class ConfigError(UertoolError):
+    """A configuration that contradicts itself or the tensors."""
+
+
+class VocabError(UertoolError):
+    """A vocabulary or tokenizer that does not fit."""
+
+
+class InputError(UertoolError):
+    """Text or data that cannot be read."""
+
+
+class OutputError(UertoolError):
+    """A result that cannot be written."""
+
+
+class MissingExtraError(UertoolError):
+    """An optional dependency that is not installed.
+
+    Args:
+        package: the import that failed, for example "tensorflow".
+        extra: the extra of uertool that brings it, for example "google".
+        purpose: what needs it, for example "reading Google checkpoints".
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed.",
+            f"Install it with: pip install 'uertool[{extra}]'",
+        )
+        self.package = package
+        self.extra = extra
+        self.purpose = purpose
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.package, self.extra, self.purpose))

@@ -1,0 +1,1 @@
+"""The neural networks, torch.nn only, and the registry that loads them."""

@@ -1,0 +1,1 @@
+"""Decoding: caches, filters, sampling, beams, stopping, readable text."""
