@@ -1,0 +1,337 @@
+"""Output files and folders that appear whole or not at all.
+
+Everything is written beside its target under `<name>.<random>.partial`, flushed to disk and
+renamed into place, so that a crash, a full disk or Ctrl-C leaves what was there before. A living
+run holds a lock on its partial file; partial files without one are left by dead runs and are
+removed by the next run that writes the same target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TextIO
+
+from uertool.errors import InputError, OutputError
+
+_fcntl: ModuleType | None
+try:
+    import fcntl as _fcntl
+except ImportError:  # Windows has no advisory locks
+    _fcntl = None
+
+PARTIAL = ".partial"
+REPLACED = ".replaced"
+
+_CHUNK = 1 << 20
+_STRAY_SECONDS = 24 * 3600  # where locks do not exist, a partial file this old is taken for dead
+
+_OUTPUT_ERRNOS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file grew larger than the file system allows",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk reported an input/output error",
+}
+
+
+def refuse_existing(path: str | Path, overwrite: bool) -> None:
+    """Raise OutputError if `path` holds something and `overwrite` is not set.
+
+    An empty folder and anything that is no ordinary file (a pipe, /dev/null) may be written to.
+    """
+    target = Path(path)
+    if overwrite or str(path) == "-" or not os.path.lexists(target):
+        return
+    if target.is_dir():
+        if not any(target.iterdir()):
+            return
+    elif target.exists() and not target.is_file():
+        return
+    raise OutputError(
+        f"The output {target} exists already.",
+        "Choose another path, or give --overwrite to replace it.",
+    )
+
+
+@contextmanager
+def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` when the block ends well.
+
+    Args:
+        path: where the file shall be; its folder must exist. A symbolic link is followed.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        OutputError: the target exists, its folder does not, or the disk refuses to take the data.
+    """
+    refuse_existing(path, overwrite)
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise OutputError(f"The output {path} is a folder; a file is to be written there.")
+    if target.exists() and not target.is_file():
+        # A pipe or a device takes the bytes itself; renaming over it would replace it.
+        with _as_output_error(path):
+            yield target
+        return
+    _require_parent(path, target)
+    _remove_strays(target)
+    with _as_output_error(path):
+        partial, lock = _claim_file(target)
+        try:
+            yield partial
+            _flush(partial)
+            if target.exists():
+                partial.chmod(stat.S_IMODE(target.stat().st_mode))
+            os.replace(partial, target)
+            _flush(target.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that becomes `path` when the block ends well.
+
+    With `overwrite` the old folder is replaced as a whole. A folder that holds sub-folders which
+    the new one does not have is not one that uertool wrote, so it is never replaced.
+
+    Raises:
+        OutputError: the target exists or may not be replaced, or the disk refuses the data.
+    """
+    refuse_existing(path, overwrite)
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"The output {path} is a file; a folder is to be written there.")
+    here = Path.cwd()
+    if target == here or target in here.parents:
+        raise OutputError(
+            f"The output {path} is the current folder or one above it, which cannot be replaced.",
+            "Name a folder of its own for the output.",
+        )
+    _require_parent(path, target)
+    _remove_strays(target)
+    with _as_output_error(path):
+        partial, lock = _claim_folder(target)
+        try:
+            yield partial
+            for file in partial.rglob("*"):
+                _flush(file)
+            _flush(partial)
+            _move_folder(partial, target)
+            _flush(target.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+
+@contextmanager
+def atomic_text(path: str | Path, *, overwrite: bool = False) -> Iterator[TextIO]:
+    """Yield a UTF-8 stream with `\\n` line ends that becomes `path` at the end; "-" is stdout."""
+    if str(path) == "-":
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    with (
+        atomic_path(path, overwrite=overwrite) as partial,
+        open(partial, "w", encoding="utf-8", newline="\n") as stream,
+    ):
+        yield stream
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file in hexadecimal; of a folder, that of its file names and their digests.
+
+    Raises:
+        InputError: the path cannot be read.
+    """
+    source = Path(path)
+    digest = hashlib.sha256()
+    try:
+        if source.is_dir():
+            for file in sorted(item for item in source.rglob("*") if item.is_file()):
+                line = f"{file.relative_to(source).as_posix()}\0{sha256_of(file)}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))
+            return digest.hexdigest()
+        with open(source, "rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return digest.hexdigest()
+
+
+def _require_parent(path: str | Path, target: Path) -> None:
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"The folder {target.parent} of the output {path} does not exist.",
+            f"Create it with: mkdir -p {target.parent}",
+        )
+
+
+@contextmanager
+def _as_output_error(path: str | Path) -> Iterator[None]:
+    """Turn what a disk says when it will not take data into an OutputError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = _OUTPUT_ERRNOS.get(error.errno or 0)
+        if reason is None and error.filename is not None and PARTIAL in os.fspath(error.filename):
+            reason = error.strerror
+        if reason is None:
+            raise  # an input that failed, or a closed pipe: not about this output
+        raise OutputError(
+            f"The output {path} cannot be written: {reason}.",
+            "Nothing was left behind, and a file that was there before is unchanged.",
+        ) from error
+
+
+def _partial_name(target: Path) -> Path:
+    # File systems allow 255 bytes for a name; the random part and the suffix need some of them.
+    name = os.fsencode(target.name)[:220].decode(errors="ignore")
+    return target.with_name(f"{name}.{secrets.token_hex(6)}{PARTIAL}")
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether this process now holds the lock of an open file or folder."""
+    if _fcntl is None:
+        return True
+    try:
+        _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _claim_file(target: Path) -> tuple[Path, int]:
+    """Create and lock a new partial file; the lock lives as long as the descriptor."""
+    while True:
+        partial = _partial_name(target)
+        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        # Another run that is cleaning up may have seen the file before it was locked.
+        if _lock(descriptor) and partial.exists():
+            return partial, descriptor
+        os.close(descriptor)
+
+
+def _claim_folder(target: Path) -> tuple[Path, int | None]:
+    """Create and lock a new partial folder; without folder locks the descriptor is None."""
+    while True:
+        partial = _partial_name(target)
+        partial.mkdir()
+        if _fcntl is None:
+            return partial, None
+        descriptor = os.open(partial, os.O_RDONLY)
+        if _lock(descriptor) and partial.exists():
+            return partial, descriptor
+        os.close(descriptor)
+
+
+def _remove_strays(target: Path) -> None:
+    """Remove what dead runs left beside `target`, and put back a folder they had moved away."""
+    if not target.parent.is_dir():
+        return
+    prefix = os.fsencode(target.name)[:220].decode(errors="ignore") + "."
+    for item in sorted(target.parent.iterdir()):
+        rest = item.name[len(prefix) :] if item.name.startswith(prefix) else ""
+        token, _, suffix = rest.partition(".")
+        if len(token) != 12 or f".{suffix}" not in (PARTIAL, REPLACED):
+            continue
+        with contextlib.suppress(OSError):
+            if f".{suffix}" == REPLACED and not target.exists():
+                os.rename(item, target)
+            else:
+                _remove_if_dead(item)
+
+
+def _remove_if_dead(item: Path) -> None:
+    if _fcntl is None:
+        if time.time() - item.stat().st_mtime > _STRAY_SECONDS:
+            _remove(item)
+        return
+    descriptor = os.open(item, os.O_RDONLY)
+    try:
+        if _lock(descriptor):
+            _remove(item)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(item: Path) -> None:
+    if item.is_dir():
+        shutil.rmtree(item, ignore_errors=True)
+    else:
+        item.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Ask the system to put a file or folder on the disk; folders only where that is possible."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _move_folder(new: Path, target: Path) -> None:
+    """Put the folder `new` at `target`, replacing a folder there in one step where possible."""
+    if not target.exists():
+        os.rename(new, target)
+        return
+    foreign = sorted(
+        item.name for item in target.iterdir() if item.is_dir() and not (new / item.name).is_dir()
+    )
+    if foreign:
+        raise OutputError(
+            f"The output folder {target} holds other folders ({', '.join(foreign[:5])}), "
+            "so it is not replaced.",
+            "Name a new folder for the output, or remove the old one yourself.",
+        )
+    if _exchange(new, target):
+        shutil.rmtree(new, ignore_errors=True)
+        return
+    # Without an atomic exchange the old folder steps aside; a run killed in between is repaired
+    # by the next one (_remove_strays).
+    aside = new.with_name(new.name[: -len(PARTIAL)] + REPLACED)
+    os.rename(target, aside)
+    os.rename(new, target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two paths in one step (Linux renameat2); False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    at_fdcwd, rename_exchange = -100, 2
+    done = renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange)
+    return bool(done == 0)
