@@ -1,0 +1,149 @@
+"""Tokens back to words and to readable text."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
+
+# How the tokens of a tokenizer make words: "wordpieces" (## goes on), "characters", "blanks"
+# (a token is a word), "bytes" (byte-level BPE) and "pieces" (sentencepiece).
+Joining = Literal["wordpieces", "characters", "blanks", "bytes", "pieces"]
+
+UNDERLINE = "\u2581"
+
+
+def _byte_characters() -> dict[int, str]:
+    """The character that stands for each byte in byte-level BPE.
+
+    Printable characters of Latin-1 stand for themselves, the others get U+0100 and on in order.
+    """
+    table: dict[int, str] = {}
+    shifted = 0x100
+    for byte in range(0x100):
+        char = chr(byte)
+        if "!" <= char <= "~" or (0xA1 <= byte and byte != 0xAD):
+            table[byte] = char
+        else:
+            table[byte] = chr(shifted)
+            shifted += 1
+    return table
+
+
+BYTE_TO_CHAR = _byte_characters()
+CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
+
+
+def join(tokens: Iterable[str], joining: Joining) -> str:
+    """Readable text of tokens, special tokens already left out."""
+    if joining == "characters":
+        return "".join(tokens)
+    if joining == "blanks":
+        return " ".join(tokens)
+    if joining == "bytes":
+        return _bytes_of(tokens).decode("utf-8", "replace")
+    if joining == "pieces":
+        return "".join(tokens).replace(UNDERLINE, " ").removeprefix(" ")
+    return _join_wordpieces(tokens)
+
+
+def _bytes_of(tokens: Iterable[str]) -> bytes:
+    found = bytearray()
+    for token in tokens:
+        for char in token:
+            byte = CHAR_TO_BYTE.get(char)
+            # A token that was added to the vocabulary is written as it is.
+            found += char.encode("utf-8") if byte is None else bytes((byte,))
+    return bytes(found)
+
+
+# -- spacing --------------------------------------------------------------------------------------
+
+_TIGHT_BEFORE = frozenset(",.!?;:)]}%\u2019\u2026\u00b0")
+_TIGHT_AFTER = frozenset("([{#$@\u2018")
+_TIGHT_BOTH = frozenset("'\"-/_\\~&*+=<>^|`\u2013\u2014\u00b7")
+_OPEN_AFTER = frozenset(",.!?;:)]}%\u2026")
+
+
+def _join_wordpieces(tokens: Iterable[str]) -> str:
+    """Words of pieces, with a blank where Latin text has one and none in Chinese."""
+    words: list[str] = []
+    for token in tokens:
+        if token.startswith("##") and len(token) > 2 and words:
+            words[-1] += token[2:]
+        elif token:
+            words.append(token)
+    text: list[str] = []
+    for place, word in enumerate(words):
+        if place and _needs_blank(words[place - 2] if place > 1 else "", words[place - 1], word):
+            text.append(" ")
+        text.append(word)
+    return "".join(text)
+
+
+def _needs_blank(before: str, left: str, right: str) -> bool:
+    """Whether a blank stands between two words; `before` is the word in front of `left`."""
+    last, first = left[-1], right[0]
+    if not (_is_spaced(last) and _is_spaced(first)):
+        return False
+    if first in _TIGHT_BEFORE or first in _TIGHT_BOTH or last in _TIGHT_AFTER:
+        return False
+    if left in {".", ",", ":"} and before[-1:].isdigit() and first.isdigit():
+        return False  # 3.14, 1,000, 12:30
+    if last in _OPEN_AFTER:
+        return True
+    return last not in _TIGHT_BOTH
+
+
+def _is_spaced(char: str) -> bool:
+    """Whether a character belongs to a script that sets words apart (Korean does, Chinese not)."""
+    return char.isascii() or (unicodedata.east_asian_width(char) not in "WF") or _is_hangul(char)
+
+
+def _is_hangul(char: str) -> bool:
+    return "\uac00" <= char <= "\ud7a3" or "\u1100" <= char <= "\u11ff"
+
+
+# -- whole words ----------------------------------------------------------------------------------
+
+
+def words(tokens: Sequence[str], joining: Joining, special: Collection[str]) -> list[range]:
+    """Positions of tokens grouped into words; a special token is a group of its own."""
+    starts = [
+        place
+        for place, token in enumerate(tokens)
+        if place == 0
+        or token in special
+        or tokens[place - 1] in special
+        or not _goes_on(tokens, place, joining)
+    ]
+    ends = [*starts[1:], len(tokens)]
+    return [range(start, end) for start, end in zip(starts, ends, strict=True)]
+
+
+def _goes_on(tokens: Sequence[str], place: int, joining: Joining) -> bool:
+    """Whether the token at `place` belongs to the same word as the one before it."""
+    left, right = tokens[place - 1], tokens[place]
+    if joining == "blanks":
+        return False
+    if joining == "wordpieces":
+        return right.startswith("##") and len(right) > 2
+    if joining == "characters":
+        return _is_word_letter(left[-1:]) and _is_word_letter(right[:1])
+    if joining == "pieces":
+        return _is_word_letter(left[-1:]) and _is_word_letter(right[:1])
+    right_bytes = _bytes_of([right])
+    if right_bytes and right_bytes[0] & 0xC0 == 0x80:
+        return True  # the rest of a character that began in the token before
+    if left[-1:] in CHAR_TO_BYTE and CHAR_TO_BYTE[left[-1]] >= 0x80:
+        text = _bytes_of([left]).decode("utf-8", "replace")
+        return _is_word_letter(text[-1:]) and _is_word_letter(right[:1])
+    if right_bytes and right_bytes[0] >= 0x80:
+        text = right_bytes.decode("utf-8", "replace")
+        return _is_word_letter(left[-1:]) and (text[:1] == "\ufffd" or _is_word_letter(text[:1]))
+    return _is_word_letter(left[-1:]) and _is_word_letter(right[:1])
+
+
+def _is_word_letter(char: str) -> bool:
+    """A letter or digit of a script whose words have several characters and blanks between."""
+    return bool(char) and char.isalnum() and _is_spaced(char)

@@ -1,0 +1,318 @@
+"""The vocabulary: which token has which id, and which tokens have a special role."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from uertool.errors import MissingExtraError, VocabError
+
+# The spellings a role may have, UER's own first: a vocabulary is searched in this order.
+SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>", "<|endoftext|>"),
+    "cls": ("[CLS]", "<s>", "<|endoftext|>"),
+    "sep": ("[SEP]", "</s>", "<|endoftext|>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+
+_SENTINEL = re.compile(r"<extra_id_(\d+)>")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_BOM = b"\xef\xbb\xbf"
+
+
+class Vocab:
+    """An ordered list of tokens and the way back from a token to its id.
+
+    As in UER-py an id is a line number, so every line is an entry, the empty one too. A token that
+    stands twice keeps both entries, and its id is that of the later one; `duplicates` lists them.
+
+    Args:
+        tokens: the entries, in the order of their ids.
+        source: where they came from, for messages.
+        special: role ("pad", "unk", "cls", "sep", "mask") to token, where the usual spellings of
+            `SPECIAL_TOKENS` do not serve.
+
+    Raises:
+        VocabError: a token of `special` is not in the vocabulary, or there are no tokens.
+    """
+
+    def __init__(
+        self,
+        tokens: Iterable[str],
+        *,
+        source: str = "vocabulary",
+        special: Mapping[str, str] | None = None,
+    ) -> None:
+        self.tokens: list[str] = list(tokens)
+        self.source = source
+        if not self.tokens:
+            raise VocabError(f"{source} holds no tokens.", "Give a file with one token a line.")
+        self._ids: dict[str, int] = {token: index for index, token in enumerate(self.tokens)}
+        roles: dict[str, str | None] = {}
+        for role, spellings in SPECIAL_TOKENS.items():
+            chosen = special.get(role) if special else None
+            if chosen is not None and chosen not in self._ids:
+                raise VocabError(
+                    f"{source} has no token {chosen!r}, which was named as its {role} token."
+                )
+            roles[role] = chosen or next((s for s in spellings if s in self._ids), None)
+        self.pad, self.unk, self.cls, self.sep, self.mask = (roles[r] for r in SPECIAL_TOKENS)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        spm: str | Path | None = None,
+        special: Mapping[str, str] | None = None,
+    ) -> Vocab:
+        """Read a vocabulary file, or the pieces of a sentencepiece model.
+
+        A line is cut at its first blank, as UER-py does; a line of nothing but blanks is kept as
+        it is. A byte order mark and Windows line ends are taken away. A JSON object of token to
+        id, as GPT-2 has it, is read as well.
+
+        Args:
+            path: the vocabulary file.
+            spm: a sentencepiece model, whose pieces are the vocabulary (then no `path`).
+            special: see the class.
+
+        Raises:
+            VocabError: the file is missing, empty, not text, or its ids have holes.
+            MissingExtraError: `spm` is given and sentencepiece is not installed.
+        """
+        if spm is not None:
+            return cls(pieces_of(load_sentencepiece(spm)), source=str(spm), special=special)
+        if path is None:
+            raise VocabError(
+                "No vocabulary was given.", "Name one with --vocab_path or --spm_model_path."
+            )
+        text = read_vocab_text(path)
+        if text.lstrip().startswith("{"):
+            tokens = _tokens_of_json(text, path)
+            if tokens is not None:
+                return cls(tokens, source=str(path), special=special)
+        return cls(map(_entry, split_lines(text)), source=str(path), special=special)
+
+    # -- looking up ---------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """The number of entries, duplicates and empty lines included: ids run below it."""
+        return len(self.tokens)
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"Vocab({len(self)} tokens from {self.source})"
+
+    def find(self, token: str) -> int | None:
+        """The id of `token`, or None where it is not in the vocabulary."""
+        return self._ids.get(token)
+
+    def id(self, token: str) -> int:
+        """The id of `token`, or that of [UNK] where it is not in the vocabulary.
+
+        Raises:
+            VocabError: the token is unknown and the vocabulary has no [UNK].
+        """
+        found = self._ids.get(token)
+        return self.require("unk", f"the token {token!r} is not in it") if found is None else found
+
+    def token(self, index: int) -> str:
+        """The token with this id.
+
+        Raises:
+            VocabError: the id is outside the vocabulary.
+        """
+        if not 0 <= index < len(self.tokens):
+            raise VocabError(
+                f"Id {index} is outside {self.source}, which has {len(self.tokens)} tokens."
+            )
+        return self.tokens[index]
+
+    def require(self, role: str, reason: str) -> int:
+        """The id of the special token with this role.
+
+        Args:
+            role: "pad", "unk", "cls", "sep" or "mask".
+            reason: why it is needed, a clause that ends the message.
+
+        Raises:
+            VocabError: the vocabulary has no such token.
+        """
+        token: str | None = getattr(self, role)
+        if token is None:
+            raise VocabError(
+                f"{self.source} has no {SPECIAL_TOKENS[role][0]} token, and {reason}.",
+                f"Add one of {', '.join(SPECIAL_TOKENS[role])} to it, or use the vocabulary that "
+                "the model was trained with.",
+            )
+        return self._ids[token]
+
+    @property
+    def mapping(self) -> Mapping[str, int]:
+        """Token to id; of a token that stands twice, the later id."""
+        return self._ids
+
+    @property
+    def pad_id(self) -> int | None:
+        return self._ids[self.pad] if self.pad is not None else None
+
+    @property
+    def unk_id(self) -> int | None:
+        return self._ids[self.unk] if self.unk is not None else None
+
+    @property
+    def cls_id(self) -> int | None:
+        return self._ids[self.cls] if self.cls is not None else None
+
+    @property
+    def sep_id(self) -> int | None:
+        return self._ids[self.sep] if self.sep is not None else None
+
+    @property
+    def mask_id(self) -> int | None:
+        return self._ids[self.mask] if self.mask is not None else None
+
+    @cached_property
+    def sentinels(self) -> tuple[int, ...]:
+        """The ids of <extra_id_0>, <extra_id_1>, ... in the order of their numbers."""
+        numbered = [
+            (int(match.group(1)), index)
+            for token, index in self._ids.items()
+            if (match := _SENTINEL.fullmatch(token))
+        ]
+        return tuple(index for _, index in sorted(numbered))
+
+    @cached_property
+    def duplicates(self) -> dict[str, tuple[int, ...]]:
+        """Every token that stands more than once, with all its ids."""
+        if len(self._ids) == len(self.tokens):
+            return {}
+        places: dict[str, list[int]] = {}
+        for index, token in enumerate(self.tokens):
+            if self._ids[token] != index or token in places:
+                places.setdefault(token, []).append(index)
+        return {token: tuple(indexes) for token, indexes in places.items()}
+
+    @property
+    def distinct(self) -> int:
+        """The number of different tokens: what UER-py takes as the size of the embedding."""
+        return len(self._ids)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of all special tokens, sentinels included."""
+        named = (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id)
+        return frozenset(i for i in named if i is not None) | frozenset(self.sentinels)
+
+
+def read_vocab_text(path: str | Path) -> str:
+    """The text of a vocabulary file, without its byte order mark.
+
+    Raises:
+        VocabError: the file is missing, a folder, empty, or not UTF-8 text (line and byte named).
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise VocabError(f"The vocabulary {path} does not exist.", "Check the path.") from None
+    except IsADirectoryError:
+        raise VocabError(
+            f"The vocabulary {path} is a folder.", "Name the file in it, for example vocab.txt."
+        ) from None
+    except OSError as error:
+        raise VocabError(f"The vocabulary {path} cannot be read: {error.strerror}.") from None
+    if not data.strip():
+        raise VocabError(f"The vocabulary {path} is empty.", "It needs one token a line.")
+    if data.startswith(_UTF16_MARKS):
+        raise VocabError(f"The vocabulary {path} is UTF-16 text.", "Save it as UTF-8.")
+    data = data.removeprefix(_BOM)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise VocabError(
+            f"The vocabulary {path} is not UTF-8 text: line {line}, byte {error.start} is "
+            f"0x{data[error.start]:02x}.",
+            "A sentencepiece model is given with --spm_model_path.",
+        ) from None
+    if "\0" in text:
+        raise VocabError(f"The vocabulary {path} is not a text file: it holds zero bytes.")
+    return text
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text whose ends are \\n, \\r\\n or \\r, as Python's text files have them.
+
+    `str.splitlines` would also cut at characters such as U+2028, which stand in vocabularies.
+    """
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _entry(line: str) -> str:
+    """What of a vocabulary line is the token: the part before the first blank."""
+    parts = line.split(maxsplit=1)
+    return parts[0] if parts else line
+
+
+def _tokens_of_json(text: str, path: str | Path) -> list[str] | None:
+    """The tokens of a JSON vocabulary in the order of their ids, None where it is not JSON."""
+    try:
+        table = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(table, dict) or not table:
+        return None
+    if not all(type(index) is int for index in table.values()):
+        raise VocabError(f"The vocabulary {path} is JSON, but not a table of token to id.")
+    tokens = sorted(table, key=table.__getitem__)
+    if [table[token] for token in tokens] != list(range(len(tokens))):
+        raise VocabError(f"The vocabulary {path} is JSON, and its ids do not run 0, 1, 2, ...")
+    return tokens
+
+
+def load_sentencepiece(path: str | Path) -> object:
+    """A `sentencepiece.SentencePieceProcessor` for a model file.
+
+    Raises:
+        MissingExtraError: sentencepiece is not installed.
+        VocabError: the file is missing or no sentencepiece model.
+    """
+    try:
+        import sentencepiece
+    except ImportError:
+        raise MissingExtraError("sentencepiece", "spm", "A sentencepiece tokenizer") from None
+    path = Path(path)
+    if not path.is_file():
+        raise VocabError(f"The sentencepiece model {path} does not exist.", "Check the path.")
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+    except (RuntimeError, OSError, TypeError):
+        raise VocabError(
+            f"{path} is not a sentencepiece model.",
+            "A vocabulary of one token a line is given with --vocab_path.",
+        ) from None
+
+
+def pieces_of(processor: object) -> list[str]:
+    """The pieces of a sentencepiece model, in the order of their ids."""
+    size: int = processor.get_piece_size()  # type: ignore[attr-defined]
+    pieces: list[str] = processor.id_to_piece(list(range(size)))  # type: ignore[attr-defined]
+    return pieces
