@@ -17,12 +17,12 @@ from uertool.checkpoints.tensor_file import (
 )
 from uertool.errors import CheckpointError
 
-#: Weight files by the names that Hugging Face gives them, the safer format first.
+#: Weight files by the names that Hugging Face gives them, in the order it looks for them.
 STANDARD_NAMES = (
-    "model.safetensors.index.json",
     "model.safetensors",
-    "pytorch_model.bin.index.json",
+    "model.safetensors.index.json",
     "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
 )
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -142,7 +142,11 @@ class HuggingFaceFolder(TensorFile):
         extra = sorted(name for name in homes if name not in self._place)
         if not extra:
             return []
+        known = {self.storage_key(name) for name in self._place}
         self._place.update((name, homes[name]) for name in extra)
+        extra = [name for name in extra if self.storage_key(name) not in known]
+        if not extra:
+            return []  # other names of tensors that the index names
         return [f"{len(extra)} tensors are in the shards but not in the index, such as {extra[0]}."]
 
 

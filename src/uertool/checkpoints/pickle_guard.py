@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,10 +21,15 @@ from uertool.errors import CheckpointError
 
 #: Bounds for one pickle; a state dict of ten thousand tensors stays far below them.
 MAX_BYTES = 128 << 20
-MAX_OPCODES = 4_000_000
+MAX_OPCODES = 2_000_000
+MAX_STACK = 200_000
 MAX_NESTING = 4
 
 _MARK = object()
+
+#: Stand in for the module of a global whose name the pickle computes, or hides behind a number.
+_COMPUTED = "(computed name)"
+_EXTENSION = "(copyreg extension)"
 
 
 class Verdict(Enum):
@@ -233,6 +239,8 @@ def judge(module: str, name: str) -> Verdict:
     parents = [module[:i] for i, letter in enumerate(module) if letter == "."]
     if full in _DANGEROUS_NAMES or any(m in _DANGEROUS_MODULES for m in (module, *parents)):
         return Verdict.DANGEROUS
+    if module in (_COMPUTED, _EXTENSION):
+        return Verdict.DANGEROUS
     # A dotted name walks attributes, which is how allowed modules are used to reach others.
     return Verdict.DANGEROUS if "." in name else Verdict.UNKNOWN
 
@@ -240,13 +248,16 @@ def judge(module: str, name: str) -> Verdict:
 def walk(stream: IO[bytes]) -> Walked:
     """Follow one pickle from the current position of `stream`, executing nothing.
 
-    Time and memory are bounded by MAX_OPCODES and MAX_BYTES. A pickle that is broken gives what
-    was found before the break, with `error` set; nothing is raised.
+    Time and memory are bounded by MAX_OPCODES, MAX_STACK and MAX_BYTES. A pickle that is broken
+    gives what was found before the break, with `error` set; nothing is raised.
     """
     walker = _Walker(stream.tell())
     bounded = _Bounded(stream, MAX_BYTES)
     try:
-        walker.run(bounded)
+        with warnings.catch_warnings():
+            # Broken strings make the decoders warn about escapes that mean nothing.
+            warnings.simplefilter("ignore")
+            walker.run(bounded)
     except _StopWalkError as stop:
         walker.result.error = str(stop)
     except MemoryError:
@@ -283,6 +294,8 @@ def scan_pickle(path: str | Path) -> PickleReport:
     kind = identify(source)
     if kind in (FileKind.TORCH_ZIP, FileKind.TORCH_SCRIPT, FileKind.ZIP, FileKind.NPZ):
         return _scan_zip(source)
+    if kind is FileKind.TORCH_TRUNCATED:
+        return PickleReport(source, "torch-zip", (), ("the archive is broken",))
     with open(source, "rb") as stream:
         if kind is FileKind.TORCH_LEGACY:
             return _scan_row(source, stream, "torch-legacy", most=5)
@@ -403,6 +416,8 @@ class _Walker:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count > MAX_OPCODES:
                 raise _StopWalkError(f"it has more than {MAX_OPCODES} instructions")
+            if len(self.stack) > MAX_STACK:
+                raise _StopWalkError("it piles up values as no checkpoint does")
             name = opcode.name
             if name == "STOP":
                 self.result.value = self.pop()
@@ -449,7 +464,7 @@ class _Walker:
     def import_name(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             # The name is computed by a call, so nobody can say what it would be.
-            module, name = "?", "?"
+            module, name = _COMPUTED, "?"
         item = Global(module, name)
         self.result.globals.append(item)
         self.stack.append(item)
@@ -463,15 +478,19 @@ class _Walker:
         self.import_name(module, name)
 
     def extension(self, argument: object) -> None:
-        self.import_name("copyreg", f"extension_{argument}")
+        self.import_name(_EXTENSION, str(argument))
 
-    def call(self, function: object, arguments: object) -> None:
+    def call(self, function: object, arguments: Any) -> None:
         if isinstance(function, Global):
             self.result.calls.add(str(function))
             if function.name in _UNPICKLERS:
                 self.look_inside(arguments)
             if str(function) == "collections.OrderedDict" and not arguments:
                 self.stack.append({})
+                return
+            if str(function) == "_codecs.encode" and _is_latin(arguments):
+                # How protocol 2, which has none, spells bytes.
+                self.stack.append(arguments[0].encode("latin-1", "replace"))
                 return
         self.stack.append(Call(function, arguments))
 
@@ -604,6 +623,15 @@ class _Walker:
 
     def persistent_from_stack(self, _: object) -> None:
         self.persistent(self.pop())
+
+
+def _is_latin(arguments: object) -> bool:
+    return (
+        isinstance(arguments, tuple)
+        and len(arguments) == 2
+        and isinstance(arguments[0], str)
+        and arguments[1] in ("latin1", "latin-1")
+    )
 
 
 _CONSTANTS: dict[str, object] = {

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from uertool.checkpoints.identify import FileKind, identify, not_a_checkpoint
+from uertool.checkpoints.pickle_guard import Verdict, refusal, scan_pickle
 from uertool.errors import CheckpointError
 
 
@@ -95,6 +96,9 @@ class TensorFile(ABC):
     def __len__(self) -> int:
         return len(self.keys())
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
     def __enter__(self) -> TensorFile:
         return self
 
@@ -130,7 +134,10 @@ class MappedBytes:
             return torch.frombuffer(self.buffer, dtype=dtype, count=count, offset=start)
         size = count * dtype.itemsize
         raw = torch.frombuffer(self.buffer, dtype=torch.uint8, count=size, offset=start)
-        return raw.clone().view(dtype)
+        copy = raw.clone().view(dtype)
+        # The copy is what will be used; the mapped bytes need not stay in memory beside it.
+        self.release(start, start + size)
+        return copy
 
     def release(self, start: int, end: int) -> None:
         """Drop the pages that lie wholly between two byte offsets; neighbours keep theirs."""
@@ -160,22 +167,35 @@ def open_tensor_file(path: str | Path) -> TensorFile:
         CheckpointError: there is nothing, or it is no checkpoint; the message says what it is.
         MissingExtraError: a TensorFlow checkpoint without tensorflow.
     """
+    try:
+        return _open(Path(path))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _open(found: Path) -> TensorFile:
     # The format modules import this one.
     from uertool.checkpoints import hf_folder, safetensors_file, tf_bundle, torch_file
 
-    found = Path(path)
+    readers = {
+        FileKind.TORCH_ZIP: torch_file.TorchZipFile,
+        FileKind.TORCH_LEGACY: torch_file.TorchLegacyFile,
+        FileKind.SAFETENSORS: safetensors_file.SafetensorsFile,
+    }
+    kind = identify(found) if found.is_file() else None
+    if kind in readers:
+        return readers[kind](found)
     prefix = tf_bundle.prefix_of(found)
     if prefix is not None:
         return tf_bundle.TensorFlowBundle(prefix)
     if found.is_dir():
         return hf_folder.open_folder(found)
-    kind = identify(found)
-    if kind is FileKind.TORCH_ZIP:
-        return torch_file.TorchZipFile(found)
-    if kind is FileKind.TORCH_LEGACY:
-        return torch_file.TorchLegacyFile(found)
-    if kind is FileKind.SAFETENSORS:
-        return safetensors_file.SafetensorsFile(found)
+    if kind is None:
+        kind = identify(found)  # which says that there is nothing
     if kind is FileKind.JSON and hf_folder.is_index(found):
         return hf_folder.HuggingFaceFolder.from_index(found)
+    # A pickle that would run code is worth more than "this is no checkpoint".
+    bad = scan_pickle(found).suspicious
+    if any(use.verdict is Verdict.DANGEROUS for use in bad):
+        raise refusal(found, bad)
     raise not_a_checkpoint(found, kind)

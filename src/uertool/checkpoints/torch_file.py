@@ -253,14 +253,15 @@ class _StateDict:
             raise CheckpointError(
                 f"{path} names {', '.join(doubled[:5])} twice, so it is unclear which one holds."
             )
+        shown: list[str] = []
         for name, value in table.items():
             view = self.view_of(name, value)
             if view is None:
                 self.skipped[str(name)] = _describe(value)
+                shown.append(f"{name} ({self.skipped[str(name)]})")
             else:
                 self.views[name] = view
-        if self.skipped:
-            shown = [f"{name} ({kind})" for name, kind in self.skipped.items()]
+        if shown:
             rest = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
             names = ", ".join(shown[:6])
             self.notices.append(f"Entries that are no tensors were left out: {names}{rest}.")
@@ -268,6 +269,7 @@ class _StateDict:
     def unwrap(self, value: object) -> dict[Any, Any]:
         """The dictionary that holds the tensors, following outer keys such as "state_dict"."""
         trail: list[str] = []
+        others: list[str] = []
         for _ in range(_MAX_WRAPPING):
             value = _without_class(value)
             if not isinstance(value, dict):
@@ -290,17 +292,16 @@ class _StateDict:
                         f"Save the right one alone, or under one of: {', '.join(WRAPPERS)}.",
                     )
                 raise CheckpointError(f"{self.path} holds no tensors.")
-            others = [str(name) for name in value if name != key]
+            others.extend(str(name) for name in value if name != key)
             trail.append(str(key))
-            beside = f" (beside it: {', '.join(others[:8])})" if others else ""
-            self.notices.append(f"The weights were taken from {'.'.join(trail)!r}{beside}.")
-            for name in others:
-                self.skipped[name] = "beside the weights"
             value = inner[key]
         else:
             raise CheckpointError(f"{self.path} holds dictionaries nested too deep to be a model.")
         if trail:
             self.metadata["unwrapped"] = ".".join(trail)
+            beside = f" (beside it: {', '.join(others[:8])})" if others else ""
+            self.notices.append(f"The weights were taken from {'.'.join(trail)!r}{beside}.")
+            self.skipped.update(dict.fromkeys(others, "beside the weights"))
         return value
 
     def view_of(self, name: object, value: object) -> _View | None:
@@ -542,13 +543,21 @@ def _is_tensor(value: object) -> bool:
     return _tensor_call(value) is not None
 
 
-def _has_tensors(value: object, depth: int = _MAX_WRAPPING) -> bool:
-    value = _without_class(value)
-    if not isinstance(value, dict) or depth == 0:
-        return False
-    if any(_is_tensor(item) for item in value.values()):
-        return True
-    return any(_has_tensors(item, depth - 1) for item in value.values())
+def _has_tensors(value: object) -> bool:
+    """Whether a dictionary holds tensors, itself or in dictionaries within it.
+
+    Each dictionary is visited once: a crooked pickle can nest one in itself a thousand times.
+    """
+    seen: set[int] = set()
+    level = [value]
+    for _ in range(_MAX_WRAPPING):
+        tables = [table for table in map(_without_class, level) if isinstance(table, dict)]
+        tables = [table for table in tables if id(table) not in seen]
+        seen.update(map(id, tables))
+        if any(_is_tensor(item) for table in tables for item in table.values()):
+            return True
+        level = [item for table in tables for item in table.values()]
+    return False
 
 
 def _dtype_of(path: Path, name: str, value: object) -> torch.dtype:

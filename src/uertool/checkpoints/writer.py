@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
-import os
 import pickle
 import tempfile
 import zipfile
@@ -97,18 +97,21 @@ def save_tensors(
     target = Path(path)
     chosen = format or _format_of(target)
     pairs: Iterable[tuple[str, torch.Tensor]]
-    known = tied
+    known = dict(tied or {})
     if isinstance(tensors, (Mapping, list, tuple)):
         pairs = list(tensors.items() if isinstance(tensors, Mapping) else tensors)
-        known = {**_shared(pairs), **(tied or {})}
+        known = {**_shared(pairs), **known}
         infos = [TensorInfo(name, tuple(t.shape), t.dtype) for name, t in pairs]
     else:
         pairs = tensors
-    job = _Job(target, chosen, dict(metadata or {}), dict(known or {}), ties, overwrite)
     limit = _bytes_of(max_shard_size) if max_shard_size is not None else None
+    job = _Job(target, chosen, dict(metadata or {}), _ends(known, infos), ties, overwrite)
     if limit is None:
-        job.write(target, pairs, infos)
+        with atomic_path(target, overwrite=overwrite) as partial:
+            job.write(partial, pairs, infos)
         return [target]
+    if infos is None:
+        raise AssertionError("shards need to know the sizes of what is to come: give infos")
     return _write_shards(job, pairs, infos, limit)
 
 
@@ -127,7 +130,7 @@ class _Job:
         self.target = target
         self.form = form
         self.metadata = metadata
-        self.tied = {alias: kept for alias, kept in tied.items() if alias != kept}
+        self.tied = tied
         self.ties = ties
         self.overwrite = overwrite
 
@@ -137,13 +140,14 @@ class _Job:
         pairs: Iterable[tuple[str, torch.Tensor]],
         infos: Sequence[TensorInfo] | None,
     ) -> None:
-        with atomic_path(path, overwrite=self.overwrite) as partial, open(partial, "r+b") as stream:
+        """Fill the file `path`, a partial one of the target's folder."""
+        with open(path, "wb") as stream:
             if self.form == "torch":
-                _write_torch(stream, path, pairs, self.tied)
+                _write_torch(stream, self.target, pairs, self.tied)
             elif infos is not None:
-                self._write_safetensors(stream, path, pairs, infos)
+                self._write_safetensors(stream, pairs, infos)
             else:
-                self._spool_safetensors(stream, path, pairs)
+                self._spool_safetensors(stream, path.parent, pairs)
 
     def _header(self, infos: Sequence[TensorInfo]) -> tuple[bytes, dict[str, int]]:
         """The header of a safetensors file, and the offset of each tensor's first byte.
@@ -180,18 +184,17 @@ class _Job:
 
     def stored(self, name: str) -> bool:
         """Whether a tensor gets bytes of its own."""
-        return self.form == "safetensors" and (self.ties == "copy" or name not in self.tied)
+        return name not in self.tied or (self.form == "safetensors" and self.ties == "copy")
 
     def _write_safetensors(
         self,
         stream: IO[bytes],
-        path: Path,
         pairs: Iterable[tuple[str, torch.Tensor]],
         infos: Sequence[TensorInfo],
     ) -> None:
         kept = [info for info in infos if self.stored(info.name)]
         expected = {info.name: info for info in kept}
-        _refuse_duplicates(path, [info.name for info in infos])
+        _refuse_duplicates(self.target, [info.name for info in infos])
         head, offsets = self._header(kept)
         stream.write(head)
         left = set(expected)
@@ -208,24 +211,42 @@ class _Job:
             raise AssertionError(f"announced tensors were not written: {sorted(left)[:5]}")
 
     def _spool_safetensors(
-        self, stream: IO[bytes], path: Path, pairs: Iterable[tuple[str, torch.Tensor]]
+        self, stream: IO[bytes], folder: Path, pairs: Iterable[tuple[str, torch.Tensor]]
     ) -> None:
         """Write the bytes aside first, because the header needs to know all of them."""
         infos: list[TensorInfo] = []
-        with tempfile.TemporaryFile(dir=path.resolve().parent) as aside:
+        with tempfile.TemporaryFile(dir=folder) as aside:
             starts: dict[str, int] = {}
+            left_out: set[str] = set()
             for name, tensor in pairs:
-                if self.stored(name):
+                if not self.stored(name):
+                    left_out.add(self.tied[name])
+                else:
                     infos.append(TensorInfo(name, tuple(tensor.shape), tensor.dtype))
                     starts[name] = aside.tell()
                     _write_bytes(aside, tensor)
-            _refuse_duplicates(path, [info.name for info in infos])
+            if left_out - set(starts):
+                raise AssertionError(f"tied to what never came: {sorted(left_out - set(starts))}")
+            _refuse_duplicates(self.target, [info.name for info in infos])
             head, offsets = self._header(infos)
             stream.write(head)
             for info in infos:
                 aside.seek(starts[info.name])
                 stream.seek(offsets[info.name])
                 _copy(aside, stream, info.nbytes)
+
+
+def _ends(tied: Mapping[str, str], infos: Sequence[TensorInfo] | None) -> dict[str, str]:
+    """Alias to the name that is kept in the end; ties to names that will not come are dropped."""
+    names = None if infos is None else {info.name for info in infos}
+    ends: dict[str, str] = {}
+    for alias in tied:
+        kept, steps = tied[alias], 0
+        while kept in tied and kept != alias and steps < len(tied):
+            kept, steps = tied[kept], steps + 1
+        if kept != alias and kept not in ends and (names is None or kept in names):
+            ends[alias] = kept
+    return ends
 
 
 def _format_of(path: Path) -> Format:
@@ -333,12 +354,13 @@ def _write_torch(
 ) -> None:
     """Write what torch.load reads: storages as they come, the pickle that describes them last."""
     root = "archive"
-    written: dict[str, _TensorStub] = {}
+    written: dict[str, _TensorStub] = {}  # by the kept name of a tie
     order: list[str] = []
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, tensor in pairs:
             order.append(name)
-            if tied.get(name) in written:
+            kept = tied.get(name, name)
+            if kept in written:
                 continue
             number = str(len(written))
             kind: Any = torch.UntypedStorage
@@ -346,17 +368,14 @@ def _write_torch(
             if tensor.dtype in _STORAGES:
                 kind, numel = getattr(torch, _STORAGES[tensor.dtype]), tensor.numel()
             stub = _StorageStub(number, kind, numel)
-            written[name] = _TensorStub(stub, tuple(tensor.shape), tensor.dtype)
+            written[kept] = _TensorStub(stub, tuple(tensor.shape), tensor.dtype)
             with _aligned(archive, f"{root}/data/{number}", tensor.nbytes) as entry:
                 _write_bytes(entry, tensor)
         _refuse_duplicates(path, order)
-        for alias, kept in tied.items():
-            if alias not in written and kept in written:
-                written[alias] = written[kept]
-                if alias not in order:
-                    order.append(alias)
+        came = set(order)
+        order.extend(alias for alias in tied if alias not in came and tied[alias] in written)
         text = io.BytesIO()
-        _Pickler(text, protocol=2).dump({name: written[name] for name in order})
+        _Pickler(text, protocol=2).dump({name: written[tied.get(name, name)] for name in order})
         small = {"data.pkl": text.getvalue(), "byteorder": b"little", "version": b"3\n"}
         for name, content in small.items():
             with _aligned(archive, f"{root}/{name}", len(content)) as entry:
@@ -383,28 +402,18 @@ def _aligned(archive: zipfile.ZipFile, name: str, size: int) -> Iterator[IO[byte
 def _write_shards(
     job: _Job,
     pairs: Iterable[tuple[str, torch.Tensor]],
-    infos: Sequence[TensorInfo] | None,
+    infos: Sequence[TensorInfo],
     limit: int,
 ) -> list[Path]:
-    """Write one file if all fits, otherwise shards and an index, which appears last."""
-    if infos is None:
-        raise AssertionError("shards need to know the sizes of what is to come: give infos")
-    own = [info for info in infos if info.name not in job.tied or job.stored(info.name)]
+    """Write one file if all fits, otherwise shards and an index, all renamed at the very end."""
+    own = [info for info in infos if job.stored(info.name)]
     total = sum(info.nbytes for info in own)
     if total <= limit:
-        job.write(job.target, pairs, infos)
+        with atomic_path(job.target, overwrite=job.overwrite) as partial:
+            job.write(partial, pairs, infos)
         return [job.target]
-    groups: list[list[TensorInfo]] = [[]]
-    filled = 0
-    for info in infos:
-        size = info.nbytes
-        if groups[-1] and filled + size > limit:
-            groups.append([])
-            filled = 0
-        groups[-1].append(info)
-        filled += size
-    stem, suffix = job.target.stem, job.target.suffix
-    folder = job.target.parent
+    groups = _groups(own, limit)
+    stem, suffix, folder = job.target.stem, job.target.suffix, job.target.parent
     paths = [
         folder / f"{stem}-{number:05d}-of-{len(groups):05d}{suffix}"
         for number in range(1, len(groups) + 1)
@@ -412,27 +421,33 @@ def _write_shards(
     index = folder / f"{job.target.name}.index.json"
     for item in (*paths, index, job.target):
         refuse_existing(item, job.overwrite)
-    source = iter(pairs)
-    places: dict[str, str] = {}
-    done: list[Path] = []
-    try:
+    places = {
+        info.name: path.name for path, group in zip(paths, groups, strict=True) for info in group
+    }
+    if job.form == "torch":
+        places.update((alias, places[kept]) for alias, kept in job.tied.items())
+    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    source = ((name, tensor) for name, tensor in pairs if job.stored(name))
+    with contextlib.ExitStack() as stack:
+        # Entered first, the index is renamed last: until then nothing looks complete.
+        page = stack.enter_context(atomic_path(index, overwrite=job.overwrite))
+        page.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for path, group in zip(paths, groups, strict=True):
-            job.write(path, _take(source, len(group)), group)
-            done.append(path)
-            places.update((info.name, path.name) for info in group)
-        content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-        with atomic_path(index, overwrite=job.overwrite) as partial:
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except BaseException:
-        for path in done:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-        raise
+            partial = stack.enter_context(atomic_path(path, overwrite=job.overwrite))
+            job.write(partial, itertools.islice(source, len(group)), group)
+    # An old single file would be found before the new shards.
+    job.target.unlink(missing_ok=True)
     return [*paths, index]
 
 
-def _take(
-    source: Iterator[tuple[str, torch.Tensor]], count: int
-) -> Iterator[tuple[str, torch.Tensor]]:
-    for _ in range(count):
-        yield next(source)
+def _groups(infos: Sequence[TensorInfo], limit: int) -> list[list[TensorInfo]]:
+    """Tensors in their order, cut before the one that would exceed `limit` bytes."""
+    groups: list[list[TensorInfo]] = [[]]
+    filled = 0
+    for info in infos:
+        if groups[-1] and filled + info.nbytes > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(info)
+        filled += info.nbytes
+    return groups
