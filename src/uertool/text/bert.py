@@ -76,7 +76,7 @@ class BertTokenizer(Tokenizer):
         common = [index for index, ids in enumerate(encoded) if ids is None]
         if common:
             rust = self._rust or self._build()
-            batch = texts if len(common) == len(texts) else [texts[i] for i in common]
+            batch = [texts[index] for index in common]
             found = rust.encode_batch_fast(batch, add_special_tokens=False)
             for index, encoding in zip(common, found, strict=True):
                 encoded[index] = encoding.ids

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from uertool.errors import VocabError
 from uertool.text.detokenize import BYTE_TO_CHAR
-from uertool.text.tokenizers import Tokenizer
+from uertool.text.tokenizers import Tokenizer, check_characters
 from uertool.text.vocab import Vocab, read_vocab_text, split_lines
 
 Merge = tuple[str, str]
@@ -76,9 +77,7 @@ class BpeTokenizer(Tokenizer):
             if not (left in known and right in known and whole in known):
                 return False
             made[whole] = max(made.get(whole, -1), rank)
-        return all(
-            made.get(part, -1) < rank for pair, rank in self._ranks.items() for part in pair
-        )
+        return all(made.get(part, -1) < rank for pair, rank in self._ranks.items() for part in pair)
 
     def _tokenize(self, text: str) -> list[str]:
         if self._fits_rust:
@@ -90,8 +89,7 @@ class BpeTokenizer(Tokenizer):
             find = self.vocab.id
             return [[find(piece) for piece in self._tokenize(text)] for text in texts]
         rust = self._rust or self._build()
-        for text in texts:
-            text.encode("utf-8")  # half surrogates are reported by their place, before Rust
+        check_characters(texts)
         found = rust.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
@@ -126,7 +124,7 @@ class BpeTokenizer(Tokenizer):
         pieces = list(word)
         while len(pieces) > 1:
             best = min(
-                zip(pieces, pieces[1:], strict=False),
+                itertools.pairwise(pieces),
                 key=lambda pair: self._ranks.get(pair, len(self._ranks) + 1),
             )
             if best not in self._ranks:

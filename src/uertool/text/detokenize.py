@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
 
 # How the tokens of a tokenizer make words: "wordpieces" (## goes on), "characters", "blanks"
@@ -109,41 +109,67 @@ def _is_hangul(char: str) -> bool:
 
 def words(tokens: Sequence[str], joining: Joining, special: Collection[str]) -> list[range]:
     """Positions of tokens grouped into words; a special token is a group of its own."""
+    goes_on = _GOES_ON[joining](tokens)
     starts = [
         place
         for place, token in enumerate(tokens)
-        if place == 0
-        or token in special
-        or tokens[place - 1] in special
-        or not _goes_on(tokens, place, joining)
+        if place == 0 or token in special or tokens[place - 1] in special or not goes_on[place]
     ]
-    ends = [*starts[1:], len(tokens)]
+    ends = [*starts[1:], len(tokens)][: len(starts)]
     return [range(start, end) for start, end in zip(starts, ends, strict=True)]
 
 
-def _goes_on(tokens: Sequence[str], place: int, joining: Joining) -> bool:
-    """Whether the token at `place` belongs to the same word as the one before it."""
-    left, right = tokens[place - 1], tokens[place]
-    if joining == "blanks":
-        return False
-    if joining == "wordpieces":
-        return right.startswith("##") and len(right) > 2
-    if joining == "characters":
-        return _is_word_letter(left[-1:]) and _is_word_letter(right[:1])
-    if joining == "pieces":
-        return _is_word_letter(left[-1:]) and _is_word_letter(right[:1])
-    right_bytes = _bytes_of([right])
-    if right_bytes and right_bytes[0] & 0xC0 == 0x80:
-        return True  # the rest of a character that began in the token before
-    if left[-1:] in CHAR_TO_BYTE and CHAR_TO_BYTE[left[-1]] >= 0x80:
-        text = _bytes_of([left]).decode("utf-8", "replace")
-        return _is_word_letter(text[-1:]) and _is_word_letter(right[:1])
-    if right_bytes and right_bytes[0] >= 0x80:
-        text = right_bytes.decode("utf-8", "replace")
-        return _is_word_letter(left[-1:]) and (text[:1] == "\ufffd" or _is_word_letter(text[:1]))
-    return _is_word_letter(left[-1:]) and _is_word_letter(right[:1])
+def _blanks_go_on(tokens: Sequence[str]) -> list[bool]:
+    return [False] * len(tokens)
+
+
+def _wordpieces_go_on(tokens: Sequence[str]) -> list[bool]:
+    return [token.startswith("##") and len(token) > 2 for token in tokens]
+
+
+def _letters_go_on(tokens: Sequence[str]) -> list[bool]:
+    """A token goes on a word where two letters of a script with blanks meet."""
+    before = ["", *tokens]
+    return [
+        _is_word_letter(left[-1:]) and _is_word_letter(right[:1])
+        for left, right in zip(before, tokens, strict=False)
+    ]
+
+
+def _bytes_go_on(tokens: Sequence[str]) -> list[bool]:
+    """As with letters, and where a token starts within a character of several bytes."""
+    lengths = [len(_bytes_of([token])) for token in tokens]
+    owners: list[tuple[int, str]] = []  # of each byte: the number of its character, and that
+    data = _bytes_of(tokens)
+    at = 0
+    while at < len(data):
+        char = data[at : at + 4].decode("utf-8", "ignore")[:1]
+        width = len(char.encode("utf-8"))
+        if not char or data[at : at + width].decode("utf-8", "ignore") != char:
+            char, width = "\ufffd", 1
+        owners += [(at, char)] * width
+        at += width
+    result = []
+    start = 0
+    for length in lengths:
+        inside = 0 < start < len(owners)
+        left, right = (owners[start - 1], owners[start]) if inside else ((-1, ""), (-2, ""))
+        result.append(
+            left[0] == right[0] or (_is_word_letter(left[1]) and _is_word_letter(right[1]))
+        )
+        start += length
+    return result
 
 
 def _is_word_letter(char: str) -> bool:
     """A letter or digit of a script whose words have several characters and blanks between."""
     return bool(char) and char.isalnum() and _is_spaced(char)
+
+
+_GOES_ON: dict[str, Callable[[Sequence[str]], list[bool]]] = {
+    "blanks": _blanks_go_on,
+    "wordpieces": _wordpieces_go_on,
+    "characters": _letters_go_on,
+    "pieces": _letters_go_on,
+    "bytes": _bytes_go_on,
+}

@@ -256,22 +256,14 @@ def open_bytes(source: str | Path | TextIO | BinaryIO) -> Iterator[BinaryIO]:
         InputError: the path is missing, a folder, or not readable.
     """
     if isinstance(source, (str, Path)) and str(source) != "-":
-        try:
-            opened = open(source, "rb")
-        except FileNotFoundError:
-            raise InputError(f"The input {source} does not exist.", "Check the path.") from None
-        except IsADirectoryError:
-            raise InputError(f"The input {source} is a folder.", "Name a file in it.") from None
-        except OSError as error:
-            raise InputError(f"The input {source} cannot be read: {error.strerror}.") from None
-        with opened:
+        with _open_file(source) as opened:
             yield _unzipped(opened)
         return
     stream = sys.stdin if isinstance(source, (str, Path)) else source
     if isinstance(stream, io.TextIOBase) and not hasattr(stream, "buffer"):
         yield cast(BinaryIO, _TextAsBytes(stream))
         return
-    raw = getattr(stream, "buffer", stream)
+    raw = cast(BinaryIO, getattr(stream, "buffer", stream))
     if hasattr(raw, "peek"):
         yield _unzipped(raw)
         return
@@ -280,6 +272,17 @@ def open_bytes(source: str | Path | TextIO | BinaryIO) -> Iterator[BinaryIO]:
         yield _unzipped(cast(BinaryIO, buffered))
     finally:
         buffered.detach()  # or it would close the caller's stream with itself
+
+
+def _open_file(path: str | Path) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except FileNotFoundError:
+        raise InputError(f"The input {path} does not exist.", "Check the path.") from None
+    except IsADirectoryError:
+        raise InputError(f"The input {path} is a folder.", "Name a file in it.") from None
+    except OSError as error:
+        raise InputError(f"The input {path} cannot be read: {error.strerror}.") from None
 
 
 def _unzipped(stream: BinaryIO) -> BinaryIO:

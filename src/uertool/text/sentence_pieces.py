@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uertool.text.tokenizers import Tokenizer
+from uertool.text.tokenizers import Tokenizer, check_characters
 from uertool.text.vocab import Vocab, load_sentencepiece, pieces_of
 
 # Where a word starts in sentencepiece.
@@ -57,6 +57,7 @@ class SentencePieceTokenizer(Tokenizer):
         return [[find(piece, unk) for piece in row] for row in self._split(texts)]
 
     def _split(self, texts: Sequence[str]) -> list[list[str]]:
+        check_characters(texts)
         rows: list[list[str]] = self._processor.encode(list(texts), out_type=str)
         for row in rows:
             if any(piece[-1:] == "," and len(piece) > 1 for piece in row):

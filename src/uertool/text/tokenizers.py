@@ -73,15 +73,9 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts: the same as `encode` of each, but faster. Raises as `encode`."""
-        try:
-            if not self.special_in_text:
-                return self._encode_batch(texts)
-            return self._encode_batch_with_special(texts)
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"A text holds {error.object[error.start]!r}, which is no character.",
-                "It was not UTF-8 where it came from.",
-            ) from None
+        if not self.special_in_text:
+            return self._encode_batch(texts)
+        return self._encode_batch_with_special(texts)
 
     def _encode_batch_with_special(self, texts: Sequence[str]) -> list[list[int]]:
         parts = [self._parts(text) for text in texts]
@@ -196,6 +190,18 @@ class SpaceTokenizer(_LookupTokenizer):
 
     def _pieces(self, text: str) -> Sequence[str]:
         return text.strip().split(" ")
+
+
+def check_characters(texts: Iterable[str]) -> None:
+    """Raises InputError for a text with half surrogates, which libraries below Python refuse."""
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"A text holds {text[error.start]!r}, which is no character.",
+                "It was not UTF-8 where it came from.",
+            ) from None
 
 
 # -- making one -----------------------------------------------------------------------------------
