@@ -226,9 +226,7 @@ def _from_byte_bpe(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     blank = bool(settings.get("add_prefix_space", False))
     rust.pre_tokenizer = ByteLevel(add_prefix_space=blank, use_regex=True)
     special = [text for text in dict.fromkeys(tokens.values()) if text in vocab]
-    rust.add_special_tokens(
-        [AddedToken(t, special=True, lstrip=t == "<mask>", normalized=False) for t in special]
-    )
+    rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     _add_declared_tokens(rust, settings)
     if roberta and tokens["cls"] in vocab and tokens["sep"] in vocab:
         rust.post_processor = processors.RobertaProcessing(
