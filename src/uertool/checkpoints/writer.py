@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import pickle
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -249,13 +250,23 @@ def _ends(tied: Mapping[str, str], infos: Sequence[TensorInfo] | None) -> dict[s
     return ends
 
 
+def is_weight_file(path: Path) -> bool:
+    """Whether a name says that weights alone are to be written: model.bin, model.bin-1000."""
+    return _suffix_of(path) in FORMATS
+
+
+def _suffix_of(path: Path) -> str:
+    # UER-py appends the training step behind the suffix.
+    return re.sub(r"-\d+$", "", path.suffix)
+
+
 def _format_of(path: Path) -> Format:
-    if path.suffix not in FORMATS:
+    if not is_weight_file(path):
         raise OutputError(
             f"The format of the output {path} cannot be told from its suffix {path.suffix!r}.",
             f"Use one of: {', '.join(FORMATS)}.",
         )
-    return FORMATS[path.suffix]
+    return FORMATS[_suffix_of(path)]
 
 
 def _bytes_of(size: int | str) -> int:

@@ -1,0 +1,250 @@
+"""The arithmetic of merging one tensor of several models, block by block in float64.
+
+Every method is a `Merger`: given the same block of every model it returns the merged block.
+Methods that need to know a whole tensor or a whole model first look at it in `prepare`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+#: Yields the blocks of one tensor: float64 vectors, one per model (the base first, if any).
+Blocks = Callable[[], Iterator[list[torch.Tensor]]]
+
+#: Vectors closer than this in direction are interpolated on a line (sin of the angle is near 0).
+_PARALLEL = 0.9995
+
+
+class Merger(Protocol):
+    """A way to merge models.
+
+    Attributes:
+        needs_base: whether the first block of every list is that of a base model.
+    """
+
+    needs_base: bool
+
+    def survey(self, blocks: Blocks) -> None:
+        """Look at one tensor of all models, before any is merged; called for every tensor."""
+
+    def start(self, name: str, blocks: Blocks) -> None:
+        """Get ready for the blocks of one tensor, which will then be merged in their order."""
+
+    def merge(self, block: list[torch.Tensor]) -> torch.Tensor:
+        """The merged block, float64."""
+
+
+class Mean:
+    """The weighted sum; weights that sum to one give the mean."""
+
+    needs_base = False
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        """One weight per model."""
+        self.weights = list(weights)
+
+    def survey(self, blocks: Blocks) -> None:
+        """A sum needs to know nothing beforehand."""
+
+    def start(self, name: str, blocks: Blocks) -> None:
+        """A sum needs to know nothing beforehand."""
+
+    def merge(self, block: list[torch.Tensor]) -> torch.Tensor:
+        """Sum of weight times block."""
+        total = block[0] * self.weights[0]
+        for part, weight in zip(block[1:], self.weights[1:], strict=True):
+            total.add_(part, alpha=weight)
+        return total
+
+
+class Slerp:
+    """Spherical interpolation between two tensors taken as vectors (Shoemake 1985).
+
+    With the angle W between them, at the fraction t:
+    sin((1 - t) W) / sin(W) * a + sin(t W) / sin(W) * b.
+    Nearly parallel tensors, and those of length zero, are interpolated on a line.
+    """
+
+    needs_base = False
+
+    def __init__(self, fraction: float) -> None:
+        """The fraction of the way from the first to the second model."""
+        self.fraction = fraction
+        self.weights = (1 - fraction, fraction)
+
+    def survey(self, blocks: Blocks) -> None:
+        """The angle belongs to one tensor; nothing is shared."""
+
+    def start(self, name: str, blocks: Blocks) -> None:
+        """Measure the angle between the two whole tensors."""
+        dot = first = second = 0.0
+        for one, other in blocks():
+            dot += float(one @ other)
+            first += float(one @ one)
+            second += float(other @ other)
+        self.weights = slerp_weights(dot, first, second, self.fraction)
+
+    def merge(self, block: list[torch.Tensor]) -> torch.Tensor:
+        """The two blocks times the two factors of this tensor."""
+        one, other = block
+        return one * self.weights[0] + other * self.weights[1]
+
+
+def slerp_weights(dot: float, first: float, second: float, t: float) -> tuple[float, float]:
+    """The factors of two vectors with this product and these squared lengths."""
+    lengths = math.sqrt(first) * math.sqrt(second)
+    if not lengths > 0:
+        return 1 - t, t
+    cosine = min(1.0, max(-1.0, dot / lengths))
+    if abs(cosine) > _PARALLEL:
+        return 1 - t, t
+    angle = math.acos(cosine)
+    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+
+
+class Ties:
+    """TIES merging: trim, elect signs, merge what agrees (Yadav et al. 2023, arXiv 2306.01708).
+
+    With task vectors d_i = model_i - base: in each d_i only the `density` share of the values that
+    is largest in magnitude stays, over the whole model; the sign of every parameter is that of
+    sum_i w_i d_i; the merged task vector is the weighted mean of the values that have this sign;
+    the result is base + scale * merged.
+    """
+
+    needs_base = True
+
+    def __init__(self, weights: Sequence[float], density: float, scale: float) -> None:
+        """One weight per model without the base, the share to keep, and the paper's lambda."""
+        self.weights = list(weights)
+        self.density = density
+        self.scale = scale
+        self._selects = [_Select() for _ in self.weights]
+
+    def survey(self, blocks: Blocks) -> None:
+        """Count magnitudes, from which the threshold of every model follows."""
+        for base, *models in blocks():
+            for select, model in zip(self._selects, models, strict=True):
+                select.add((model - base).abs().float())
+
+    def next_round(self) -> bool:
+        """Whether another survey of all tensors is needed to narrow the thresholds down."""
+        return any([select.narrow(self.density) for select in self._selects])
+
+    def start(self, name: str, blocks: Blocks) -> None:
+        """The thresholds hold for all tensors alike."""
+
+    def merge(self, block: list[torch.Tensor]) -> torch.Tensor:
+        """Base plus what the trimmed task vectors agree on."""
+        base, *models = block
+        deltas = []
+        for select, model in zip(self._selects, models, strict=True):
+            delta = model - base
+            deltas.append(delta.masked_fill_(delta.abs().float() < select.threshold, 0.0))
+        elected = torch.zeros_like(base)
+        for delta, weight in zip(deltas, self.weights, strict=True):
+            elected.add_(delta, alpha=weight)
+        elected.sign_()
+        total, share = torch.zeros_like(base), torch.zeros_like(base)
+        for delta, weight in zip(deltas, self.weights, strict=True):
+            agrees = (delta.sign() == elected) & (delta != 0)
+            total.add_(delta * agrees, alpha=weight)
+            share.add_(agrees, alpha=weight)
+        merged = torch.where(share != 0, total / share.masked_fill(share == 0, 1.0), 0.0)
+        return base + self.scale * merged
+
+
+class Dare:
+    """DARE merging: drop at random and rescale (Yu et al. 2023, arXiv 2311.03099).
+
+    With task vectors d_i = model_i - base, each value of d_i is kept with probability `density`
+    (the paper's 1 - p) and divided by it; the result is base + scale * sum_i w_i d_i.
+    """
+
+    needs_base = True
+
+    def __init__(self, weights: Sequence[float], density: float, scale: float, seed: int) -> None:
+        """One weight per model without the base; the seed decides which values are dropped."""
+        self.weights = list(weights)
+        self.density = density
+        self.scale = scale
+        self.seed = seed
+        self._chance: list[torch.Generator] = []
+
+    def survey(self, blocks: Blocks) -> None:
+        """Chance needs to know nothing beforehand."""
+
+    def start(self, name: str, blocks: Blocks) -> None:
+        """Seed one generator per model from seed and name, so that the order does not matter."""
+        self._chance = []
+        for number in range(len(self.weights)):
+            digest = hashlib.sha256(f"{self.seed}\0{number}\0{name}".encode()).digest()
+            # manual_seed takes 64 bits, of which the top one is a sign.
+            chance = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            self._chance.append(chance)
+
+    def merge(self, block: list[torch.Tensor]) -> torch.Tensor:
+        """Base plus the thinned task vectors."""
+        base, *models = block
+        total = torch.zeros_like(base)
+        for chance, model, weight in zip(self._chance, models, self.weights, strict=True):
+            kept = torch.rand(len(base), generator=chance, dtype=torch.float64) < self.density
+            total.add_((model - base) * kept, alpha=weight / self.density)
+        return base + self.scale * total
+
+
+class _Select:
+    """Finds the k-th largest of many non-negative float32 values in two passes and 1 MB.
+
+    The bits of a non-negative float grow with its value, so a histogram of the upper 16 bits
+    finds the bin of the k-th value, and one of the lower 16 bits within that bin the value.
+    """
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(1 << 16, dtype=torch.int64)
+        self.upper: int | None = None
+        self.total = 0
+        self.rank = 0
+        self.threshold = 0.0
+        self.done = False
+
+    def add(self, values: torch.Tensor) -> None:
+        """Count the values of one more block."""
+        # A NaN counts as infinite, so that its bits stay in their place.
+        bits = values.nan_to_num(nan=math.inf, posinf=math.inf).view(torch.int32)
+        upper = bits >> 16
+        if self.upper is None:
+            self.total += len(values)
+            self.counts += torch.bincount(upper, minlength=1 << 16)
+        else:
+            inside = bits[upper == self.upper] & 0xFFFF
+            self.counts += torch.bincount(inside, minlength=1 << 16)
+
+    def narrow(self, share: float) -> bool:
+        """Use what was counted; True if the values have to be counted once more."""
+        if self.done:
+            return False
+        if self.upper is None:
+            self.rank = int(self.total * share)
+            if self.rank == 0:
+                self.threshold, self.done = math.inf, True
+                return False
+        found, before = self._bin()
+        if self.upper is None:
+            self.upper, self.rank = found, self.rank - before
+            self.counts.zero_()
+            return True
+        bits = torch.tensor((self.upper << 16) | found, dtype=torch.int32)
+        self.threshold, self.done = float(bits.view(torch.float32)), True
+        return False
+
+    def _bin(self) -> tuple[int, int]:
+        """The bin of the value of the sought rank from above, and how many lie above that bin."""
+        above = self.counts.flip(0).cumsum(0)
+        place = int(torch.searchsorted(above, self.rank))
+        before = int(above[place - 1]) if place else 0
+        return len(self.counts) - 1 - place, before
