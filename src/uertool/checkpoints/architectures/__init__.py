@@ -1,1 +1,62 @@
-"""One file per architecture: its weight table and its Hugging Face configuration map."""
+"""The architectures that have names elsewhere, one file each; adding one is a file and a row here."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+
+from uertool.checkpoints.architectures.base import Architecture
+from uertool.errors import UsageError
+
+#: Word for --arch, module and attribute, in the order in which candidates are named.
+_REGISTERED: Mapping[str, tuple[str, str]] = {
+    "bert": ("bert", "ARCHITECTURE"),
+    "xlm-roberta": ("xlm_roberta", "ARCHITECTURE"),
+    "albert": ("albert", "ARCHITECTURE"),
+    "gpt2": ("gpt2", "ARCHITECTURE"),
+    "t5": ("t5", "ARCHITECTURE"),
+    "t5-v1_1": ("t5", "ARCHITECTURE_V1_1"),
+    "bart": ("bart", "ARCHITECTURE"),
+    "pegasus": ("pegasus", "ARCHITECTURE"),
+    "sbert": ("sbert", "ARCHITECTURE"),
+}
+
+NAMES: tuple[str, ...] = tuple(_REGISTERED)
+
+#: Other words that people use.
+ALIASES: Mapping[str, str] = {
+    "roberta": "xlm-roberta",
+    "xlmroberta": "xlm-roberta",
+    "xlm_roberta": "xlm-roberta",
+    "t5v1.1": "t5-v1_1",
+    "t5-v1.1": "t5-v1_1",
+    "gpt-2": "gpt2",
+}
+
+
+@functools.cache
+def _load(name: str) -> Architecture:
+    module, attribute = _REGISTERED[name]
+    found = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    assert isinstance(found, Architecture)
+    return found
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of that name.
+
+    Raises:
+        UsageError: there is none; the message lists them.
+    """
+    known = ALIASES.get(name, name)
+    if known not in _REGISTERED:
+        raise UsageError(
+            f"There is no architecture {name!r}.", f"Known ones are: {', '.join(NAMES)}."
+        )
+    return _load(known)
+
+
+def all_architectures() -> tuple[Architecture, ...]:
+    """Every registered architecture."""
+    return tuple(_load(name) for name in NAMES)

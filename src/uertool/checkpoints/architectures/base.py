@@ -1,0 +1,258 @@
+"""What an architecture is made of: a table of rules, heads, a signature and two configuration maps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from uertool.checkpoints.naming import Rule, Side, WeightMap
+from uertool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from uertool.models.config import ModelConfig
+
+#: Hugging Face's word for an activation, and UER-py's.
+ACTIVATIONS: Mapping[str, str] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_fast",
+    "gelu_fast": "gelu_fast",
+    "gelu_pytorch_tanh": "gelu_fast",
+    "gelu_python_tanh": "gelu_fast",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "linear": "linear",
+    "tanh": "tanh",
+}
+
+#: The way back.
+ACTIVATIONS_OUT: Mapping[str, str] = {
+    "gelu": "gelu",
+    "gelu_fast": "gelu_new",
+    "relu": "relu",
+    "silu": "silu",
+    "linear": "linear",
+    "tanh": "tanh",
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A group of rules that a checkpoint has or has not as a whole.
+
+    Attributes:
+        name: "mlm", "sp", "cls", "qa", "token_cls", "lm" or "pooler".
+        rules: its rows.
+        hf: Hugging Face names that must all be there for it.
+        tf: TensorFlow names that must all be there for it.
+        uer: canonical names that must all be there for it.
+        hf_without: Hugging Face names that must not be there.
+        uer_without: canonical names that must not be there.
+        hf_class: a class name in config.json that decides for this head where names do not.
+        implied: its own Hugging Face name where its marks are the body's, because its weights are
+            usually tied; a config.json that names the bare body then speaks against it.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    hf: tuple[str, ...] = ()
+    tf: tuple[str, ...] = ()
+    uer: tuple[str, ...] = ()
+    hf_without: tuple[str, ...] = ()
+    uer_without: tuple[str, ...] = ()
+    hf_class: str = ""
+    implied: str = ""
+
+    def _marks(self, side: Side | None) -> tuple[str, ...]:
+        return {"hf": self.hf, "tf": self.tf, None: self.uer}[side]
+
+    def in_names(self, names: set[str], side: Side | None) -> bool:
+        """Whether the names of one side (None: canonical ones) show this head."""
+        marks = self._marks(side)
+        absent = {"hf": self.hf_without, None: self.uer_without}.get(side, ())
+        return bool(marks) and names.issuperset(marks) and names.isdisjoint(absent)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Canonical names that tell an architecture; `{i}` is not expanded, layer 0 is meant."""
+
+    has: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+
+    def matches(self, names: set[str]) -> bool:
+        """Whether the canonical names fit."""
+        return names.issuperset(self.has) and names.isdisjoint(self.lacks)
+
+
+def _never(config: Mapping[str, Any]) -> tuple[Rule, ...] | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture, complete.
+
+    Attributes:
+        name: the word for --arch.
+        model_types: Hugging Face's model_type values that it reads; the first is written.
+        core: rules of the body.
+        heads: in the order in which they are looked for; an earlier one shadows `shadows`.
+        signature: what tells it among UER-py's checkpoints.
+        base: prefix of the body in Hugging Face's names, which a bare body lacks.
+        hf_marks: any of these Hugging Face names makes it a candidate.
+        hf_without: none of these may be there.
+        classes: heads, joined by "+", to Hugging Face's class.
+        config_from_hf: config.json to ModelConfig fields.
+        config_to_hf: a ModelConfig to config.json.
+        ignored_hf: patterns of Hugging Face names that carry nothing.
+        rules_for: rules that depend on config.json, in place of those with the same names.
+        google: whether there is an original TensorFlow format.
+        pair_head: what the 2021 generation calls the sentence-pair head.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    core: tuple[Rule, ...]
+    heads: tuple[Head, ...]
+    signature: Signature
+    classes: Mapping[str, str]
+    config_from_hf: Callable[[Mapping[str, Any]], dict[str, Any]]
+    config_to_hf: Callable[[ModelConfig], dict[str, Any]]
+    base: str = ""
+    hf_marks: tuple[str, ...] = ()
+    hf_without: tuple[str, ...] = ()
+    tf_marks: tuple[str, ...] = ()
+    ignored_hf: tuple[str, ...] = ()
+    rules_for: Callable[[Mapping[str, Any]], tuple[Rule, ...] | None] = _never
+    pair_head: str = "nsp"
+    shadows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def google(self) -> bool:
+        """Whether there is an original TensorFlow format."""
+        return bool(self.tf_marks)
+
+    def heads_in(
+        self, names: set[str], side: Side | None, hf_class: str | None = None
+    ) -> tuple[Head, ...]:
+        """The heads that the names show; `hf_class` from config.json decides between equals."""
+        decided = [
+            head for head in self.heads if head.hf_class and head.hf_class in (hf_class or "")
+        ]
+        found: list[Head] = []
+        hidden: set[str] = set()
+        if side == "hf" and hf_class == self.classes[""]:
+            hidden = {h.name for h in self.heads if h.implied and h.implied not in names}
+        for head in (*decided, *self.heads):
+            if head.name in hidden or head in found:
+                continue
+            loose = head in decided and names.issuperset(head._marks(side) or ("",))
+            if loose or head.in_names(names, side):
+                found.append(head)
+                hidden.update(self.shadows.get(head.name, ()))
+        return tuple(sorted(found, key=self.heads.index))
+
+    def weight_map(
+        self, heads: Iterable[Head] | None = None, hf_config: Mapping[str, Any] | None = None
+    ) -> WeightMap:
+        """The rules of the body and of some heads (by default all)."""
+        core = (self.rules_for(hf_config) if hf_config is not None else None) or self.core
+        rows = list(core)
+        for head in self.heads if heads is None else heads:
+            rows.extend(head.rules)
+        return WeightMap(rows)
+
+    def hf_class(self, heads: Iterable[str]) -> str:
+        """Hugging Face's class for a set of heads."""
+        names = [name for name in heads if name != "pooler"]
+        return self.classes.get("+".join(sorted(names)), self.classes[""])
+
+    def ignores(self, name: str) -> bool:
+        """Whether a Hugging Face name is known to carry nothing."""
+        return any(re.search(pattern, name) for pattern in (*IGNORED_HF, *self.ignored_hf))
+
+
+#: Buffers that many Hugging Face files hold and nobody needs.
+IGNORED_HF = (
+    r"(^|\.)position_ids$",
+    r"(^|\.)embeddings\.token_type_ids$",
+    r"(^|\.)(encoder|decoder)\.version$",
+    r"\.rotary_emb\.inv_freq$",
+)
+
+#: Optimizer slots and counters of TensorFlow training.
+IGNORED_TF = re.compile(
+    r"(^|/)(global_step|beta[12]_power|good_steps|bad_steps|loss_scale|current_loss_scale"
+    r"|learning_rate|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)$"
+    r"|/(adam_[mv]|lamb_[mv]|Adam(_\d+)?|AdamWeightDecayOptimizer(_\d+)?|LAMBOptimizer(_\d+)?"
+    r"|adafactor\w*|Momentum|ExponentialMovingAverage)$"
+)
+
+
+def number(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
+    """A whole number of config.json under the first of several names.
+
+    Raises:
+        ConfigError: it is absent without a default, or no whole number.
+    """
+    for name in names:
+        value = config.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ConfigError(f"config.json gives {name} as {value!r}, not as a whole number.")
+        return value
+    if default is None:
+        raise ConfigError(f"config.json has no {names[0]}.")
+    return default
+
+
+def real(config: Mapping[str, Any], name: str, default: float) -> float:
+    """A number of config.json."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"config.json gives {name} as {value!r}, not as a number.")
+    return float(value)
+
+
+def activation(config: Mapping[str, Any], name: str, default: str) -> str:
+    """UER-py's word for an activation of config.json.
+
+    Raises:
+        ConfigError: uertool has no such activation.
+    """
+    value = config.get(name) or default
+    if value not in ACTIVATIONS:
+        raise ConfigError(
+            f"config.json gives {name} as {value!r}, which uertool does not have; "
+            f"it has {', '.join(ACTIVATIONS)}."
+        )
+    return ACTIVATIONS[value]
+
+
+def refuse(config: Mapping[str, Any], **allowed: tuple[Any, ...]) -> None:
+    """Raise ConfigError naming every setting whose value is not among the allowed ones."""
+    wrong = [
+        f"{name} = {config[name]!r}"
+        for name, values in allowed.items()
+        if name in config and config[name] not in values
+    ]
+    if wrong:
+        raise ConfigError(
+            f"config.json asks for what uertool's model does not have: {', '.join(wrong)}."
+        )
+
+
+def norm_settings(config: ModelConfig) -> float:
+    """The epsilon to write: that of a standard layer norm, or 1e-12 for UER-py's.
+
+    With UER-py's epsilon outside the root there is no equal; 1e-12 is the nearest to it, and what
+    Google's BERT uses.
+    """
+    return config.norm_eps if config.norm != "uer" else 1e-12

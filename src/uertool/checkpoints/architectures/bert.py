@@ -1,0 +1,281 @@
+"""BERT and the models that share its names: encoder, masked words, pairs, classification, QA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from uertool.checkpoints.architectures.base import (
+    ACTIVATIONS_OUT,
+    Architecture,
+    Head,
+    Signature,
+    activation,
+    norm_settings,
+    number,
+    real,
+    refuse,
+)
+from uertool.checkpoints.naming import DROP_PAD_ROW, Rule, dense, norm, rule
+
+if TYPE_CHECKING:
+    from uertool.models.config import ModelConfig
+
+_UER = "encoder.transformer.{i}."
+_HF = "bert.encoder.layer.{i}."
+_TF = "bert/encoder/layer_{i}/"
+
+EMBEDDINGS: tuple[Rule, ...] = (
+    rule(
+        "embedding.word.embedding.weight",
+        "bert.embeddings.word_embeddings.weight",
+        tf="bert/embeddings/word_embeddings",
+    ),
+    rule(
+        "embedding.pos.embedding.weight",
+        "bert.embeddings.position_embeddings.weight",
+        tf="bert/embeddings/position_embeddings",
+    ),
+    rule(
+        "embedding.seg.embedding.weight",
+        "bert.embeddings.token_type_embeddings.weight",
+        tf="bert/embeddings/token_type_embeddings",
+        how=DROP_PAD_ROW,
+        tf_how=DROP_PAD_ROW,
+    ),
+    *norm("embedding.layer_norm", "bert.embeddings.LayerNorm", tf="bert/embeddings/LayerNorm"),
+)
+
+LAYER: tuple[Rule, ...] = (
+    *dense(
+        f"{_UER}self_attn.linear_layers.0",
+        f"{_HF}attention.self.query",
+        tf=f"{_TF}attention/self/query",
+    ),
+    *dense(
+        f"{_UER}self_attn.linear_layers.1",
+        f"{_HF}attention.self.key",
+        tf=f"{_TF}attention/self/key",
+    ),
+    *dense(
+        f"{_UER}self_attn.linear_layers.2",
+        f"{_HF}attention.self.value",
+        tf=f"{_TF}attention/self/value",
+    ),
+    *dense(
+        f"{_UER}self_attn.final_linear",
+        f"{_HF}attention.output.dense",
+        tf=f"{_TF}attention/output/dense",
+    ),
+    *norm(
+        f"{_UER}layer_norm_1",
+        f"{_HF}attention.output.LayerNorm",
+        tf=f"{_TF}attention/output/LayerNorm",
+    ),
+    *dense(
+        f"{_UER}feed_forward.linear_1",
+        f"{_HF}intermediate.dense",
+        tf=f"{_TF}intermediate/dense",
+    ),
+    *dense(f"{_UER}feed_forward.linear_2", f"{_HF}output.dense", tf=f"{_TF}output/dense"),
+    *norm(f"{_UER}layer_norm_2", f"{_HF}output.LayerNorm", tf=f"{_TF}output/LayerNorm"),
+)
+
+#: Google's format has no output matrix of its own: it is the word table.
+MLM = Head(
+    "mlm",
+    (
+        *dense(
+            "target.mlm.linear_1",
+            "cls.predictions.transform.dense",
+            tf="cls/predictions/transform/dense",
+        ),
+        *norm(
+            "target.mlm.layer_norm",
+            "cls.predictions.transform.LayerNorm",
+            tf="cls/predictions/transform/LayerNorm",
+        ),
+        rule(
+            "target.mlm.linear_2.weight",
+            "cls.predictions.decoder.weight",
+            tied="embedding.word.embedding.weight",
+            tie_if="target.mlm.linear_1.weight",
+        ),
+        rule(
+            "target.mlm.linear_2.bias",
+            "cls.predictions.bias",
+            accept=("cls.predictions.decoder.bias",),
+            tf="cls/predictions/output_bias",
+        ),
+    ),
+    hf=("cls.predictions.transform.dense.weight",),
+    tf=("cls/predictions/transform/dense/kernel",),
+    uer=("target.mlm.linear_1.weight",),
+)
+
+_POOLER = tuple(dense("target.sp.linear_1", "bert.pooler.dense", tf="bert/pooler/dense"))
+
+SP = Head(
+    "sp",
+    (
+        *_POOLER,
+        rule(
+            "target.sp.linear_2.weight",
+            "cls.seq_relationship.weight",
+            tf="cls/seq_relationship/output_weights",
+        ),
+        rule(
+            "target.sp.linear_2.bias",
+            "cls.seq_relationship.bias",
+            tf="cls/seq_relationship/output_bias",
+        ),
+    ),
+    hf=("cls.seq_relationship.weight",),
+    tf=("cls/seq_relationship/output_weights",),
+    uer=("target.sp.linear_2.weight",),
+)
+
+CLS = Head(
+    "cls",
+    (
+        *dense("output_layer_1", "bert.pooler.dense", tf="bert/pooler/dense"),
+        rule("output_layer_2.weight", "classifier.weight", tf="output_weights"),
+        rule("output_layer_2.bias", "classifier.bias", tf="output_bias"),
+    ),
+    hf=("classifier.weight", "bert.pooler.dense.weight"),
+    tf=("output_weights", "bert/pooler/dense/kernel"),
+    uer=("output_layer_2.weight",),
+    hf_class="ForSequenceClassification",
+)
+
+QA = Head(
+    "qa",
+    (
+        rule("output_layer.weight", "qa_outputs.weight", tf="cls/squad/output_weights"),
+        rule("output_layer.bias", "qa_outputs.bias", tf="cls/squad/output_bias"),
+    ),
+    hf=("qa_outputs.weight",),
+    tf=("cls/squad/output_weights",),
+    uer=("output_layer.weight",),
+    hf_class="ForQuestionAnswering",
+)
+
+TOKEN_CLS = Head(
+    "token_cls",
+    tuple(dense("output_layer", "classifier")),
+    hf=("classifier.weight",),
+    uer=("output_layer.weight",),
+    hf_class="ForTokenClassification",
+)
+
+#: A pooler without any head on it. UER-py has none: it keeps the place of the pair head's first
+#: layer, where its own converters put it.
+POOLER = Head(
+    "pooler",
+    _POOLER,
+    hf=("bert.pooler.dense.weight",),
+    tf=("bert/pooler/dense/kernel",),
+    uer=("target.sp.linear_1.weight",),
+)
+
+HEADS = (MLM, SP, CLS, QA, TOKEN_CLS, POOLER)
+
+SHADOWS: Mapping[str, tuple[str, ...]] = {
+    "sp": ("pooler",),
+    "cls": ("pooler", "token_cls", "qa"),
+    "qa": ("token_cls",),
+    "token_cls": ("cls", "qa"),
+}
+
+
+def encoder_from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json of a BERT-like encoder says, as ModelConfig fields."""
+    refuse(
+        config,
+        position_embedding_type=("absolute", None),
+        is_decoder=(False, None),
+        add_cross_attention=(False, None),
+        use_task_id=(False, None),
+    )
+    hidden = number(config, "hidden_size", default=768)
+    return {
+        "vocab_size": number(config, "vocab_size", default=30522),
+        "hidden_size": hidden,
+        "emb_size": hidden,
+        "layers_num": number(config, "num_hidden_layers", default=12),
+        "heads_num": number(config, "num_attention_heads", default=12),
+        "feedforward_size": number(config, "intermediate_size", default=3072),
+        "max_seq_length": number(config, "max_position_embeddings", default=512),
+        "segments_num": number(config, "type_vocab_size", default=2) + 1,
+        "hidden_act": activation(config, "hidden_act", "gelu"),
+        "embedding": ("word", "pos", "seg"),
+        "encoder": "transformer",
+        "mask": "fully_visible",
+        "layernorm_positioning": "post",
+        "norm": "standard",
+        "norm_eps": real(config, "layer_norm_eps", 1e-12),
+    }
+
+
+def encoder_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The shared part of config.json of BERT-like encoders."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layers_num,
+        "num_attention_heads": config.heads_num,
+        "intermediate_size": config.feedforward_size,
+        "hidden_act": ACTIVATIONS_OUT[config.hidden_act],
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "max_position_embeddings": config.max_seq_length,
+        "type_vocab_size": config.segments_num - 1,
+        "initializer_range": 0.02,
+        "layer_norm_eps": norm_settings(config),
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    return {"model_type": "bert", **encoder_to_hf(config)}
+
+
+ARCHITECTURE = Architecture(
+    name="bert",
+    model_types=("bert",),
+    core=(*EMBEDDINGS, *LAYER),
+    heads=HEADS,
+    shadows=SHADOWS,
+    signature=Signature(
+        has=(
+            "embedding.word.embedding.weight",
+            "embedding.pos.embedding.weight",
+            "embedding.seg.embedding.weight",
+            "embedding.layer_norm.gamma",
+            "encoder.transformer.0.self_attn.linear_layers.0.bias",
+            "encoder.transformer.0.layer_norm_1.gamma",
+        ),
+        lacks=(
+            "encoder.layer_norm.gamma",
+            "encoder.linear.weight",
+            "decoder.transformer_decoder.0.self_attn.linear_layers.0.weight",
+            "encoder.transformer.0.feed_forward.linear_gate.weight",
+            "encoder.relative_pos_emb.relative_attention_bias.weight",
+            "target.lm.output_layer.weight",
+        ),
+    ),
+    base="bert.",
+    hf_marks=("bert.embeddings.word_embeddings.weight",),
+    hf_without=("lm_head.dense.weight", "classifier.out_proj.weight"),
+    tf_marks=("bert/encoder/layer_0/attention/self/query/kernel",),
+    classes={
+        "": "BertModel",
+        "mlm": "BertForMaskedLM",
+        "mlm+sp": "BertForPreTraining",
+        "sp": "BertForNextSentencePrediction",
+        "cls": "BertForSequenceClassification",
+        "qa": "BertForQuestionAnswering",
+        "token_cls": "BertForTokenClassification",
+    },
+    config_from_hf=encoder_from_hf,
+    config_to_hf=_to_hf,
+)
