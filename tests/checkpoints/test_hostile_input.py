@@ -7,6 +7,7 @@ import io
 import json
 import random
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -287,3 +288,50 @@ def test_tensors_that_claim_more_than_their_storage_are_refused(tmp_path: Path) 
         path.write_bytes(pack(parts))
         with pytest.raises(CheckpointError, match=r"damaged|claims"):
             open_tensor_file(path)
+
+
+def many(name: bytes, count: int) -> bytes:
+    return b"\x80\x02" + name * count + b"."
+
+
+BOMBS = {
+    "lists": many(b"]", 300_000),
+    "list-of-lists": many(b"(" + b"]" * 1000 + b"l0", 100),
+    "dictionaries": many(b"}", 300_000),
+    "bytes-8": b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b"x.",
+    "unicode-8": b"\x80\x04\x8d" + (1 << 62).to_bytes(8, "little") + b"x.",
+    "long-4": b"\x80\x02\x8b" + (1 << 30).to_bytes(4, "little") + b"x.",
+    "memo-index": b"\x80\x02Nr\xff\xff\xff\xff.",
+    "frame": b"\x80\x04\x95" + (1 << 60).to_bytes(8, "little") + b"N.",
+    "digits": b"L" + b"9" * 200_000 + b"L\n.",
+    "doubling": b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x00" * 5000 + b".",
+    "self": b"\x80\x02}q\x00" + b"(" + b"".join(b"K%ch\x00" % i for i in range(200)) + b"u.",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_pickle_bomb_takes_little_memory_and_no_time(bomb: str, tmp_path: Path) -> None:
+    parts = entries(WHOLE["torch-zip"])
+    pkl = next(name for name in parts if name.endswith("data.pkl"))
+    path = tmp_path / "m.bin"
+    for content in (BOMBS[bomb], pack({**parts, pkl: BOMBS[bomb]})):
+        path.write_bytes(content)
+        tracemalloc.start()
+        assert read_all(path) is None
+        scan_pickle(path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        # Small objects take more than the one byte that makes them, but only up to a bound.
+        assert peak < 2 * len(content) + (24 << 20)
+
+
+def test_a_compressed_pickle_is_not_inflated_to_be_inspected(tmp_path: Path) -> None:
+    path = tmp_path / "m.bin"
+    content = pack({"m/data.pkl": b"N" * (32 << 20)}, compression=zipfile.ZIP_DEFLATED)
+    path.write_bytes(content)
+    tracemalloc.start()
+    report = scan_pickle(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "too large" in report.errors[0]
+    assert peak < 1 << 20

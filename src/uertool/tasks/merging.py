@@ -192,7 +192,7 @@ class Dare:
         base, *models = block
         total = torch.zeros_like(base)
         for chance, model, weight in zip(self._chance, models, self.weights, strict=True):
-            kept = torch.rand(len(base), generator=chance, dtype=torch.float64) < self.density
+            kept = torch.rand(len(base), generator=chance) < self.density
             total.add_((model - base) * kept, alpha=weight / self.density)
         return base + self.scale * total
 
