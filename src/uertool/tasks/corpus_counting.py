@@ -1,0 +1,546 @@
+"""Counting the characters or words of a corpus, in blocks and by several processes.
+
+The counts, and the order in which tokens first appear, do not depend on the number of processes:
+files are cut into ranges of whole lines, and the ranges are added up in their order.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+from uertool.errors import InputError, UsageError
+from uertool.text.readers import name_of, open_bytes, read_lines
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Codes = NDArray[np.uint32]
+
+Delimiter = Literal["char", "space"]
+Normalization = Literal["NFC", "NFKC"]
+NORMALIZATIONS: tuple[str, ...] = ("NFC", "NFKC")
+
+_BLOCK = 8 << 20  # bytes read at a time
+_RANGE = 32 << 20  # bytes of a file that one process counts at a time
+_CODE_POINTS = 0x110000
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_GZIP_MAGIC = b"\x1f\x8b"
+_PEELS = 32  # blanks at the edge of a line that are taken off one by one
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What to count and how.
+
+    Attributes:
+        delimiter: "char" counts every character of a line, "space" what stands between blanks. As
+            UER-py's tokenizers do, both cut off the blanks around a line first.
+        normalization: a Unicode normal form to bring the text into before, or None.
+    """
+
+    delimiter: Delimiter
+    normalization: Normalization | None = None
+
+
+@dataclass
+class Tally:
+    """How often each token was seen, in the order of first appearance."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """The number of tokens seen."""
+        return sum(self.counts.values())
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of text that comes after what was counted so far."""
+        counts = self.counts
+        for token, count in other.counts.items():
+            counts[token] = counts.get(token, 0) + count
+
+    def ranked(self) -> list[tuple[str, int]]:
+        """Tokens and counts by falling count, ties by first appearance."""
+        return sorted(self.counts.items(), key=lambda item: -item[1])
+
+
+def corpus_files(paths: Iterable[str | Path]) -> list[str | Path]:
+    """The files of a corpus in order: paths as given, folders with all their files in name order.
+
+    Hidden files, and partial files of a run that writes, are left out of folders. "-" is standard
+    input.
+
+    Raises:
+        InputError: a path is missing, or a folder holds no file.
+        UsageError: there are no paths, or standard input stands twice.
+    """
+    found: list[str | Path] = []
+    for path in paths:
+        if str(path) == "-":
+            found.append("-")
+            continue
+        path = Path(path)
+        if not path.is_dir():
+            if not path.exists():
+                raise InputError(f"The corpus {path} does not exist.", "Check the path.")
+            found.append(path)
+            continue
+        inside = [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.suffix != ".partial"
+        ]
+        if not inside:
+            raise InputError(f"The corpus folder {path} holds no files.")
+        found.extend(inside)
+    if not found:
+        raise UsageError("No corpus was given.", "Name files or folders, or - for standard input.")
+    if sum(str(path) == "-" for path in found) > 1:
+        raise UsageError("Standard input (-) can be read only once.")
+    return found
+
+
+def total_bytes(files: Iterable[str | Path]) -> int | None:
+    """The size of the files as they lie on the disk; None where standard input is among them."""
+    sizes = [None if str(path) == "-" else Path(path).stat().st_size for path in files]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+def count_corpus(
+    files: Sequence[str | Path],
+    counting: Counting,
+    *,
+    workers: int = 1,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Tally:
+    """Count the tokens of files, `corpus_files`' order.
+
+    Memory holds the tokens that were seen and some blocks, not the corpus. A gzip file is one
+    piece of work, another file is shared by the processes.
+
+    Args:
+        files: paths, or "-".
+        counting: what is a token.
+        workers: processes; 1 counts in this one.
+        on_bytes: told how many more bytes (on the disk) are done.
+
+    Raises:
+        InputError: a file cannot be read or is not UTF-8 text; line and byte are named.
+        UsageError: there are less than one worker.
+    """
+    if workers < 1:
+        raise UsageError(f"{workers} workers cannot count.", "Give --workers_num 1 or more.")
+    report = on_bytes or (lambda _: None)
+    ranges = [piece for file in files for piece in _ranges(file)]
+    tally = Tally()
+    if workers == 1 or len(ranges) == 1:
+        for piece in ranges:
+            tally.add(_count_range(piece, counting, report))
+        return tally
+    for piece, part in _count_in_processes(ranges, counting, min(workers, len(ranges)), report):
+        tally.add(part)
+        if piece.path != "-":
+            report(piece.size)
+    return tally
+
+
+# -- ranges ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The lines of a file that start within bytes [start, end); all of a stream where end is 0."""
+
+    path: str
+    start: int
+    end: int
+    size: int
+
+
+def _ranges(path: str | Path) -> Iterator[_Range]:
+    if str(path) == "-":
+        yield _Range("-", 0, 0, 0)
+        return
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        whole = not path.is_file()  # a pipe is read once, from its start
+        if not whole:
+            with path.open("rb") as stream:
+                whole = stream.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    except OSError as error:
+        raise InputError(f"The corpus {path} cannot be read: {error.strerror}.") from None
+    if whole:
+        yield _Range(str(path), 0, 0, size)
+        return
+    for start in range(0, size, _RANGE):
+        end = min(start + _RANGE, size)
+        yield _Range(str(path), start, end, end - start)
+
+
+def _count_in_processes(
+    ranges: Sequence[_Range], counting: Counting, workers: int, report: Callable[[int], None]
+) -> Iterator[tuple[_Range, Tally]]:
+    """The tallies in the order of the ranges; only some are held at a time."""
+    waiting: deque[tuple[_Range, Future[Tally] | None]] = deque()
+    rest = iter(ranges)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            while True:
+                while len(waiting) < 2 * workers and (piece := next(rest, None)) is not None:
+                    here = piece.path == "-"  # standard input belongs to this process
+                    future = None if here else pool.submit(_count_range, piece, counting)
+                    waiting.append((piece, future))
+                if not waiting:
+                    return
+                piece, future = waiting.popleft()
+                if future is None:
+                    yield piece, _count_range(piece, counting, report)
+                else:
+                    yield piece, future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _count_range(
+    piece: _Range, counting: Counting, report: Callable[[int], None] | None = None
+) -> Tally:
+    counter: _Counter = _COUNTERS[counting.delimiter]()
+    blocks = _blocks(piece, report)
+    for text, starts, ends in _whole_pieces(blocks, counter.breaks_at, counting.normalization):
+        counter.count(text, starts, ends)
+    return counter.tally()
+
+
+def _blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterator[str]:
+    """The text of a range in blocks, with all line ends written \\n."""
+    encoding = "utf-8-sig" if piece.start == 0 else "utf-8"
+    decoder = io.IncrementalNewlineDecoder(
+        codecs.getincrementaldecoder(encoding)("strict"), translate=True
+    )
+    lines = offset = 0
+    for block in _byte_blocks(piece, report):
+        if offset == 0 and piece.start == 0 and block.startswith(_UTF16_MARKS):
+            raise InputError(f"{name_of(piece.path)} is UTF-16 text.", "Save it as UTF-8.")
+        try:
+            text = decoder.decode(block)
+        except UnicodeDecodeError as error:
+            raise _bad_bytes(piece, lines, error) from None
+        lines += text.count("\n") if piece.path == "-" else 0
+        yield text
+        offset += len(block)
+    try:
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise _bad_bytes(piece, lines, error) from None
+
+
+def _byte_blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterator[bytes]:
+    with open_bytes(piece.path) as stream:
+        if piece.end == 0:
+            yield from _all_blocks(stream, piece, report)
+            return
+        start, end = _line_start(stream, piece.start), _line_start(stream, piece.end)
+        stream.seek(start)
+        done = piece.start
+        while start < end:
+            block = stream.read(min(_BLOCK, end - start))
+            if not block:
+                break
+            start += len(block)
+            yield block
+            if report is not None:
+                report(min(start, piece.end) - min(done, piece.end))
+                done = start
+        if report is not None:
+            report(max(0, piece.end - done))
+
+
+def _all_blocks(
+    stream: BinaryIO, piece: _Range, report: Callable[[int], None] | None
+) -> Iterator[bytes]:
+    from uertool.text.readers import read_blocks
+
+    done = 0
+    for block in read_blocks(stream, name_of(piece.path)):
+        yield block
+        # Of an archive, what was read of the file on the disk.
+        inner = getattr(stream, "fileobj", None)
+        now = done + len(block) if inner is None else inner.tell()
+        if report is not None:
+            report(now - done)
+        done = now
+
+
+def _line_start(stream: BinaryIO, offset: int) -> int:
+    """The first byte, at `offset` or later, with which a line starts (or the end of the file)."""
+    if offset == 0:
+        return 0
+    stream.seek(offset - 1)
+    at = offset - 1
+    while block := stream.read(1 << 16):
+        ends = [place for mark in (b"\n", b"\r") if (place := block.find(mark)) >= 0]
+        if ends:
+            return at + min(ends) + 1
+        at += len(block)
+    return at
+
+
+def _bad_bytes(piece: _Range, lines: int, error: UnicodeDecodeError) -> InputError:
+    if piece.path == "-":
+        line = lines + error.object.count(b"\n", 0, error.start) + 1
+        return InputError(
+            f"standard input, line {line}: invalid UTF-8, 0x{error.object[error.start]:02x}."
+        )
+    try:
+        for _ in read_lines(piece.path):
+            pass
+    except InputError as located:
+        return located
+    return InputError(f"{piece.path} is not UTF-8 text.")
+
+
+# -- pieces ---------------------------------------------------------------------------------------
+
+
+def _whole_pieces(
+    blocks: Iterable[str],
+    breaks_at: Callable[[str, bool], int],
+    normalization: Normalization | None,
+) -> Iterator[tuple[str, bool, bool]]:
+    """Blocks cut again where no token and no run of blanks is torn: (text, starts a line, ends one).
+
+    What is behind the cut goes before the next block.
+    """
+    held: list[str] = []
+    starts = True
+    for block in blocks:
+        cut = breaks_at(block, normalization is not None)
+        if cut == 0:
+            held.append(block)
+            continue
+        text = "".join([*held, block[:cut]])
+        held = [block[cut:]]
+        yield _normalized(text, normalization), starts, False
+        starts = text.endswith("\n")
+    text = "".join(held)
+    if text:
+        yield _normalized(text, normalization), starts, True
+
+
+def _normalized(text: str, form: Normalization | None) -> str:
+    return text if form is None else unicodedata.normalize(form, text)
+
+
+def _is_safe_start(char: str) -> bool:
+    """Whether normalization never joins this character to what stands before it."""
+    return char.isascii() or "\u4e00" <= char <= "\u9fff"
+
+
+class _Counter:
+    """Counts the tokens of pieces of text."""
+
+    def breaks_at(self, block: str, normalizes: bool) -> int:
+        """Where a block may be cut: 0 where it may not."""
+        raise NotImplementedError
+
+    def count(self, text: str, starts: bool, ends: bool) -> None:
+        """Count a piece; `starts` and `ends` say whether its edges are edges of a line."""
+        raise NotImplementedError
+
+    def tally(self) -> Tally:
+        raise NotImplementedError
+
+
+# -- characters -----------------------------------------------------------------------------------
+
+
+class _CharCounter(_Counter):
+    """Counts characters as numbers in arrays."""
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self._counts = np.zeros(_CODE_POINTS, dtype=np.int64)
+        self._order: list[int] = []
+
+    def breaks_at(self, block: str, normalizes: bool) -> int:
+        # After a character that is no blank: a run of blanks stays whole, so that the next piece
+        # can tell whether it ends a line.
+        cut = len(block.rstrip())
+        if not normalizes:
+            return cut
+        while cut > 1 and not (_is_safe_start(block[cut - 1]) and not block[cut - 2].isspace()):
+            cut -= 1
+        return max(cut - 1, 0)
+
+    def count(self, text: str, starts: bool, ends: bool) -> None:
+        import numpy as np
+
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        dropped = _edge_blanks(codes, starts, ends)
+        if dropped is not None:
+            codes = codes[~dropped]
+        if not len(codes):
+            return
+        found = np.bincount(codes)
+        found[ord("\n") : ord("\n") + 1] = 0
+        new = np.flatnonzero((found > 0) & (self._counts[: len(found)] == 0))
+        if len(new):
+            self._order.extend(_by_first_place(codes, new, len(found)))
+        self._counts[: len(found)] += found
+
+    def tally(self) -> Tally:
+        return Tally({chr(code): int(self._counts[code]) for code in self._order})
+
+
+def _by_first_place(codes: Codes, wanted: NDArray[np.int64], limit: int) -> list[int]:
+    """The wanted codes in the order in which they first appear."""
+    import numpy as np
+
+    if len(wanted) <= 4:
+        places = [int((codes == code).argmax()) for code in wanted]
+        return [int(wanted[i]) for i in np.argsort(places)]
+    first = np.zeros(limit, dtype=np.int64)
+    # Of several assignments to one place the last one stays, here the first in the text.
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    ordered: list[int] = wanted[np.argsort(first[wanted], kind="stable")].tolist()
+    return ordered
+
+
+@cache
+def _blank_table() -> NDArray[np.bool_]:
+    """Which codes are blanks to Python's str.strip, the line end not among them."""
+    import numpy as np
+
+    table = np.array([chr(code).isspace() for code in range(0x3001)])
+    table[ord("\n")] = False
+    return table
+
+
+def _is_blank(codes: Codes) -> NDArray[np.bool_]:
+    import numpy as np
+
+    table = _blank_table()
+    last = len(table) - 1
+    blank: NDArray[np.bool_] = table[np.minimum(codes, last)] & (codes <= last)
+    return blank
+
+
+def _edge_blanks(codes: Codes, starts: bool, ends: bool) -> NDArray[np.bool_] | None:
+    """Marks the blanks at the edges of lines; None where there are none."""
+    import numpy as np
+
+    size = len(codes)
+    breaks = np.flatnonzero(codes == ord("\n"))
+    lefts = np.concatenate(([0] if starts else [], breaks + 1)).astype(np.int64)
+    rights = np.concatenate((breaks - 1, [size - 1] if ends else [])).astype(np.int64)
+    dropped: NDArray[np.bool_] | None = None
+    for edge, step in ((lefts, 1), (rights, -1)):
+        for _ in range(_PEELS):
+            edge = edge[(edge >= 0) & (edge < size)]
+            edge = edge[_is_blank(codes[edge])]
+            if not len(edge):
+                break
+            if dropped is None:
+                dropped = np.zeros(size, dtype=np.bool_)
+            dropped[edge] = True
+            edge = edge + step
+        else:
+            return _edge_blanks_by_search(codes, breaks, starts, ends)
+    return dropped
+
+
+def _edge_blanks_by_search(
+    codes: Codes, breaks: NDArray[np.int64], starts: bool, ends: bool
+) -> NDArray[np.bool_]:
+    """The same for long runs of blanks, in one pass over all characters."""
+    import numpy as np
+
+    size = len(codes)
+    blank = _is_blank(codes)
+    solid = np.flatnonzero(~blank & (codes != ord("\n")))
+    lines = len(breaks) + 1
+    first = np.full(lines, size, dtype=np.int64)
+    last = np.full(lines, -1, dtype=np.int64)
+    owner = np.searchsorted(breaks, solid)
+    first[owner[::-1]] = solid[::-1]
+    last[owner] = solid
+    if not starts:
+        first[0] = 0
+    if not ends:
+        last[-1] = size
+    places = np.flatnonzero(blank)
+    line = np.searchsorted(breaks, places)
+    dropped = np.zeros(size, dtype=np.bool_)
+    dropped[places[(places < first[line]) | (places > last[line])]] = True
+    return dropped
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+class _WordCounter(_Counter):
+    """Counts what stands between blanks; the empty word between two blanks is none."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[bytes] = Counter()
+
+    def breaks_at(self, block: str, normalizes: bool) -> int:
+        # After a line end; in a line longer than a block after a space that has words on both
+        # sides. Both are ASCII, so normalization does not mind.
+        cut = block.rfind("\n") + 1
+        if cut == 0:
+            cut = block.rfind(" ", 0, len(block.rstrip())) + 1
+            if not block[:cut].strip():
+                return 0
+        return cut
+
+    def count(self, text: str, starts: bool, ends: bool) -> None:
+        # Only spaces and line ends part words. Other blanks, which are rare, are taken off the
+        # edges of lines and stay within words. `bytes.split` is the fast way, and knows of these
+        # blanks only the ASCII ones.
+        if any(blank in text for blank in _OTHER_BLANKS):
+            text = _without_edges(text, starts, ends)
+        data = text.encode("utf-8")
+        if any(blank in data for blank in (b"\t", b"\v", b"\f")):
+            self._counts.update(filter(None, data.replace(b"\n", b" ").split(b" ")))
+        else:
+            self._counts.update(data.split())
+
+    def tally(self) -> Tally:
+        return Tally({word.decode("utf-8"): count for word, count in self._counts.items()})
+
+
+_OTHER_BLANKS = tuple(
+    chr(code) for code in range(0x3001) if chr(code).isspace() and chr(code) not in " \n"
+)
+
+
+def _without_edges(text: str, starts: bool, ends: bool) -> str:
+    """The text with the blanks at the edges of its lines taken off."""
+    first, *rest = text.split("\n")
+    if not rest:
+        first = first.lstrip() if starts else first
+        return first.rstrip() if ends else first
+    last = rest.pop()
+    first = first.strip() if starts else first.rstrip()
+    last = last.strip() if ends else last.lstrip()
+    return "\n".join([first, *map(str.strip, rest), last])
+
+
+_COUNTERS: dict[str, type[_Counter]] = {"char": _CharCounter, "space": _WordCounter}
