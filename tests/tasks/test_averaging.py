@@ -334,6 +334,19 @@ def test_models_that_differ_are_refused_with_what_differs(tmp_path: Path) -> Non
     assert not (tmp_path / "out.bin").exists()
 
 
+def test_two_generations_of_names_are_averaged_by_meaning(tmp_path: Path) -> None:
+    legacy, modular = members("legacy")[0], members("modular")[1]
+    with pytest.raises(CheckpointError, match="--unify"):
+        merge_checkpoints([legacy, modular], tmp_path / "out.bin")
+    merge_checkpoints([legacy, modular], tmp_path / "out.bin", unify=True)
+    found = torch.load(tmp_path / "out.bin", weights_only=True)
+    one = torch.load(legacy, weights_only=True)["embedding.word_embedding.weight"]
+    other = torch.load(modular, weights_only=True)
+    assert sorted(found) == sorted(other)
+    name = "embedding.word.embedding.weight"
+    torch.testing.assert_close(found[name], (one + other[name]) / 2)
+
+
 def test_integers_must_agree(tmp_path: Path) -> None:
     torch.save({"ids": torch.arange(3)}, tmp_path / "0.bin")
     torch.save({"ids": torch.arange(3) + 1}, tmp_path / "1.bin")

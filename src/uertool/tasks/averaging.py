@@ -290,7 +290,7 @@ class CanonicalView(TensorFile):
         """Open `path` with the reader that knows all spellings."""
         from uertool.checkpoints.reader import open_checkpoint
 
-        self._checkpoint: Any = open_checkpoint(path)
+        self._checkpoint = open_checkpoint(path)
         self.path = path
         self.format = self._checkpoint.format
         self.metadata = dict(self._checkpoint.metadata)
@@ -301,33 +301,27 @@ class CanonicalView(TensorFile):
                 f"{path} cannot be unified: {len(unmapped)} of its names are not understood, "
                 f"such as {', '.join(unmapped[:3])}."
             )
-        self._tie = {name: group[0] for group in self._checkpoint.tied for name in group}
 
     def keys(self) -> list[str]:
-        return list(self._checkpoint.keys())
+        return self._checkpoint.keys()
 
     def info(self, name: str) -> TensorInfo:
-        found = self._checkpoint.info(name)
-        return TensorInfo(name, tuple(found.shape), found.dtype)
+        return self._checkpoint.info(name)._replace(name=name)
 
     def tensor(self, name: str) -> torch.Tensor:
-        found = self._checkpoint.tensor(name)
-        assert isinstance(found, torch.Tensor)
-        return found
+        return self._checkpoint.tensor(name)
 
     def storage_key(self, name: str) -> Hashable:
-        return self._tie.get(name, name)
+        return self._checkpoint.storage_key(name)
 
     def release(self, name: str | None = None) -> None:
-        # Canonical tensors may be made of several raw ones, so all pages are given back.
-        release = getattr(self._checkpoint, "release", None)
-        if release is not None:
-            release()
+        if name is None:
+            self._checkpoint.file.release()
+        else:
+            self._checkpoint.release(name)
 
     def close(self) -> None:
-        close = getattr(self._checkpoint, "close", None)
-        if close is not None:
-            close()
+        self._checkpoint.close()
 
 
 def layout_differences(files: Sequence[TensorFile]) -> list[Difference]:
