@@ -340,10 +340,10 @@ def test_two_generations_of_names_are_averaged_by_meaning(tmp_path: Path) -> Non
         merge_checkpoints([legacy, modular], tmp_path / "out.bin")
     merge_checkpoints([legacy, modular], tmp_path / "out.bin", unify=True)
     found = torch.load(tmp_path / "out.bin", weights_only=True)
-    one = torch.load(legacy, weights_only=True)["embedding.word_embedding.weight"]
+    one = torch.load(legacy, weights_only=True)["target.layer_norm.gamma"]
     other = torch.load(modular, weights_only=True)
     assert sorted(found) == sorted(other)
-    name = "embedding.word.embedding.weight"
+    name = "target.mlm.layer_norm.gamma"
     torch.testing.assert_close(found[name], (one + other[name]) / 2)
 
 
