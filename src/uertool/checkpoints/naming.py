@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Side = Literal["hf", "tf"]
+Derived = Callable[[Mapping[str, Any]], "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ class Rule:
         tie_if: canonical name that must be there for `tied` to hold.
         optional: whether a complete model may lack it.
         script: transform of UER-py's converter where that differs from the right one.
+        derived: makes the canonical tensor from config.json where the file does not store it.
     """
 
     uer: tuple[str, ...]
@@ -167,6 +169,7 @@ class Rule:
     tie_if: str = ""
     optional: bool = False
     script: Transform | None = None
+    derived: Derived | None = None
 
     def names(self, side: Side) -> tuple[str, ...]:
         """Names on the other side; the first is the one that counts."""
@@ -196,11 +199,12 @@ def rule(
     tie_if: str = "",
     optional: bool = False,
     script: Transform | None = None,
+    derived: Derived | None = None,
 ) -> Rule:
     """A Rule from single names or tuples."""
     names = (uer,) if isinstance(uer, str) else uer
     others = ((hf,) if hf else ()) if isinstance(hf, str) else hf
-    return Rule(names, others, tf, how, tf_how, accept, tied, tie_if, optional, script)
+    return Rule(names, others, tf, how, tf_how, accept, tied, tie_if, optional, script, derived)
 
 
 def dense(
@@ -343,6 +347,3 @@ def shapes_back(
 
     tensor = torch.empty(tuple(shape), dtype=dtype, device="meta")
     return tuple(tuple(part.shape) for part in transform.back(tensor))
-
-
-Renames = Mapping[str, str]

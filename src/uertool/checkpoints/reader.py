@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,11 +47,12 @@ _OLD_NORMS = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "Layer
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the numbers of one canonical name come from."""
+    """Where the numbers of one canonical name come from: a raw name, or a formula."""
 
     raw: str
     transform: Transform = KEEP
     index: int = 0
+    make: Callable[[], torch.Tensor] | None = None
 
 
 class Checkpoint:
@@ -130,6 +132,10 @@ class Checkpoint:
         """Shape and type under a canonical name, without reading it."""
         if name not in self._infos:
             source = self._source(name)
+            if source.make is not None:
+                made = source.make()
+                self._infos[name] = TensorInfo(name, tuple(made.shape), made.dtype)
+                return self._infos[name]
             raw = self.file.info(source.raw)
             shape = raw.shape
             if source.transform is not KEEP:
@@ -140,6 +146,8 @@ class Checkpoint:
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor under a canonical name, memory-mapped where the format and its rule allow."""
         source = self._source(name)
+        if source.make is not None:
+            return source.make()
         tensor = self.file.tensor(source.raw)
         if source.transform is KEEP:
             return tensor
@@ -147,15 +155,19 @@ class Checkpoint:
 
     def release(self, name: str) -> None:
         """Give mapped pages of a tensor back to the system; see `TensorFile.release`."""
-        self.file.release(self._source(name).raw)
+        source = self._source(name)
+        if source.make is None:
+            self.file.release(source.raw)
 
     def source_name(self, name: str) -> str:
-        """The raw name that a canonical one comes from, as it stands in the file."""
+        """The raw name that a canonical one comes from; "" for one that is computed."""
         return self._source(name).raw
 
     def storage_key(self, name: str) -> Hashable:
         """Equal keys mean the same numbers."""
         source = self._source(name)
+        if source.make is not None:
+            return ("computed", name)
         return (self.file.storage_key(source.raw), source.index, source.transform.label)
 
     def require_complete(self) -> None:
@@ -172,7 +184,7 @@ class Checkpoint:
         """Let go of the file; tensors handed out stay valid."""
         self.file.close()
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> Checkpoint:  # noqa: PYI034
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -238,8 +250,9 @@ class Checkpoint:
         found: dict[str, dict[str, str]] = {}
         for arch in all_architectures():
             names = _fitted(arch, modern, layers)
-            marked = any(mark in names for mark in arch.hf_marks)
-            if marked and not any(mark in names for mark in arch.hf_without):
+            marked = bool(arch.hf_marks) and all(mark in names for mark in arch.hf_marks)
+            foreign = (m for mark in arch.hf_without for m in (mark, mark.removeprefix(arch.base)))
+            if marked and not any(mark in modern for mark in foreign):
                 found[arch.name] = names
         self.candidates = tuple(found)
         chosen = wanted or self._decide(found, modern)
@@ -283,7 +296,7 @@ class Checkpoint:
             return architecture(next(iter(found)))
         if {"bert", "xlm-roberta"}.issuperset(found) and found:
             rows = self._type_rows(found["bert"])
-            if rows is not None:  # RoBERTa never has two kinds of segments, BERT always
+            if rows is not None:  # published RoBERTas have one kind of segments, BERTs two
                 return architecture("xlm-roberta" if rows == 1 else "bert")
         if not found:
             raise CheckpointError(
@@ -342,6 +355,7 @@ class Checkpoint:
         for place in places:
             there = [names[name] for name in place.readable(side) if name in names]
             if not there:
+                self._derive(place)
                 continue
             copies.update(there[1:])
             transform = place.rule.transform(side)
@@ -371,6 +385,12 @@ class Checkpoint:
             sizes = sum(torch.Size(shape).numel() for shape in shapes)
             return sizes == torch.Size(info.shape).numel()
         return len(shapes) == count and all(size >= 0 for shape in shapes for size in shape)
+
+    def _derive(self, place: Place) -> None:
+        """A table that its makers compute and do not always store."""
+        derived = place.rule.derived
+        if derived is not None and self.hf_config is not None:
+            self._sources[place.uer[0]] = _Source("", make=partial(derived, self.hf_config))
 
     def _tie(self, place: Place) -> None:
         """A tensor that the other side does not store, because it is another one."""

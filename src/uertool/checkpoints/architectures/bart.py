@@ -14,7 +14,16 @@ from uertool.checkpoints.architectures.base import (
     number,
     refuse,
 )
-from uertool.checkpoints.naming import LEADING_AXIS, OFFSET2, Rule, Transform, dense, norm, rule
+from uertool.checkpoints.naming import (
+    LEADING_AXIS,
+    OFFSET2,
+    Derived,
+    Rule,
+    Transform,
+    dense,
+    norm,
+    rule,
+)
 
 if TYPE_CHECKING:
     from uertool.models.config import ModelConfig
@@ -70,14 +79,15 @@ def words() -> list[Rule]:
     ]
 
 
-def positions(how: Transform, *, optional: bool = False) -> list[Rule]:
+def positions(how: Transform, *, derived: Derived | None = None) -> list[Rule]:
     """The position tables of both sides."""
     return [
         rule(
             f"{uer}.pos.embedding.weight",
             f"model.{hf}.embed_positions.weight",
             how=how,
-            optional=optional,
+            optional=derived is not None,
+            derived=derived,
         )
         for uer, hf in (("embedding", "encoder"), ("tgt_embedding", "decoder"))
     ]

@@ -103,7 +103,7 @@ class Architecture:
         heads: in the order in which they are looked for; an earlier one shadows `shadows`.
         signature: what tells it among UER-py's checkpoints.
         base: prefix of the body in Hugging Face's names, which a bare body lacks.
-        hf_marks: any of these Hugging Face names makes it a candidate.
+        hf_marks: Hugging Face names that must all be there for it to be a candidate.
         hf_without: none of these may be there.
         classes: heads, joined by "+", to Hugging Face's class.
         config_from_hf: config.json to ModelConfig fields.

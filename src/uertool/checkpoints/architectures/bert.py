@@ -264,7 +264,10 @@ ARCHITECTURE = Architecture(
         ),
     ),
     base="bert.",
-    hf_marks=("bert.embeddings.word_embeddings.weight",),
+    hf_marks=(
+        "bert.embeddings.word_embeddings.weight",
+        "bert.encoder.layer.0.attention.self.query.weight",
+    ),
     hf_without=("lm_head.dense.weight", "classifier.out_proj.weight"),
     tf_marks=("bert/encoder/layer_0/attention/self/query/kernel",),
     classes={

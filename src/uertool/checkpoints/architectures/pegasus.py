@@ -6,11 +6,30 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures import bart
-from uertool.checkpoints.architectures.base import Architecture, Signature, refuse
+from uertool.checkpoints.architectures.base import Architecture, Signature, number, refuse
 from uertool.checkpoints.naming import KEEP, norm
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from uertool.models.config import ModelConfig
+
+
+def hugging_face_sinusoid(config: Mapping[str, Any]) -> Tensor:
+    """The position table [length, hidden] of transformers' own Pegasus, sines first, then cosines.
+
+    Frequencies 10000^(-2i/hidden) as in Vaswani et al. 2017, but not interleaved.
+    """
+    import torch
+
+    length = number(config, "max_position_embeddings", default=1024)
+    size = number(config, "d_model", "hidden_size", default=1024)
+    columns = torch.arange(size, dtype=torch.float64)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] / torch.pow(
+        torch.tensor(10000.0, dtype=torch.float64), 2 * (columns // 2) / size
+    )
+    sines, cosines = torch.sin(angles[:, 0::2]), torch.cos(angles[:, 1::2])
+    return torch.cat([sines, cosines], 1).float()
 
 
 def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +56,7 @@ ARCHITECTURE = Architecture(
     model_types=("pegasus",),
     core=(
         *bart.words(),
-        *bart.positions(KEEP, optional=True),
+        *bart.positions(KEEP, derived=hugging_face_sinusoid),
         *bart.encoder_layer(),
         *norm("encoder.layer_norm", "model.encoder.layer_norm"),
         *bart.decoder_layer(),

@@ -163,7 +163,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def _architecture(name: str, gated: bool) -> Architecture:
     gate = "encoder.transformer.0.feed_forward.linear_gate.weight"
-    hf_gate = "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"
+    hf_mark = "encoder.block.0.layer.1.DenseReluDense." + ("wi_0.weight" if gated else "wi.weight")
     return Architecture(
         name=name,
         model_types=("t5", "mt5"),
@@ -190,8 +190,7 @@ def _architecture(name: str, gated: bool) -> Architecture:
                 *(() if gated else (gate,)),
             ),
         ),
-        hf_marks=(f"encoder.block.0.layer.0.SelfAttention.{_BIAS}",) if not gated else (hf_gate,),
-        hf_without=() if gated else (hf_gate,),
+        hf_marks=(f"encoder.block.0.layer.0.SelfAttention.{_BIAS}", hf_mark),
         ignored_hf=(
             r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",
         ),

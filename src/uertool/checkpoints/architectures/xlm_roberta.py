@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from uertool.checkpoints.architectures import bert
 from uertool.checkpoints.architectures.base import Architecture, Head, number
 from uertool.checkpoints.naming import (
+    DROP_PAD_ROW,
     XLMR_SEGMENT,
     XLMR_SEGMENT_SCRIPT,
-    DROP_PAD_ROW,
     Rule,
     dense,
     fillers,
@@ -117,7 +117,10 @@ ARCHITECTURE = Architecture(
     shadows=bert.SHADOWS,
     signature=bert.ARCHITECTURE.signature,
     base="roberta.",
-    hf_marks=("roberta.embeddings.word_embeddings.weight",),
+    hf_marks=(
+        "roberta.embeddings.word_embeddings.weight",
+        "roberta.encoder.layer.0.attention.self.query.weight",
+    ),
     hf_without=("cls.predictions.transform.dense.weight", "cls.seq_relationship.weight"),
     classes={
         "": "XLMRobertaModel",
