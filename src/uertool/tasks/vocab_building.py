@@ -307,6 +307,8 @@ def _train_wordpiece(
     )
     raw.train_from_iterator(marked_words(), trainer)
     found: dict[str, int] = raw.get_vocab()
+    if len(found) > size:
+        raise _too_small(size, len(found))
     pieces = {marks.written(piece): index for piece, index in found.items()}
     rust = Tokenizer(models.WordPiece(pieces, unk_token=unk, max_input_chars_per_word=200))
     rust.normalizer = normalizer
@@ -314,6 +316,13 @@ def _train_wordpiece(
     rust.decoder = decoders.WordPiece(prefix="##")
     rust.add_special_tokens(reserved)
     return rust
+
+
+def _too_small(size: int, needed: int | None = None) -> UsageError:
+    return UsageError(
+        f"A vocabulary of {size} entries has no room for every character of the corpus.",
+        f"Give a --vocab-size of more than {needed}." if needed else "Give a larger --vocab-size.",
+    )
 
 
 class _Continuations(dict[int, int]):
@@ -403,11 +412,7 @@ def _train_unigram(
         # The library raises nothing narrower; a bad line of the corpus must pass as it is.
         if "not large enough" not in str(error):
             raise
-        raise UsageError(
-            f"A unigram vocabulary of {size} entries has no room for every character of the "
-            "corpus.",
-            "Give a larger --vocab-size.",
-        ) from None
+        raise _too_small(size) from None
     rust = Tokenizer(models.Unigram(_settled(raw, len(reserved)), reserved.index(unk), False))
     rust.normalizer, rust.pre_tokenizer, rust.decoder = (
         raw.normalizer,
@@ -421,19 +426,23 @@ def _train_unigram(
 def _settled(raw: Any, reserved: int) -> list[tuple[str, float]]:
     """Pieces and scores of a trained unigram model, freed of the order of a hash table.
 
-    That order shows in the last digits of the scores, and in which of the characters that are
-    kept only for completeness, each 0.0001 below the one before, comes first.
+    That order shows in the last digits of the scores, and in the characters that are kept only for
+    completeness: their scores go up from the lowest in steps of 0.0001, in any order. The scores
+    on these steps are dealt out again in the order of the characters.
     """
     pieces = [(piece, score) for piece, score in json.loads(raw.to_str())["model"]["vocab"]]
     head, body = pieces[:reserved], pieces[reserved:]
-    start = len(body)
-    while start > 1 and len(body[start - 1][0]) == 1:
-        if abs(body[start - 2][1] - body[start - 1][1] - 1e-4) > 1e-7:
-            break
-        start -= 1
-    start -= bool(start < len(body) and len(body[start - 1][0]) == 1)
-    scores = [score for _, score in body[start:]]
-    body[start:] = zip(sorted(piece for piece, _ in body[start:]), scores, strict=True)
+    lowest = min(score for _, score in body)
+
+    def is_filler(piece: str, score: float) -> bool:
+        steps = (score - lowest) / 1e-4
+        return len(piece) == 1 and abs(steps - round(steps)) < 1e-4
+
+    places = [place for place, entry in enumerate(body) if is_filler(*entry)]
+    fillers = sorted(body[place][0] for place in places)
+    scores = [body[place][1] for place in places]
+    for place, piece, score in zip(places, fillers, sorted(scores, reverse=True), strict=True):
+        body[place] = (piece, score)
     rounded = [(piece, round(score, 6)) for piece, score in body]
     return head + sorted(rounded, key=lambda entry: (-entry[1], entry[0]))
 
