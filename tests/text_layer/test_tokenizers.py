@@ -228,6 +228,7 @@ def test_merges_lose_their_heading_and_what_follows_the_last_line_end(tmp_path: 
     assert read_merges(path) == [("a", "b"), ("ab", "c")]
     path.write_bytes(b"#version: 0.2\na b\nab c")
     assert read_merges(path) == [("a", "b")]
+    assert read_merges(path, as_uer=False) == [("a", "b"), ("ab", "c")]
     path.write_bytes(b"#version: 0.2\n")
     with pytest.raises(VocabError, match="holds no merges"):
         read_merges(path)
@@ -250,11 +251,11 @@ def test_sentencepiece_ids_follow_from_the_pieces(kind: str, spm: Any) -> None:
     first = ["<s>", "<pad>", "</s>", "<unk>"]
     pieces = [spm.id_to_piece(i) for i in range(spm.get_piece_size())]
     order = pieces if kind == "bert-spm" else [*first, *pieces, "<mask>"]
+    ids = {piece: index for index, piece in enumerate(order)}
     for line in lines:
         tokens = spm.encode(line, out_type=str)
         assert tokenizer.tokenize(line) == tokens
-        unk = order.index("[UNK]")
-        assert tokenizer.encode(line) == [order.index(t) if t in order else unk for t in tokens]
+        assert tokenizer.encode(line) == [ids.get(token, ids["[UNK]"]) for token in tokens]
 
 
 def test_bert_with_a_sentencepiece_model_takes_its_pieces() -> None:

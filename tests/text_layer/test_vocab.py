@@ -122,6 +122,8 @@ def test_a_vocabulary_whose_first_token_is_a_brace_is_not_json(tmp_path: Path) -
         (b" \n\n", "empty"),
         ("[PAD]\n中\n".encode("gb18030"), "line 2, byte 6 is 0xd6"),
         ("[PAD]\n".encode("utf-16"), "UTF-16"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git-lfs pointer"),
+        (b"\n<!DOCTYPE HTML><html>", "a web page"),
         (b"PK\x03\x04\x00\x00ab", "not a text file"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,23 @@ Merge = tuple[str, str]
 _CACHED_WORDS = 1 << 16
 
 
-def read_merges(path: str | Path) -> list[Merge]:
-    """The merges of a file, best first.
+def read_merges(path: str | Path, *, as_uer: bool = True) -> list[Merge]:
+    """The merges of a file, best first. Lines that are no pair are never applied.
 
-    As in GPT-2's and UER-py's code the first line is a heading, and what follows the last line
-    end is left out. Lines that are no pair are never applied.
+    Args:
+        path: the file.
+        as_uer: as in GPT-2's first code and in UER-py the first line is a heading whatever it
+            says, and a last line without line end is left out. Otherwise, as in Hugging Face's
+            library, a heading is a line that starts with #version, and all others count.
 
     Raises:
         VocabError: the file is missing, not text, or holds no merge.
     """
     text = read_vocab_text(path)
     lines = split_lines(text)
-    if not text.endswith(("\n", "\r")):
-        lines.pop()
-    pairs = [tuple(line.split()) for line in lines[1:]]
+    if as_uer:
+        lines = lines[1:] if text.endswith(("\n", "\r")) else lines[1:-1]
+    pairs = [tuple(line.split()) for line in lines if as_uer or not line.startswith("#version")]
     merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
     if not merges:
         raise VocabError(
@@ -125,7 +129,7 @@ class BpeTokenizer(Tokenizer):
         while len(pieces) > 1:
             best = min(
                 itertools.pairwise(pieces),
-                key=lambda pair: self._ranks.get(pair, len(self._ranks) + 1),
+                key=lambda pair: self._ranks.get(pair, math.inf),
             )
             if best not in self._ranks:
                 break

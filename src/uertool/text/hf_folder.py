@@ -222,7 +222,11 @@ def _from_byte_bpe(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         defaults.update(cls="<s>", sep="</s>", pad="<pad>", mask="<mask>")
     tokens = {role: _token_text(settings.get(f"{role}_token")) for role in (*_ROLES, "bos", "eos")}
     tokens = {role: text or defaults.get(role, "") for role, text in tokens.items()}
-    rust = RustTokenizer(BPE(dict(vocab.mapping), read_merges(folder / "merges.txt")))
+    merges = read_merges(folder / "merges.txt", as_uer=False)
+    try:
+        rust = RustTokenizer(BPE(dict(vocab.mapping), merges))
+    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+        raise VocabError(f"{folder / 'merges.txt'} does not fit {path}: {error}.") from None
     blank = bool(settings.get("add_prefix_space", False))
     rust.pre_tokenizer = ByteLevel(add_prefix_space=blank, use_regex=True)
     special = [text for text in dict.fromkeys(tokens.values()) if text in vocab]

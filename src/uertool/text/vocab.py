@@ -23,6 +23,13 @@ _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 
+# Files that stand in the place of the one that was meant: (first characters, what it is, hint).
+_IMPOSTORS = (
+    ("version https://git-lfs", "a git-lfs pointer", "Fetch the file itself: git lfs pull."),
+    ("<!doctype html", "a web page", "Download the file itself, not the page about it."),
+    ("<html", "a web page", "Download the file itself, not the page about it."),
+)
+
 
 class Vocab:
     """An ordered list of tokens and the way back from a token to its id.
@@ -248,6 +255,9 @@ def read_vocab_text(path: str | Path) -> str:
             f"0x{data[error.start]:02x}.",
             "A sentencepiece model is given with --spm_model_path.",
         ) from None
+    for start, what, hint in _IMPOSTORS:
+        if text.lstrip()[: len(start)].lower() == start:
+            raise VocabError(f"The vocabulary {path} is {what}.", hint)
     if "\0" in text:
         raise VocabError(f"The vocabulary {path} is not a text file: it holds zero bytes.")
     return text
