@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import codecs
 import io
+import signal
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from uertool.errors import InputError, UsageError
+from uertool.errors import InputError, UertoolError, UsageError
 from uertool.text.readers import name_of, open_bytes, read_lines
 
 if TYPE_CHECKING:
@@ -197,7 +199,8 @@ def _count_in_processes(
     """The tallies in the order of the ranges; only some are held at a time."""
     waiting: deque[tuple[_Range, Future[Tally] | None]] = deque()
     rest = iter(ranges)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_ctrl_c) as pool:
         try:
             while True:
                 while len(waiting) < 2 * workers and (piece := next(rest, None)) is not None:
@@ -211,9 +214,19 @@ def _count_in_processes(
                     yield piece, _count_range(piece, counting, report)
                 else:
                     yield piece, future.result()
+        except BrokenProcessPool:
+            raise UertoolError(
+                "A counting process ended without a word, perhaps for lack of memory.",
+                "Use fewer of them: --workers_num 1.",
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _leave_ctrl_c() -> None:
+    """Ctrl-C is answered once, by the process that waits for the counts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _count_range(
