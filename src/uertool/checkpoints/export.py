@@ -76,6 +76,7 @@ def plan_out(
     side: Side,
     *,
     as_script: bool = False,
+    whole: bool = False,
     hf_config: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Plan an output with Hugging Face's or Google's names.
@@ -86,6 +87,7 @@ def plan_out(
         heads: names of the heads that are there.
         side: "hf" or "tf".
         as_script: use UER-py's converter's transform where it differs from the right one.
+        whole: also write the names that a folder for transformers needs.
         hf_config: config.json that decides about rules which depend on one.
     """
     chosen = fitting_heads(arch, heads)
@@ -95,7 +97,7 @@ def plan_out(
     for place in arch.weight_map(chosen, hf_config).places(layers_upto(infos)):
         if not all(name in infos for name in place.uer):
             continue
-        names = place.names(side)
+        names = place.names(side, whole=whole)
         if not names:
             if place.rule.tied:
                 tied.append((place.uer[0], place.rule.tied))

@@ -151,7 +151,8 @@ class Rule:
         tf: name in Google's TensorFlow checkpoints.
         how: transform towards Hugging Face.
         tf_how: transform towards TensorFlow.
-        accept: more Hugging Face spellings that are read but never written.
+        accept: more Hugging Face spellings that are read; only whole folders get them, because
+            transformers asks for them and UER-py's converters do not write them.
         tied: canonical name whose tensor this is when the other side does not store it.
         tie_if: canonical name that must be there for `tied` to hold.
         optional: whether a complete model may lack it.
@@ -268,9 +269,9 @@ class Place:
         """Canonical names."""
         return self._filled(self.rule.uer)
 
-    def names(self, side: Side) -> tuple[str, ...]:
-        """Names on the other side, written ones only."""
-        return self._filled(self.rule.names(side))
+    def names(self, side: Side, *, whole: bool = False) -> tuple[str, ...]:
+        """Names on the other side that are written, `whole` for those of a whole folder."""
+        return self.readable(side) if whole else self._filled(self.rule.names(side))
 
     def readable(self, side: Side) -> tuple[str, ...]:
         """Names on the other side under which the tensor may be found."""

@@ -12,6 +12,7 @@ from uertool.checkpoints.naming import (
     BOTH_STREAMS_PAD_ROW,
     DROP_PAD_ROW,
     Rule,
+    dense,
     rule,
 )
 
@@ -45,10 +46,12 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {"model_type": "bert", **bert.encoder_to_hf(config)}
 
 
+#: The streams have none; transformers asks for one, and files of others bring one.
 _POOLER = Head(
     "pooler",
-    (),
+    tuple(dense("target.sp.linear_1", "pooler.dense")),
     hf=("pooler.dense.weight",),
+    uer=("target.sp.linear_1.weight",),
 )
 
 ARCHITECTURE = Architecture(
@@ -65,7 +68,6 @@ ARCHITECTURE = Architecture(
         lacks=(),
     ),
     hf_marks=(),
-    ignored_hf=(r"^(bert\.)?pooler\.dense\.(weight|bias)$",),
     classes={"": "BertModel"},
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,

@@ -1,0 +1,262 @@
+"""What stands beside the weights in a Hugging Face folder: configuration and tokenizer files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uertool.checkpoints.architectures.base import Architecture
+from uertool.errors import UsageError
+from uertool.models.config import ModelConfig
+from uertool.text.vocab import Vocab
+
+#: Tokens of a role, in the words of transformers.
+_ROLES = ("unk", "sep", "pad", "cls", "mask")
+
+#: Files of a Hugging Face folder that belong to its tokenizer.
+TOKENIZER_FILES = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+
+#: Names that a sentencepiece model has in the folders of an architecture.
+_SPIECE_NAMES: Mapping[str, str] = {"xlm-roberta": "sentencepiece.bpe.model"}
+
+#: Classes that read a sentencepiece model.
+_SPIECE_CLASSES: Mapping[str, str] = {
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "albert": "AlbertTokenizer",
+    "t5": "T5Tokenizer",
+    "t5-v1_1": "T5Tokenizer",
+    "pegasus": "PegasusTokenizer",
+}
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """Where a folder's tokenizer comes from.
+
+    Attributes:
+        vocab_path: a vocabulary, one token a line.
+        spm_path: a sentencepiece model.
+        folder: a Hugging Face folder whose tokenizer files are copied as they are.
+        do_lower_case: whether BERT's tokenizer lower-cases.
+    """
+
+    vocab_path: Path | None = None
+    spm_path: Path | None = None
+    folder: Path | None = None
+    do_lower_case: bool = True
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids of special tokens, None where there is none."""
+
+    pad: int | None = None
+    bos: int | None = None
+    eos: int | None = None
+    mask: int | None = None
+
+
+def special_ids(arch: Architecture, tokenizer: TokenizerSource) -> SpecialIds:
+    """The ids that config.json names; UER-py's texts begin with [CLS] and end with [SEP]."""
+    if tokenizer.vocab_path is None:
+        return SpecialIds(pad=0)
+    vocab = Vocab.load(tokenizer.vocab_path)
+    return SpecialIds(vocab.pad_id, vocab.cls_id, vocab.sep_id, vocab.mask_id)
+
+
+def config_json(
+    config: ModelConfig,
+    arch: Architecture,
+    hf_class: str,
+    *,
+    tied: bool,
+    ids: SpecialIds,
+    labels: Sequence[str] = (),
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """config.json for the weights of a conversion.
+
+    Args:
+        config: the model as UER-py has it.
+        arch: what it becomes.
+        hf_class: Hugging Face's class, for `architectures`.
+        tied: whether the output layer holds the numbers of the word table.
+        ids: special tokens.
+        labels: names of the labels of a classifier.
+        dtype: of the weights, as transformers spells it.
+    """
+    values = arch.config_to_hf(config)
+    made: dict[str, Any] = {"architectures": [hf_class], **values}
+    if arch.name not in ("t5", "t5-v1_1"):  # there the word means another thing
+        made["tie_word_embeddings"] = tied
+    made["dtype"] = dtype
+    for name, value in _ids_in_config(arch, config, ids).items():
+        made.setdefault(name, value)
+    if "ForSequenceClassification" in hf_class or "ForTokenClassification" in hf_class:
+        names = list(labels) or [f"LABEL_{number}" for number in range(config.labels_num)]
+        if len(names) != config.labels_num:
+            raise UsageError(
+                f"{len(names)} labels were named, but the classifier has {config.labels_num}."
+            )
+        made["id2label"] = {str(number): name for number, name in enumerate(names)}
+        made["label2id"] = {name: number for number, name in enumerate(names)}
+    return made
+
+
+def _ids_in_config(arch: Architecture, config: ModelConfig, ids: SpecialIds) -> dict[str, Any]:
+    values: dict[str, Any] = {"pad_token_id": ids.pad}
+    if arch.name == "gpt2" or config.decoder is not None:
+        values["bos_token_id"] = ids.bos
+        values["eos_token_id"] = ids.eos
+    if config.decoder is not None:
+        values["decoder_start_token_id"] = ids.bos
+        if arch.name == "bart":
+            values["forced_eos_token_id"] = None
+    return values
+
+
+def generation_config(config: ModelConfig, arch: Architecture, ids: SpecialIds) -> dict[str, Any]:
+    """generation_config.json of a model that writes text, otherwise an empty dictionary."""
+    if arch.name != "gpt2" and config.decoder is None:
+        return {}
+    values = {
+        "bos_token_id": ids.bos,
+        "eos_token_id": ids.eos,
+        "pad_token_id": ids.pad,
+        "decoder_start_token_id": ids.bos if config.decoder is not None else None,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON as transformers does, so that files compare well."""
+    text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_tokenizer(
+    folder: Path, source: TokenizerSource, arch: Architecture, max_length: int
+) -> list[str]:
+    """Write the tokenizer files of a Hugging Face folder; returns their names.
+
+    Args:
+        folder: where to.
+        source: what from; with nothing in it nothing is written.
+        arch: decides which class reads a sentencepiece model.
+        max_length: the longest text of the model.
+    """
+    if source.folder is not None:
+        return _copied(folder, source.folder)
+    if source.spm_path is not None:
+        return _sentence_pieces(folder, source.spm_path, arch, max_length)
+    if source.vocab_path is not None:
+        return _word_pieces(folder, source, max_length)
+    return []
+
+
+def _copied(folder: Path, source: Path) -> list[str]:
+    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+    return names
+
+
+def _word_pieces(folder: Path, source: TokenizerSource, max_length: int) -> list[str]:
+    assert source.vocab_path is not None
+    vocab = Vocab.load(source.vocab_path)
+    # Line by line as uertool reads it, so that ids agree whatever stood behind a blank.
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocab.tokens), "utf-8")
+    roles = {"unk": vocab.unk, "sep": vocab.sep, "pad": vocab.pad, "cls": vocab.cls}
+    roles["mask"] = vocab.mask
+    special = {f"{role}_token": token for role in _ROLES if (token := roles[role]) is not None}
+    lower = source.do_lower_case
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": lower,
+        "do_basic_tokenize": True,
+        "tokenize_chinese_chars": True,
+        "strip_accents": None,
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "special_tokens_map.json", special)
+    _rust_word_pieces(vocab, lower).save(str(folder / "tokenizer.json"))
+    return ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+
+
+def _rust_word_pieces(vocab: Vocab, lower: bool) -> Any:
+    from tokenizers import AddedToken, Tokenizer, decoders
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    rust = Tokenizer(
+        WordPiece(dict(vocab.mapping), unk_token=vocab.unk or "[UNK]", max_input_chars_per_word=200)
+    )
+    rust.normalizer = BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lower
+    )
+    rust.pre_tokenizer = BertPreTokenizer()
+    rust.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    named = (vocab.pad, vocab.unk, vocab.cls, vocab.sep, vocab.mask)
+    rust.add_special_tokens([AddedToken(token, special=True) for token in named if token])
+    if vocab.cls is not None and vocab.sep is not None:
+        rust.post_processor = TemplateProcessing(
+            single=f"{vocab.cls}:0 $A:0 {vocab.sep}:0",
+            pair=f"{vocab.cls}:0 $A:0 {vocab.sep}:0 $B:1 {vocab.sep}:1",
+            special_tokens=[(vocab.cls, vocab.id(vocab.cls)), (vocab.sep, vocab.id(vocab.sep))],
+        )
+    return rust
+
+
+def _sentence_pieces(folder: Path, spm: Path, arch: Architecture, max_length: int) -> list[str]:
+    name = _SPIECE_NAMES.get(arch.name, "spiece.model")
+    shutil.copyfile(spm, folder / name)
+    names = {name: None, "spiece.model": None}
+    if name != "spiece.model":
+        shutil.copyfile(spm, folder / "spiece.model")
+    special = _special_of_pieces(arch)
+    settings: dict[str, Any] = {
+        "tokenizer_class": _SPIECE_CLASSES.get(arch.name, "T5Tokenizer"),
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    if settings["tokenizer_class"] == "T5Tokenizer":
+        settings["extra_ids"] = 0
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "special_tokens_map.json", special)
+    return [*names, "tokenizer_config.json", "special_tokens_map.json"]
+
+
+def _special_of_pieces(arch: Architecture) -> dict[str, str]:
+    if arch.name == "xlm-roberta":
+        return {
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "sep_token": "</s>",
+            "pad_token": "<pad>",
+            "cls_token": "<s>",
+            "mask_token": "<mask>",
+        }
+    return {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"}
