@@ -138,6 +138,19 @@ def test_partials_of_dead_runs_go_and_those_of_living_ones_stay(tmp_path: Path) 
     assert names(tmp_path) == ["out", mine.name, other.name]
 
 
+def test_without_locks_only_old_partials_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uertool.files._fcntl", None)
+    young, old = (tmp_path / f"out.{token}.partial" for token in ("0123456789ab", "0123456789ac"))
+    young.write_text("")
+    old.write_text("")
+    os.utime(old, (0, 0))
+    with atomic_path(tmp_path / "out") as partial:
+        partial.write_text("1")
+    assert names(tmp_path) == ["out", young.name]
+
+
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
     target = tmp_path / "model"
     with atomic_folder(target) as partial:

@@ -211,16 +211,16 @@ def _partial_name(target: Path) -> Path:
     return target.with_name(f"{name}.{secrets.token_hex(6)}{PARTIAL}")
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether this process now holds the lock of an open file or folder."""
+def _lock(descriptor: int) -> bool | None:
+    """Whether this process now holds the lock of an open file or folder; None without locks."""
     if _fcntl is None:
-        return True
+        return None
     try:
         _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
-        return True
+    except OSError:  # a file system that has none
+        return None
     return True
 
 
@@ -230,7 +230,7 @@ def _claim_file(target: Path) -> tuple[Path, int]:
         partial = _partial_name(target)
         descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         # Another run that is cleaning up may have seen the file before it was locked.
-        if _lock(descriptor) and partial.exists():
+        if _lock(descriptor) is not False and partial.exists():
             return partial, descriptor
         os.close(descriptor)
 
@@ -243,7 +243,7 @@ def _claim_folder(target: Path) -> tuple[Path, int | None]:
         if _fcntl is None:
             return partial, None
         descriptor = os.open(partial, os.O_RDONLY)
-        if _lock(descriptor) and partial.exists():
+        if _lock(descriptor) is not False and partial.exists():
             return partial, descriptor
         os.close(descriptor)
 
@@ -266,16 +266,18 @@ def _remove_strays(target: Path) -> None:
 
 
 def _remove_if_dead(item: Path) -> None:
-    if _fcntl is None:
-        if time.time() - item.stat().st_mtime > _STRAY_SECONDS:
-            _remove(item)
-        return
-    descriptor = os.open(item, os.O_RDONLY)
-    try:
-        if _lock(descriptor):
-            _remove(item)
-    finally:
-        os.close(descriptor)
+    if item.is_dir() and os.name == "nt":  # folders cannot be opened there
+        held = None
+    else:
+        descriptor = os.open(item, os.O_RDONLY)
+        try:
+            held = _lock(descriptor)
+            if held:
+                _remove(item)
+        finally:
+            os.close(descriptor)
+    if held is None and time.time() - item.stat().st_mtime > _STRAY_SECONDS:
+        _remove(item)
 
 
 def _remove(item: Path) -> None:
