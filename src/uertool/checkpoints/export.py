@@ -91,6 +91,9 @@ def plan_out(
         hf_config: config.json that decides about rules which depend on one.
     """
     chosen = fitting_heads(arch, heads)
+    if side == "hf" and all(head.name == "pooler" for head in chosen):
+        arch = arch.without_base()
+        chosen = fitting_heads(arch, heads)
     planned: list[Planned] = []
     tied: list[tuple[str, str]] = []
     used: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,9 @@ Layout = Literal["uer", "hf", "tf"]
 
 #: Where a .safetensors file keeps its ModelConfig, as JSON.
 CONFIG_KEY = "uertool_config"
+
+#: Where it keeps config.json of the Hugging Face model that it was made from.
+HF_CONFIG_KEY = "uertool_hf_config"
 
 #: Prefixes that wrap a whole model; stripped only when nearly every name has one.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -72,6 +75,7 @@ class Checkpoint:
         hf_config: config.json of a Hugging Face model, None for other layouts.
         uer_config: config.json found in a folder whose weights have UER-py's names.
         stored_config: ModelConfig fields kept in the file itself, None where there are none.
+        stored_hf_config: config.json of the model that the file was made from, None likewise.
         tied: groups of canonical names that are one tensor.
         dropped: raw names known to carry nothing: position ids, masks, optimizer slots.
         unmapped: raw names that nobody understands.
@@ -93,7 +97,8 @@ class Checkpoint:
         self.heads: tuple[str, ...] = ()
         self.hf_config: dict[str, Any] | None = None
         self.uer_config: dict[str, Any] | None = None
-        self.stored_config = _stored(file)
+        self.stored_config = _stored(file, CONFIG_KEY)
+        self.stored_hf_config = _stored(file, HF_CONFIG_KEY)
         self.dropped: tuple[str, ...] = ()
         self.unmapped: tuple[str, ...] = ()
         self.missing: tuple[str, ...] = ()
@@ -124,6 +129,9 @@ class Checkpoint:
 
     def __contains__(self, name: object) -> bool:
         return name in self._sources
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -238,6 +246,8 @@ class Checkpoint:
         """A layer over every token with two rows is extractive QA (start, end), else labels."""
         rows = self.info("output_layer.weight").shape[0]
         right = "qa" if rows == 2 else "token_cls"
+        told = (self.stored_config or {}).get("target") or ()
+        right = next((name for name in ("qa", "token_cls") if name in told), right)
         kept = [head for head in heads if head.name not in ("qa", "token_cls")]
         kept.extend(head for head in chosen.heads if head.name == right)
         return tuple(sorted(kept, key=chosen.heads.index))
@@ -508,8 +518,8 @@ def _spelled(name: str, base: str, table: Mapping[str, Place]) -> str | None:
     return None
 
 
-def _stored(file: TensorFile) -> dict[str, Any] | None:
-    text = file.metadata.get(CONFIG_KEY)
+def _stored(file: TensorFile, key: str) -> dict[str, Any] | None:
+    text = file.metadata.get(key)
     if text is None:
         return None
     try:

@@ -12,6 +12,7 @@ from typing import Any
 from uertool.checkpoints.architectures.base import Architecture
 from uertool.errors import UsageError
 from uertool.models.config import ModelConfig
+from uertool.text.tokenizers import tokenizer_from_hf_folder
 from uertool.text.vocab import Vocab
 
 #: Tokens of a role, in the words of transformers.
@@ -31,6 +32,9 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+
+#: Names under which folders keep a sentencepiece model.
+_SPIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 #: Names that a sentencepiece model has in the folders of an architecture.
 _SPIECE_NAMES: Mapping[str, str] = {"xlm-roberta": "sentencepiece.bpe.model"}
@@ -75,7 +79,7 @@ class SpecialIds:
 def special_ids(arch: Architecture, tokenizer: TokenizerSource) -> SpecialIds:
     """The ids that config.json names; UER-py's texts begin with [CLS] and end with [SEP]."""
     if tokenizer.vocab_path is None:
-        return SpecialIds(pad=0)
+        return SpecialIds()
     vocab = Vocab.load(tokenizer.vocab_path)
     return SpecialIds(vocab.pad_id, vocab.cls_id, vocab.sep_id, vocab.mask_id)
 
@@ -89,6 +93,7 @@ def config_json(
     ids: SpecialIds,
     labels: Sequence[str] = (),
     dtype: str = "float32",
+    original: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """config.json for the weights of a conversion.
 
@@ -100,16 +105,25 @@ def config_json(
         ids: special tokens.
         labels: names of the labels of a classifier.
         dtype: of the weights, as transformers spells it.
+        original: config.json that the model once had; what UER-py has no word for is taken from it.
     """
-    values = arch.config_to_hf(config)
-    made: dict[str, Any] = {"architectures": [hf_class], **values}
+    before = dict(original or {})
+    made: dict[str, Any] = {**before, "architectures": [hf_class], **arch.config_to_hf(config)}
+    for name in _KEPT:
+        if name in before:
+            made[name] = before[name]
+    if made["model_type"] != arch.model_types[0]:
+        made["architectures"] = [_class_of_type(hf_class, arch, made["model_type"])]
     if arch.name not in ("t5", "t5-v1_1"):  # there the word means another thing
         made["tie_word_embeddings"] = tied
     made["dtype"] = dtype
     for name, value in _ids_in_config(arch, config, ids).items():
-        made.setdefault(name, value)
+        if value is not None or name not in made:
+            made[name] = value
+    if made.get("pad_token_id") is None and before.get("pad_token_id") is None:
+        made["pad_token_id"] = 0  # UER-py's is 0 always
     if "ForSequenceClassification" in hf_class or "ForTokenClassification" in hf_class:
-        names = list(labels) or [f"LABEL_{number}" for number in range(config.labels_num)]
+        names = list(labels) or _labels_of(before, config.labels_num)
         if len(names) != config.labels_num:
             raise UsageError(
                 f"{len(names)} labels were named, but the classifier has {config.labels_num}."
@@ -119,7 +133,51 @@ def config_json(
     return made
 
 
+#: Settings that do not change what is computed, or that only the original tells.
+_KEPT = (
+    "model_type",
+    "type_vocab_size",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout_prob",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "dropout",
+    "dropout_rate",
+    "init_std",
+    "initializer_range",
+    "use_cache",
+)
+
+#: How the classes of a model type begin, where an architecture reads several.
+_CLASS_PREFIXES: Mapping[str, str] = {
+    "roberta": "Roberta",
+    "camembert": "Camembert",
+    "mt5": "MT5",
+}
+
+
+def _class_of_type(hf_class: str, arch: Architecture, model_type: str) -> str:
+    """The class of another model type of the same architecture."""
+    usual = arch.classes[""].removesuffix("Model").removesuffix("Encoder")
+    return _CLASS_PREFIXES.get(model_type, usual) + hf_class.removeprefix(usual)
+
+
+def _labels_of(original: Mapping[str, Any], count: int) -> list[str]:
+    """Names of labels that config.json once gave, or transformers' own."""
+    known = original.get("id2label")
+    if isinstance(known, dict) and len(known) == count:
+        return [str(known.get(str(number), f"LABEL_{number}")) for number in range(count)]
+    return [f"LABEL_{number}" for number in range(count)]
+
+
 def _ids_in_config(arch: Architecture, config: ModelConfig, ids: SpecialIds) -> dict[str, Any]:
+    if "pad_token_id" in arch.config_to_hf(config):
+        return {}  # transformers counts positions from it: the table, not the vocabulary, decides
     values: dict[str, Any] = {"pad_token_id": ids.pad}
     if arch.name == "gpt2" or config.decoder is not None:
         values["bos_token_id"] = ids.bos
@@ -168,6 +226,27 @@ def write_tokenizer(
     if source.vocab_path is not None:
         return _word_pieces(folder, source, max_length)
     return []
+
+
+def vocab_files(source: TokenizerSource) -> list[tuple[str, bytes]]:
+    """The vocabulary that UER-py takes, as file names and contents; empty if there is none."""
+    if source.spm_path is not None:
+        return [("spiece.model", source.spm_path.read_bytes())]
+    if source.vocab_path is not None:
+        return [("vocab.txt", source.vocab_path.read_bytes())]
+    if source.folder is None:
+        return []
+    for name in ("vocab.txt", *_SPIECES, "vocab.json", "merges.txt"):
+        if (source.folder / name).is_file():
+            kept = "spiece.model" if name in _SPIECES else name
+            found = [(kept, (source.folder / name).read_bytes())]
+            if name == "vocab.json" and (source.folder / "merges.txt").is_file():
+                found.append(("merges.txt", (source.folder / "merges.txt").read_bytes()))
+            return found
+    if not (source.folder / "tokenizer.json").is_file():
+        return []
+    tokens = tokenizer_from_hf_folder(source.folder).vocab.tokens
+    return [("vocab.txt", "".join(f"{token}\n" for token in tokens).encode())]
 
 
 def _copied(folder: Path, source: Path) -> list[str]:

@@ -31,12 +31,19 @@ def source_config(
     from uertool.checkpoints.inference import infer_config
 
     values = dict(infer_config(checkpoint))
+    values.update(checkpoint.stored_config or {})
     found = _beside(checkpoint) if config_path is None else _read(config_path)
     if found is not None:
         values.update(_fields(checkpoint, found))
     values.update({name: value for name, value in settings.items() if value is not None})
     known = set(ModelConfig.names())
-    return ModelConfig(**{name: value for name, value in values.items() if name in known})
+    return ModelConfig(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name in known
+        }
+    )
 
 
 def _beside(checkpoint: Checkpoint) -> dict[str, Any] | None:

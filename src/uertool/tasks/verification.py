@@ -14,7 +14,7 @@ from uertool.errors import CheckpointError
 
 if TYPE_CHECKING:
     from uertool.checkpoints.architectures.base import Architecture
-    from uertool.tasks.conversion import ConversionJob
+    from uertool.tasks.conversion_job import ConversionJob
 
 
 @dataclass(frozen=True)

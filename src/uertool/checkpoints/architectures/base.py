@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from uertool.checkpoints.naming import Rule, Side, WeightMap
+from uertool.checkpoints.naming import Rule, Side, WeightMap, renamed
 from uertool.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -165,6 +165,19 @@ class Architecture:
         for head in self.heads if heads is None else heads:
             rows.extend(head.rules)
         return WeightMap(rows)
+
+    def without_base(self) -> Architecture:
+        """The same with the names of a bare body, which has no prefix and no heads but a pooler."""
+
+        def bare(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+            return renamed(rules, hf=(self.base, ""))
+
+        def rules_for(config: Mapping[str, Any]) -> tuple[Rule, ...] | None:
+            rules = self.rules_for(config)
+            return bare(rules) if rules is not None else None
+
+        heads = tuple(replace(head, rules=bare(head.rules)) for head in self.heads)
+        return replace(self, core=bare(self.core), heads=heads, rules_for=rules_for)
 
     def hf_class(self, heads: Iterable[str]) -> str:
         """Hugging Face's class for a set of heads."""

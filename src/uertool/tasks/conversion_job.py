@@ -1,0 +1,678 @@
+"""One conversion: what is known of the source, what changes on the way, and what is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from uertool.checkpoints.architectures import architecture
+from uertool.checkpoints.export import Plan, Planned, fitting_heads, plan_out, plan_uer
+from uertool.checkpoints.layouts import Generation
+from uertool.checkpoints.naming import KEEP
+from uertool.checkpoints.reader import CONFIG_KEY, HF_CONFIG_KEY, Checkpoint
+from uertool.checkpoints.tensor_file import TensorInfo
+from uertool.checkpoints.tf_writer import save_google
+from uertool.checkpoints.writer import is_weight_file, save_tensors
+from uertool.errors import CheckpointError, ConfigError, UsageError
+from uertool.files import atomic_folder, atomic_path
+from uertool.models.config import ModelConfig
+from uertool.models.positions import sinusoid_modular
+from uertool.tasks import tensor_views
+from uertool.tasks.conversion_types import (
+    DTYPES,
+    MAX_SHARD_SIZE,
+    WORD,
+    ConversionOptions,
+    ConversionReport,
+    MappingRow,
+    Target,
+)
+from uertool.tasks.hf_files import (
+    TokenizerSource,
+    config_json,
+    generation_config,
+    special_ids,
+    vocab_files,
+    write_json,
+    write_tokenizer,
+)
+from uertool.tasks.tensor_views import TensorView
+from uertool.tasks.verification import Verification, verify_tensors
+
+
+class ConversionJob:
+    """One conversion: what is known of the source, and the plan of the output."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, target: Path, to: Target, options: ConversionOptions
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.target = target
+        self.to: Target = to
+        self.options = options
+        self.notes: list[str] = list(checkpoint.notices)
+        self.weights_only = is_weight_file(target)
+        self._check_target()
+        self._check_source()
+        self.arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
+        self.config = self._source_config()
+        self.original = checkpoint.hf_config or checkpoint.stored_hf_config
+        self._check_counts()
+        self.heads = self._chosen_heads()
+        self.as_script = not options.exact_norm
+        self.view = self._changed_view()
+        self.plan = self._make_plan()
+        self._check_plan()
+        self.tied_words = self._words_are_tied() if to == "hf" else False
+
+    # What is asked for
+
+    def _check_target(self) -> None:
+        if self.to in ("uer", "safetensors") and not self.weights_only:
+            raise UsageError(
+                f"The output {self.target} of a conversion to UER-py must be a file that ends in "
+                ".bin or .safetensors."
+            )
+        if self.to == "safetensors" and self.target.suffix != ".safetensors":
+            raise UsageError(f"The output {self.target} does not end in .safetensors.")
+        dtype = self.options.dtype
+        if dtype is not None and dtype not in DTYPES:
+            raise UsageError(f"There is no type {dtype!r}; use one of {', '.join(DTYPES)}.")
+
+    def _check_source(self) -> None:
+        checkpoint = self.checkpoint
+        checkpoint.require_complete()
+        if checkpoint.unmapped:
+            message = (
+                f"{checkpoint.path} holds {len(checkpoint.unmapped)} tensors with unknown names: "
+                f"{', '.join(checkpoint.unmapped[:5])}"
+                f"{' and more' if len(checkpoint.unmapped) > 5 else ''}."
+            )
+            if not self.options.allow_loss:
+                raise CheckpointError(message, "Leave them out with --allow-loss.")
+            self.notes.append(f"Left out: {message}")
+        wrong = [
+            f"{name} is {str(checkpoint.info(name).dtype).removeprefix('torch.')}"
+            for name in checkpoint.keys()
+            if not checkpoint.info(name).dtype.is_floating_point
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"{checkpoint.path} holds weights that are no floating-point numbers: "
+                f"{', '.join(wrong[:5])}.",
+                "Quantized checkpoints cannot be converted.",
+            )
+        if checkpoint.layout == "uer" and len(checkpoint.candidates) > 1 and not self.options.arch:
+            others = " or ".join(checkpoint.candidates[1:])
+            self.notes.append(
+                f"Read as {checkpoint.architecture}; its names fit {others} too (--arch)."
+            )
+        if self.to in ("hf", "google") and checkpoint.architecture is None:
+            raise CheckpointError(
+                f"{checkpoint.path} has no architecture that "
+                f"{'Hugging Face' if self.to == 'hf' else 'Google'} knows: its encoder, embedding "
+                "or target exists in UER-py only.",
+                "It can be converted between UER-py's generations and to .safetensors.",
+            )
+
+    def _source_config(self) -> ModelConfig:
+        from uertool.tasks.source_config import source_config
+
+        return source_config(self.checkpoint, self.options.config_path, self.options.settings)
+
+    def _check_counts(self) -> None:
+        faults = []
+        for name, given, stack in (
+            ("layers_num", self.options.layers_num, "encoder"),
+            ("decoder_layers_num", self.options.decoder_layers_num, "decoder"),
+        ):
+            there = self.config.layers_num if stack == "encoder" else self.config.decoder_layers_num
+            if given is not None and given != there and not self.config.parameter_sharing:
+                faults.append(f"--{name} is {given}, but the {stack} has {there} layers")
+        if faults:
+            raise ConfigError(
+                f"{self.checkpoint.path}: {'; '.join(faults)}.",
+                "Leave the option out: the number is in the file.",
+            )
+
+    def _chosen_heads(self) -> tuple[str, ...]:
+        there = self.checkpoint.heads
+        wanted = self.options.heads
+        if not wanted:
+            return there
+        twins = {"qa", "token_cls"}
+        if len(twins.intersection(there)) == 1 and set(wanted) <= twins:
+            # The same layer over every token; only its use tells one from the other.
+            return wanted
+        absent = [name for name in wanted if name not in there]
+        if absent:
+            raise ConfigError(
+                f"{self.checkpoint.path} has no {' and no '.join(absent)} head; it has "
+                f"{', '.join(there) or 'none'}.",
+                "Leave --target out: what is there is converted.",
+            )
+        return wanted
+
+    # What is changed on the way
+
+    def _changed_view(self) -> TensorView:
+        view = tensor_views.of_checkpoint(self.checkpoint)
+        unwanted = self._names_of_heads(set(self.checkpoint.heads) - set(self.heads))
+        if unwanted:
+            view = tensor_views.without(view, unwanted)
+            self.notes.append(f"Heads left out as asked: {', '.join(sorted(self.dropped_heads))}.")
+        if self.to in ("hf", "google"):
+            view = self._towards_others(view)
+        else:
+            view = self._towards_uer(view)
+        if self.options.dtype is not None:
+            view = _cast(view, DTYPES[self.options.dtype])
+        return view
+
+    @property
+    def dropped_heads(self) -> set[str]:
+        """Heads that are there and not wanted."""
+        return set(self.checkpoint.heads) - set(self.heads)
+
+    def _names_of_heads(self, heads: set[str]) -> set[str]:
+        if not heads or self.arch is None:
+            return set()
+        kept = [head for head in self.arch.heads if head.name in self.heads]
+        needed = {name for head in kept for row in head.rules for name in row.uer}
+        gone = [head for head in self.arch.heads if head.name in heads]
+        return {name for head in gone for row in head.rules for name in row.uer} - needed
+
+    def _towards_others(self, view: TensorView) -> TensorView:
+        exact = self.options.exact_norm and self.config.norm == "uer"
+        if exact:
+            view = tensor_views.folded(view, towards_uer=False)
+        if self.arch is not None and self.arch.name == "sbert":
+            view = self._one_stream(view)
+        if self.arch is not None and self.arch.name == "pegasus":
+            view = self._static_positions(view)
+        if exact and self.arch is not None and self.arch.name == "bart":
+            view = self._large_embeddings(view)
+        if self.to == "hf" and not self.weights_only:
+            view = self._with_pooler(view)
+        return view
+
+    def _one_stream(self, view: TensorView) -> TensorView:
+        second = "embedding.dual.stream_0_layer_norm.gamma"
+        if second not in view.infos:
+            return view
+        if not self.options.exact_norm:
+            self.notes.append(
+                "BERT has no place for the second layer norm of the embeddings "
+                "(stream_0_layer_norm): it is left out, as UER-py's converter does, and the "
+                "outputs differ much. --exact-norm keeps it, as a layer of its own."
+            )
+            return view
+        self.notes.append(
+            "The second layer norm of the embeddings became a layer of its own, whose attention "
+            "and feed-forward are zero."
+        )
+        feed_forward = self.config.feedforward_size
+        made = tensor_views.stream_as_bert(view, self.config.layers_num, feed_forward)
+        self.arch = architecture("bert")
+        self.config = self.config.replace(
+            layers_num=self.config.layers_num + 1,
+            encoder="transformer",
+            embedding=("word", "pos", "seg"),
+        )
+        self.heads = ()
+        return made
+
+    def _large_embeddings(self, view: TensorView) -> TensorView:
+        """Embeddings times a power of two, which the layer norm after them takes out again.
+
+        transformers' BART has an epsilon of 1e-5 that no setting changes. Beside the small
+        variance of embeddings it is felt, beside a large one not.
+        """
+        for side in ("embedding", "tgt_embedding"):
+            for part in ("word", "pos"):
+                view = tensor_views.scaled(view, f"{side}.{part}.embedding.weight", 1024.0)
+        self.notes.append(
+            "The embeddings were multiplied by 1024 (their layer norm takes it out again), because "
+            "transformers has no setting for the epsilon of BART's layer norms."
+        )
+        return view
+
+    def _static_positions(self, view: TensorView) -> TensorView:
+        """Pegasus keeps its sinusoids in the file; UER-py computes them, from row 2 on."""
+        made: dict[str, Callable[[], torch.Tensor]] = {}
+        for side in ("embedding", "tgt_embedding"):
+            name = f"{side}.pos.embedding.weight"
+            buffer = f"{side}.sinusoidalpos.pe"
+            if name in view.infos:
+                continue
+            if buffer in view.infos:
+                made[name] = lambda buffer=buffer: view.read(buffer).reshape(  # type: ignore[misc]
+                    -1, self.config.word_size
+                )
+            else:
+                made[name] = self._sinusoid
+        without = {"embedding.sinusoidalpos.pe", "tgt_embedding.sinusoidalpos.pe"}
+        return tensor_views.with_tensors(tensor_views.without(view, without), made)
+
+    def _sinusoid(self) -> torch.Tensor:
+        length = self.config.max_seq_length
+        return sinusoid_modular(length + 2, self.config.word_size)[2:].clone()
+
+    def _with_pooler(self, view: TensorView) -> TensorView:
+        """transformers wants a pooler on a bare encoder; UER-py's have none."""
+        assert self.arch is not None
+        pooler = "target.sp.linear_1"
+        heads = fitting_heads(self.arch, self.heads)
+        bare = not [head for head in heads if head.name != "pooler"]
+        if "pooler" not in {head.name for head in self.arch.heads} or not bare:
+            return view
+        if f"{pooler}.weight" in view.infos:
+            return view
+        size = self.config.hidden_size
+        dtype = view.infos[next(iter(view.infos))].dtype
+        self.notes.append("The pooler that transformers wants is written as zeros: there is none.")
+        self.heads = (*self.heads, "pooler")
+        return tensor_views.with_tensors(
+            view,
+            {
+                f"{pooler}.weight": lambda: torch.zeros(size, size, dtype=dtype),
+                f"{pooler}.bias": lambda: torch.zeros(size, dtype=dtype),
+            },
+        )
+
+    def _towards_uer(self, view: TensorView) -> TensorView:
+        view = self._without_known_positions(view)
+        if self.options.exact_norm and self.config.norm == "standard":
+            view = tensor_views.folded(view, towards_uer=True)
+            self.config = self.config.replace(norm="uer", norm_eps=1e-6)
+        if self.config.lm_scale != 1.0 and "lm" in self.heads:
+            if self.options.exact_norm:
+                output = "target.lm.output_layer.weight"
+                view = tensor_views.scaled(view, output, self.config.lm_scale)
+                self.config = self.config.replace(lm_scale=1.0, tie_weights=False)
+            else:
+                self.notes.append(
+                    "transformers scales the decoder's output by hidden_size ** -0.5 before the "
+                    "tied output layer, UER-py does not: its logits are larger by that factor "
+                    "(--exact-norm folds it into the output layer)."
+                )
+        segments = "embedding.seg.embedding.weight"
+        if self.as_script and self._has_one_segment():
+            view = self._segments_as_script(view, segments)
+        return view
+
+    def _has_one_segment(self) -> bool:
+        """Whether this is a Hugging Face XLM-R, whose segment table has one row."""
+        checkpoint = self.checkpoint
+        if checkpoint.layout != "hf" or checkpoint.architecture != "xlm-roberta":
+            return False
+        raw = checkpoint.source_name("embedding.seg.embedding.weight")
+        return checkpoint.file.info(raw).shape[0] == 1
+
+    def _segments_as_script(self, view: TensorView, name: str) -> TensorView:
+        """UER-py's converter leaves the row that its texts use at zero."""
+        if name not in view.infos or not bool(view.read(name)[1].any()):
+            return view
+        self.notes.append(
+            "The segment row of this model is not zero. UER-py's converter puts it where texts do "
+            "not use it, and so does this; --exact-norm puts it where they do."
+        )
+
+        def rows() -> torch.Tensor:
+            table = view.read(name).clone()
+            table[1] = 0.0
+            return table
+
+        return tensor_views.with_tensors(view, {name: rows})
+
+    def _without_known_positions(self, view: TensorView) -> TensorView:
+        """Pegasus' table is left out where it is the one that UER-py computes."""
+        if self.checkpoint.layout != "hf" or self.checkpoint.architecture != "pegasus":
+            return view
+        names = {f"{side}.pos.embedding.weight" for side in ("embedding", "tgt_embedding")}
+        names &= set(view.infos)
+        same = all(
+            torch.allclose(view.read(name).float(), self._sinusoid_like(view.read(name)), atol=1e-6)
+            for name in names
+        )
+        if same:
+            self.config = self.config.replace(
+                embedding=("word", "sinusoidalpos"),
+                tgt_embedding=("word", "sinusoidalpos"),
+                sinusoid="modular",
+                scale_embedding=False,
+            )
+            return tensor_views.without(view, names)
+        self.notes.append(
+            "The position table is another one than UER-py computes: it goes along as learned "
+            "positions, which uertool runs; UER-py itself has no place for it."
+        )
+        return view
+
+    def _sinusoid_like(self, table: torch.Tensor) -> torch.Tensor:
+        return sinusoid_modular(table.shape[0] + 2, table.shape[1])[2:]
+
+    # The plan
+
+    def _make_plan(self) -> Plan:
+        if self.to in ("hf", "google"):
+            assert self.arch is not None
+            side: Literal["hf", "tf"] = "hf" if self.to == "hf" else "tf"
+            if side == "tf" and not self.arch.google:
+                raise CheckpointError(
+                    f"{self.checkpoint.path} is a {self.arch.name} checkpoint; Google's format "
+                    "exists for BERT and ALBERT only."
+                )
+            return plan_out(
+                self.view.infos,
+                self.arch,
+                self.heads,
+                side,
+                as_script=self.as_script,
+                whole=not self.weights_only,
+                hf_config=self.original if side == "hf" else None,
+            )
+        generation = self.options.layout
+        self._check_sinusoids(generation)
+        pair = self.arch.pair_head if self.arch is not None else "nsp"
+        return plan_uer(self.view.infos, generation, pair_head=pair)
+
+    def _check_sinusoids(self, generation: Generation) -> None:
+        """The generations compute different position tables, so names alone do not do."""
+        config, source = self.config, self.checkpoint
+        kinds = (*config.embedding, *config.tgt_embedding)
+        if "sinusoidalpos" in kinds and config.sinusoid != generation:
+            self._loss(
+                f"{source.path} has the sinusoidal positions of the {config.sinusoid} generation; "
+                f"those of the {generation} one are computed by another formula, so the model "
+                "would compute something else there.",
+                "Only names would be converted; do so with --allow-loss.",
+            )
+        if generation == "legacy" and "dual" in config.embedding:
+            raise CheckpointError(
+                f"{source.path} is a siamese model, which the 2021 generation does not have."
+            )
+        depth = config.decoder_layers_num
+        if generation == "legacy" and config.decoder and depth != config.layers_num:
+            self.notes.append(
+                f"The 2021 generation has as many decoder as encoder layers ({config.layers_num}); "
+                f"here the decoder has {depth}. uertool reads it, UER-py does not."
+            )
+
+    def _loss(self, message: str, hint: str) -> None:
+        if not self.options.allow_loss:
+            raise CheckpointError(message, hint)
+        self.notes.append(message)
+
+    def _check_plan(self) -> None:
+        for name, twin in self.plan.must_be_tied:
+            if not _same(self.view, name, twin):
+                self._loss(
+                    f"{self.checkpoint.path} has an output layer ({name}) that differs from its "
+                    "word table; Google's format has no place for it.",
+                    "Drop it with --allow-loss: reading back gives the word table instead.",
+                )
+        if self.plan.left_over:
+            self.notes.append(
+                f"{len(self.plan.left_over)} tensors have no place in the output: "
+                f"{', '.join(self.plan.left_over[:5])}"
+                f"{' and more' if len(self.plan.left_over) > 5 else ''}."
+            )
+
+    def _words_are_tied(self) -> bool:
+        """Whether everything that transformers would tie holds the same numbers."""
+        twins = (
+            "tgt_embedding.word.embedding.weight",
+            "target.lm.output_layer.weight",
+            "target.mlm.linear_2.weight",
+        )
+        return all(_same(self.view, WORD, name) for name in twins if name in self.view.infos)
+
+    # Writing
+
+    def write(self) -> list[Path]:
+        """Write everything; returns the files."""
+        if self.to == "google":
+            return self._write_google()
+        if self.weights_only:
+            files = self._write_weights(self.target, self._metadata())
+            return files if self.to == "hf" else [*files, *self._vocab_files()]
+        assert self.to == "hf"
+        with atomic_folder(self.target, overwrite=self.options.overwrite) as folder:
+            self._write_weights(folder / "model.safetensors", {"format": "pt"})
+            self._write_beside(folder)
+        return sorted(self.target.iterdir())
+
+    def _write_weights(self, path: Path, metadata: Mapping[str, str]) -> list[Path]:
+        final = path == self.target
+        limit = self.options.max_shard_size
+        if limit is None and not final and _size(self.plan.tensors) > 50 * 10**9:
+            limit = MAX_SHARD_SIZE
+        return save_tensors(
+            self._tensors(),
+            path,
+            metadata=metadata,
+            infos=[planned.info for planned in self.plan.tensors],
+            tied=self._ties(),
+            max_shard_size=None if is_weight_file(self.target) else limit,
+            overwrite=self.options.overwrite if final else True,
+        )
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        bad: list[str] = []
+        for planned in self.plan.tensors:
+            parts = [self.view.read(name) for name in planned.sources]
+            for name, part in zip(planned.sources, parts, strict=True):
+                if name not in bad and not _finite(part):
+                    bad.append(name)
+                    self._not_finite(name, part)
+            out = parts[0] if planned.transform is KEEP else planned.transform.out(parts)
+            yield planned.name, out
+            for name in planned.sources:
+                self.view.release(name)
+
+    def _not_finite(self, name: str, tensor: torch.Tensor) -> None:
+        count = int((~torch.isfinite(tensor)).sum())
+        message = f"{self.checkpoint.path}: {name} holds {count} values that are NaN or infinite."
+        if not self.options.allow_nan:
+            raise CheckpointError(
+                message, "`uertool check` shows where; convert it anyway with --allow-nan."
+            )
+        self.notes.append(message)
+
+    def _ties(self) -> dict[str, str]:
+        """Output names that are one tensor."""
+        aliases = self.view.ties()
+        first: dict[tuple[tuple[str, ...], str], str] = {}
+        tied: dict[str, str] = {}
+        for planned in self.plan.tensors:
+            roots = tuple(aliases.get(name, name) for name in planned.sources)
+            key = (roots, planned.transform.label)
+            if key in first:
+                tied[planned.name] = first[key]
+            else:
+                first[key] = planned.name
+        return tied
+
+    def _metadata(self) -> dict[str, str]:
+        if self.target.suffix != ".safetensors":
+            return {}
+        if self.to == "hf":
+            return {"format": "pt"}
+        values = self.config.to_json()
+        values["target"] = [name for name in self.heads if name != "pooler"] or values["target"]
+        kept = {"format": "pt", CONFIG_KEY: json.dumps(values, ensure_ascii=False)}
+        if self.original is not None:
+            kept[HF_CONFIG_KEY] = json.dumps(self.original, ensure_ascii=False)
+        return kept
+
+    def _write_beside(self, folder: Path) -> None:
+        assert self.arch is not None
+        tokenizer = self._tokenizer()
+        ids = special_ids(self.arch, tokenizer)
+        content = config_json(
+            self.config,
+            self.arch,
+            self.arch.hf_class(self.plan.heads),
+            tied=self.tied_words,
+            ids=ids,
+            labels=self.options.labels,
+            dtype=str(self.plan.tensors[0].info.dtype).removeprefix("torch."),
+            original=self.original,
+        )
+        write_json(folder / "config.json", content)
+        generation = generation_config(self.config, self.arch, ids)
+        if generation:
+            write_json(folder / "generation_config.json", generation)
+        written = write_tokenizer(folder, tokenizer, self.arch, self.config.max_seq_length)
+        if not written:
+            self.notes.append(
+                "No vocabulary was found, so there are no tokenizer files; give --vocab_path."
+            )
+
+    def _tokenizer(self) -> TokenizerSource:
+        options = self.options
+        if options.spm_model_path is not None:
+            return TokenizerSource(spm_path=options.spm_model_path)
+        path = options.vocab_path or _vocab_beside(self.checkpoint)
+        if path is not None:
+            return TokenizerSource(vocab_path=path, do_lower_case=options.do_lower_case)
+        if self.checkpoint.layout == "hf" and self.checkpoint.path.is_dir():
+            return TokenizerSource(folder=self.checkpoint.path)
+        return TokenizerSource()
+
+    def _write_google(self) -> list[Path]:
+        files = save_google(self._tensors(), self.target, overwrite=self.options.overwrite)
+        if self.config.heads_num:
+            assert self.arch is not None
+            values = self.arch.config_to_hf(self.config)
+            names = ("albert_config.json" if self.arch.name == "albert" else "bert_config.json",)
+            for name in names:
+                place = self.target.parent / name
+                if self.options.overwrite or not place.exists():
+                    write_json(place, {k: v for k, v in values.items() if k != "model_type"})
+                    files.append(place)
+        return files
+
+    def _vocab_files(self) -> list[Path]:
+        """Put the vocabulary beside a UER-py output, unless one lies there; returns what it wrote."""
+        written = []
+        for name, content in vocab_files(self._tokenizer()):
+            place = self.target.with_name(name)
+            if place.is_file() and place.read_bytes() == content:
+                continue
+            if place.exists() and not self.options.overwrite:
+                place = self.target.with_name(f"{self.target.stem}.{name}")
+                self.notes.append(f"Beside the output lies another {name}; see {place.name}.")
+            with atomic_path(place, overwrite=True) as partial:
+                partial.write_bytes(content)
+            written.append(place)
+        return written
+
+    # Afterwards
+
+    def prove(self) -> Verification:
+        """Read the output back, compare it with what was meant, and run it beside the source.
+
+        An output that is not right is removed again.
+        """
+        try:
+            count = verify_tensors(self)
+        except CheckpointError:
+            _remove(self.target)
+            raise
+        return Verification(count, {})
+
+    def report(
+        self,
+        files: Sequence[Path] = (),
+        proof: Verification | None = None,
+        seconds: float = 0.0,
+    ) -> ConversionReport:
+        """The report of this conversion."""
+        source = self.checkpoint.layout
+        if self.checkpoint.generation:
+            source = f"{source} ({self.checkpoint.generation})"  # type: ignore[assignment]
+        target = self.to if self.to != "uer" else f"uer ({self.options.layout})"
+        hf_class = ""
+        if self.to == "hf" and self.arch is not None:
+            hf_class = self.arch.hf_class(self.plan.heads)
+        return ConversionReport(
+            source=self.checkpoint.path,
+            target=self.target,
+            direction=f"{source} to {target}",
+            architecture=self.checkpoint.architecture,
+            heads=self.plan.heads or self.heads,
+            hf_class=hf_class,
+            rows=tuple(_row(planned) for planned in self.plan.tensors),
+            left_over=self.plan.left_over,
+            dropped=self.checkpoint.dropped,
+            notes=tuple(self.notes),
+            norm=self._norm_words(),
+            files=tuple(files),
+            verification=proof,
+            seconds=seconds,
+        )
+
+    def _norm_words(self) -> str:
+        if self.config.norm == "rms":
+            return "T5 layer norms are the same everywhere"
+        if self.options.exact_norm:
+            return "every gamma multiplied so that the layer norms compute the same"
+        return "gamma copied bit for bit"
+
+
+def _row(planned: Planned) -> MappingRow:
+    return MappingRow(
+        planned.name,
+        planned.info.shape,
+        str(planned.info.dtype).removeprefix("torch."),
+        planned.sources,
+        planned.transform.label,
+    )
+
+
+def _size(tensors: Sequence[Planned]) -> int:
+    return sum(planned.info.nbytes for planned in tensors)
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    # The sum of finite numbers can overflow, so it only clears; it needs no second array.
+    if math.isfinite(float(tensor.sum())):
+        return True
+    return bool(torch.isfinite(tensor).all())
+
+
+def _same(view: TensorView, one: str, other: str) -> bool:
+    if view.key(one) == view.key(other):
+        return True
+    first, second = view.infos[one], view.infos[other]
+    return first[1:] == second[1:] and torch.equal(view.read(one), view.read(other))
+
+
+def _cast(view: TensorView, dtype: torch.dtype) -> TensorView:
+    infos = {name: TensorInfo(name, info.shape, dtype) for name, info in view.infos.items()}
+    return TensorView(infos, lambda name: view.read(name).to(dtype), view.release, view.key)
+
+
+def _remove(target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        return
+    for item in (target, *target.parent.glob(f"{target.name}.*")):
+        item.unlink(missing_ok=True)
+
+
+def _vocab_beside(checkpoint: Checkpoint) -> Path | None:
+    path = checkpoint.path
+    folder = path if path.is_dir() else path.parent
+    place = folder / "vocab.txt"
+    if checkpoint.layout == "hf" and (folder / "tokenizer.json").is_file():
+        return None
+    return place if place.is_file() else None
