@@ -1,4 +1,4 @@
-"""Building vocabularies: UER-py's result without its lost lines, whatever the blocks and workers."""
+"""Building vocabularies: UER-py's result without its lost lines, in any blocks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.conftest import TEXT, fixture_folders
+
 from uertool.errors import InputError, OutputError, UsageError
 from uertool.tasks import corpus_counting
 from uertool.tasks.corpus_counting import Counting, _Range, count_corpus
@@ -261,7 +261,8 @@ def test_full_width_forms_are_left_alone_unless_asked(tmp_path: Path) -> None:
 
 def test_words_that_hold_other_blanks_are_listed(tmp_path: Path) -> None:
     built = build_vocab([write(tmp_path, "a\u3000b c")], delimiter="space", reserved=[])
-    assert built.tokens == ["a\u3000b", "c"] and built.cut == ["a\u3000b"]
+    assert built.tokens == ["a\u3000b", "c"]
+    assert built.cut == ["a\u3000b"]
 
 
 @pytest.mark.parametrize(
@@ -293,11 +294,15 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_trained_wordpieces_keep_chinese_characters_apart(mixed: Path, tmp_path: Path) -> None:
-    built = train_vocab([mixed], model="wordpiece", size=3000)
-    assert built.tokens[:104] == list(reserved_tokens()) and len(built.tokens) <= 3000
+    done: list[int] = []
+    built = train_vocab([mixed], model="wordpiece", size=3000, on_bytes=done.append)
+    assert sum(done) == mixed.stat().st_size
+    assert built.tokens[:104] == list(reserved_tokens())
+    assert len(built.tokens) <= 3000
     assert len(set(built.tokens)) == len(built.tokens)
     chinese = [t for t in built.tokens if any("\u4e00" <= c <= "\u9fff" for c in t)]
-    assert chinese and all(len(t.removeprefix("##")) == 1 for t in chinese)
+    assert chinese
+    assert all(len(t.removeprefix("##")) == 1 for t in chinese)
     save_vocab(built, tmp_path / "v.txt")
     tokenizer = make_tokenizer("bert", vocab_path=tmp_path / "v.txt")
     assert tokenizer.unk_id not in tokenizer.encode("the world 的")

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import TEXT, fixture_folders
+
 from uertool.errors import UsageError
 from uertool.tasks.vocab_diff import diff_vocabs
 from uertool.text.vocab import Vocab
@@ -46,7 +46,8 @@ def test_a_corpus_shows_what_each_covers(tmp_path: Path) -> None:
     corpus.write_text("今天天气\n\n今今x\n", encoding="utf-8")
     diff = diff_vocabs(Vocab(["[UNK]", "今"]), Vocab(["今", "天", "气", "x"]), corpus=[corpus])
     first, second = diff.coverage_1, diff.coverage_2
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert (first.units, first.covered, first.kinds, first.covered_kinds) == (7, 3, 4, 1)
     assert (first.tokens, first.unknown, first.share) == (7, 4, 3 / 7)
     assert (second.covered, second.unknown, second.unknown_rate) == (7, 0, 0.0)
@@ -66,7 +67,8 @@ def test_words_are_compared_by_their_own_tokenizer(tmp_path: Path) -> None:
         delimiter="space",
         tokenizer="space",
     )
-    assert diff.coverage_1 is not None and diff.coverage_2 is not None
+    assert diff.coverage_1 is not None
+    assert diff.coverage_2 is not None
     assert (diff.coverage_1.unknown_rate, diff.coverage_2.unknown_rate) == (0.5, 0.0)
 
 

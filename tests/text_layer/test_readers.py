@@ -87,7 +87,8 @@ def test_standard_input_is_read_for_a_dash(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_open_streams_are_read_and_left_open() -> None:
     stream = io.BytesIO(b"a\nb\n")
-    assert texts(stream) == ["a", "b"] and not stream.closed
+    assert texts(stream) == ["a", "b"]
+    assert not stream.closed
     assert texts(io.StringIO("今\r\nb")) == ["今", "b"]
 
 
@@ -107,6 +108,15 @@ def test_reading_is_streamed() -> None:
 
     lines = read_lines(Endless())  # type: ignore[arg-type]
     assert [next(lines).text for _ in range(5)] == ["ab"] * 5
+
+
+def test_bytes_are_reported_as_they_lie_on_the_disk(tmp_path: Path) -> None:
+    data = "今天\n".encode() * 200_000
+    for name, stored in (("a.txt", data), ("a.gz", gzip.compress(data))):
+        path = write(tmp_path, stored, name)
+        done: list[int] = []
+        assert len(texts(path, on_bytes=done.append)) == 200_000
+        assert sum(done) == len(stored)
 
 
 # -- tables and records ---------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import pickle
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import TEXT
+
 from uertool.errors import VocabError
 from uertool.text.vocab import Vocab
 
@@ -45,8 +45,10 @@ def test_unicode_line_separators_do_not_cut_a_line(tmp_path: Path) -> None:
 
 def test_a_duplicate_keeps_its_entry_and_the_later_id_wins(tmp_path: Path) -> None:
     vocab = Vocab.load(write(tmp_path, b"a\nb\na\nc\na\n"))
-    assert len(vocab) == 5 and vocab.distinct == 3
-    assert vocab.find("a") == 4 and vocab.token(0) == "a"
+    assert len(vocab) == 5
+    assert vocab.distinct == 3
+    assert vocab.find("a") == 4
+    assert vocab.token(0) == "a"
     assert vocab.duplicates == {"a": (0, 2, 4)}
 
 
@@ -102,7 +104,8 @@ def test_the_public_vocabulary_is_read_whole() -> None:
 
 def test_pieces_of_a_sentencepiece_model_are_a_vocabulary() -> None:
     vocab = Vocab.load(spm=TEXT / "cluecorpussmall_spm.model")
-    assert len(vocab) == 100000 and vocab.tokens[:2] == ["[PAD]", "[UNK]"]
+    assert len(vocab) == 100000
+    assert vocab.tokens[:2] == ["[PAD]", "[UNK]"]
 
 
 def test_a_json_vocabulary_is_read_in_the_order_of_its_ids(tmp_path: Path) -> None:
@@ -144,4 +147,6 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
 def test_a_vocabulary_can_be_sent_to_a_worker() -> None:
     vocab = Vocab(["[PAD]", "a", "a"])
     again = pickle.loads(pickle.dumps(vocab))
-    assert again.tokens == vocab.tokens and again.find("a") == 2 and again.pad_id == 0
+    assert again.tokens == vocab.tokens
+    assert again.find("a") == 2
+    assert again.pad_id == 0

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from uertool.errors import InputError, UertoolError, UsageError
-from uertool.text.readers import name_of, open_bytes, read_lines
+from uertool.text.readers import name_of, open_bytes, read_blocks, read_lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -240,7 +240,7 @@ def _count_range(
 
 
 def _blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterator[str]:
-    """The text of a range in blocks, with all line ends written \\n."""
+    """The text of a range in blocks, with every line end written as a line feed."""
     encoding = "utf-8-sig" if piece.start == 0 else "utf-8"
     decoder = io.IncrementalNewlineDecoder(
         codecs.getincrementaldecoder(encoding)("strict"), translate=True
@@ -265,7 +265,7 @@ def _blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterator[str
 def _byte_blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterator[bytes]:
     with open_bytes(piece.path) as stream:
         if piece.end == 0:
-            yield from _all_blocks(stream, piece, report)
+            yield from read_blocks(stream, name_of(piece.path), report)
             return
         start, end = _line_start(stream, piece.start), _line_start(stream, piece.end)
         stream.seek(start)
@@ -281,22 +281,6 @@ def _byte_blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterato
                 done = start
         if report is not None:
             report(max(0, piece.end - done))
-
-
-def _all_blocks(
-    stream: BinaryIO, piece: _Range, report: Callable[[int], None] | None
-) -> Iterator[bytes]:
-    from uertool.text.readers import read_blocks
-
-    done = 0
-    for block in read_blocks(stream, name_of(piece.path)):
-        yield block
-        # Of an archive, what was read of the file on the disk.
-        inner = getattr(stream, "fileobj", None)
-        now = done + len(block) if inner is None else inner.tell()
-        if report is not None:
-            report(now - done)
-        done = now
 
 
 def _line_start(stream: BinaryIO, offset: int) -> int:
@@ -335,9 +319,10 @@ def _whole_pieces(
     breaks_at: Callable[[str, bool], int],
     normalization: Normalization | None,
 ) -> Iterator[tuple[str, bool, bool]]:
-    """Blocks cut again where no token and no run of blanks is torn: (text, starts a line, ends one).
+    """Blocks cut again where no token and no run of blanks is torn.
 
-    What is behind the cut goes before the next block.
+    What is behind the cut goes before the next block. Yields the text, whether it starts a line,
+    and whether it ends one.
     """
     held: list[str] = []
     starts = True

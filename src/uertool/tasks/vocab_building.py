@@ -67,7 +67,7 @@ class BuiltVocab:
 @cache
 def reserved_tokens() -> tuple[str, ...]:
     """UER-py's reserved tokens: [PAD], [unused1] to [unused99], [UNK], [CLS], [SEP], [MASK]."""
-    text = resources.files("uertool").joinpath("assets", "reserved_vocab.txt").read_text("utf-8")
+    text = (resources.files("uertool") / "assets" / "reserved_vocab.txt").read_text("utf-8")
     return tuple(text.split())
 
 
@@ -195,7 +195,7 @@ def train_vocab(
     min_count: int = 1,
     do_lower_case: bool = True,
     normalization: str | None = None,
-    on_line: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> BuiltVocab:
     """A trained subword vocabulary.
 
@@ -211,7 +211,7 @@ def train_vocab(
         min_count: leave out pairs (wordpiece, bpe) that are rarer.
         do_lower_case: for "wordpiece": lower-case and strip accents.
         normalization: "NFC" or "NFKC", applied first.
-        on_line: told the number of lines read so far, now and then.
+        on_bytes: told how many more bytes of the corpus are read.
 
     Raises:
         UsageError: an option out of its range.
@@ -234,7 +234,7 @@ def train_vocab(
             "The reserved tokens hold no [UNK], which a subword vocabulary needs.",
             "Add it to the reserved tokens.",
         )
-    lines = _corpus_lines(corpus_files(corpus), on_line)
+    lines = _corpus_lines(corpus_files(corpus), on_bytes)
     rust = _TRAINERS[model](
         lines, size, list(start), unk, min_count, do_lower_case, _normalization(normalization)
     )
@@ -251,18 +251,12 @@ def train_vocab(
 
 
 def _corpus_lines(
-    files: Sequence[str | Path], on_line: Callable[[int], None] | None
+    files: Sequence[str | Path], on_bytes: Callable[[int], None] | None
 ) -> Iterator[str]:
-    seen = 0
     for file in files:
-        for line in read_lines(file):
-            seen += 1
-            if on_line is not None and seen % 1000 == 0:
-                on_line(seen)
+        for line in read_lines(file, on_bytes=on_bytes):
             if line.text.strip():
                 yield line.text
-    if on_line is not None:
-        on_line(seen)
 
 
 def _form(normalization: Normalization | None) -> list[Any]:
@@ -458,7 +452,7 @@ _TRAINERS: Mapping[str, Callable[..., Any]] = {
 
 
 def side_file(path: str | Path, ending: str) -> Path:
-    """Where a further file of a vocabulary lies: vocab.txt and .merges.txt give vocab.merges.txt."""
+    """Where a further file lies: vocab.txt and .merges.txt give vocab.merges.txt."""
     path = Path(path)
     return path.with_name(path.stem + ending)
 

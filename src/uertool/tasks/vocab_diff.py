@@ -39,10 +39,12 @@ class Coverage:
 
     @property
     def share(self) -> float:
+        """Covered units over all units; 1 for an empty corpus."""
         return self.covered / self.units if self.units else 1.0
 
     @property
     def unknown_rate(self) -> float:
+        """[UNK] over all tokens; 0 for an empty corpus."""
         return self.unknown / self.tokens if self.tokens else 0.0
 
 
@@ -129,7 +131,8 @@ def diff_vocabs(
     """Compare two vocabularies, and on a corpus what each makes of it.
 
     Args:
-        first, second: the vocabularies.
+        first: a vocabulary.
+        second: another.
         corpus: files or folders; None compares the vocabularies alone.
         delimiter: "char" or "space": the units whose coverage is counted.
         tokenizer: "bert", "char" or "space": what the [UNK] rate is counted with.

@@ -39,7 +39,7 @@ def read_merges(path: str | Path, *, as_uer: bool = True) -> list[Merge]:
     if not merges:
         raise VocabError(
             f"{path} holds no merges.",
-            "It needs a heading such as #version: 0.2, then two pieces a line with a blank between.",
+            "It needs a heading, then two pieces a line with a blank between them.",
         )
     return merges
 

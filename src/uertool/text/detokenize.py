@@ -22,7 +22,7 @@ def _byte_characters() -> dict[int, str]:
     shifted = 0x100
     for byte in range(0x100):
         char = chr(byte)
-        if "!" <= char <= "~" or (0xA1 <= byte and byte != 0xAD):
+        if "!" <= char <= "~" or (byte >= 0xA1 and byte != 0xAD):
             table[byte] = char
         else:
             table[byte] = chr(shifted)

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,12 +66,13 @@ def read_lines(
     field: str | None = None,
     shard: tuple[int, int] | None = None,
     on_bad: Callable[[BadLine], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> Iterator[Line]:
     """Stream the lines of a text, TSV or JSONL input, in order.
 
-    Lines end with \\n, \\r\\n or \\r, as in Python's text files; nothing else cuts a line. A byte
-    order mark is taken away. Gzip is recognised by its first bytes, whatever the name. Memory
-    holds one block of 1 MiB and one line.
+    Lines end with a line feed, a carriage return or both, as in Python's text files; nothing else
+    cuts a line. A byte order mark is taken away. Gzip is recognised by its first bytes, whatever
+    the name. Memory holds one block of 1 MiB and one line.
 
     A blank line is a line: its text is empty, also where a column or field was asked for.
 
@@ -86,6 +87,7 @@ def read_lines(
             belongs to every part.
         on_bad: called for a line that cannot be read, which is then left out. Without it such a
             line ends the reading.
+        on_bytes: told how many more bytes were read (of an archive, as it lies on the disk).
 
     Raises:
         InputError: the input is missing or not text, a column or field does not exist, or a line
@@ -102,7 +104,7 @@ def read_lines(
             f"The shard {shard[0]}/{shard[1]} does not exist.", "Parts are counted 1/n to n/n."
         )
     # The checks above run at the call, not at the first line.
-    return _lines(source, column, field, shard, on_bad)
+    return _lines(source, column, field, shard, on_bad, on_bytes)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -125,12 +127,13 @@ def _lines(
     field: str | None,
     shard: tuple[int, int] | None,
     on_bad: Callable[[BadLine], None] | None,
+    on_bytes: Callable[[int], None] | None,
 ) -> Iterator[Line]:
     name = name_of(source)
     table = _Table(column, name) if column is not None else None
     first, step = (shard[0] - 1, shard[1]) if shard is not None else (0, 1)
     with open_bytes(source) as stream:
-        for raw in _raw_lines(stream, name):
+        for raw in _raw_lines(read_blocks(stream, name, on_bytes)):
             header = table is not None and table.wants_header
             if not header and raw.number % step != first:
                 continue
@@ -302,13 +305,22 @@ class _TextAsBytes:
         return self._stream.read(size).encode("utf-8", "surrogatepass")
 
 
-def read_blocks(stream: BinaryIO, name: str) -> Iterator[bytes]:
+def read_blocks(
+    stream: BinaryIO, name: str, on_bytes: Callable[[int], None] | None = None
+) -> Iterator[bytes]:
     """Blocks of bytes as they come, with errors of the stream and of gzip in words.
+
+    Args:
+        stream: what `open_bytes` gave.
+        name: what to call it.
+        on_bytes: told how many more bytes were read (of an archive, as it lies on the disk).
 
     Raises:
         InputError: the stream or the archive is broken, or the text is UTF-16.
     """
+    archive = getattr(stream, "fileobj", None)
     first = True
+    done = 0
     while True:
         try:
             block = cast(io.BufferedReader, stream).read1(_BLOCK)
@@ -320,6 +332,10 @@ def read_blocks(stream: BinaryIO, name: str) -> Iterator[bytes]:
             raise InputError(f"{name} is a broken gzip file: {error}.") from None
         except OSError as error:
             raise InputError(f"{name} cannot be read: {error.strerror}.") from None
+        if on_bytes is not None:
+            now = done + len(block) if archive is None or not archive.seekable() else archive.tell()
+            on_bytes(now - done)
+            done = now
         if not block:
             return
         if first and block.startswith(_UTF16_MARKS):
@@ -328,12 +344,12 @@ def read_blocks(stream: BinaryIO, name: str) -> Iterator[bytes]:
         yield block
 
 
-def _raw_lines(stream: BinaryIO, name: str) -> Iterator[_Raw]:
+def _raw_lines(blocks: Iterable[bytes]) -> Iterator[_Raw]:
     """Lines as bytes without their ends, with number and byte offset."""
     number = offset = 0
     rest = b""
     held: list[bytes] = []  # the pieces of a line longer than a block
-    for block in read_blocks(stream, name):
+    for block in blocks:
         if offset == 0 and number == 0 and not held and len(rest) < len(_BOM):
             # The first bytes may come in drops from a pipe.
             block = rest + block

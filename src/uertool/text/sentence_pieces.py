@@ -132,6 +132,7 @@ class XlmRobertaTokenizer(SentencePieceTokenizer):
 
     @staticmethod
     def order(pieces: Iterable[str]) -> list[str]:
+        """Fairseq's four first, then the model's other pieces, then <mask>."""
         first = XlmRobertaTokenizer._FIRST
         return [*first, *(piece for piece in pieces if piece not in first), "<mask>"]
 

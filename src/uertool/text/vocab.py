@@ -173,22 +173,27 @@ class Vocab:
 
     @property
     def pad_id(self) -> int | None:
+        """The id of [PAD], or of what stands for it; None where nothing does."""
         return self._ids[self.pad] if self.pad is not None else None
 
     @property
     def unk_id(self) -> int | None:
+        """The id of [UNK], or of what stands for it; None where nothing does."""
         return self._ids[self.unk] if self.unk is not None else None
 
     @property
     def cls_id(self) -> int | None:
+        """The id of [CLS], or of what stands for it; None where nothing does."""
         return self._ids[self.cls] if self.cls is not None else None
 
     @property
     def sep_id(self) -> int | None:
+        """The id of [SEP], or of what stands for it; None where nothing does."""
         return self._ids[self.sep] if self.sep is not None else None
 
     @property
     def mask_id(self) -> int | None:
+        """The id of [MASK], or of what stands for it; None where nothing does."""
         return self._ids[self.mask] if self.mask is not None else None
 
     @cached_property
@@ -264,7 +269,7 @@ def read_vocab_text(path: str | Path) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of a text whose ends are \\n, \\r\\n or \\r, as Python's text files have them.
+    """The lines of a text, ended by a line feed, a carriage return or both, as Python reads files.
 
     `str.splitlines` would also cut at characters such as U+2028, which stand in vocabularies.
     """
