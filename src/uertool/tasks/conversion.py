@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from uertool.checkpoints.reader import open_checkpoint
+from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.checkpoints.writer import is_weight_file
 from uertool.errors import CheckpointError, UertoolError, UsageError
 from uertool.models.config import LEGACY_TARGETS
@@ -26,8 +26,11 @@ __all__ = [
     "checkpoints_in",
     "convert",
     "convert_folder",
-    "heads_of_target",
+    "heads_of_word",
 ]
+
+
+_WORDS = {"uer": "UER-py", "hf": "Hugging Face", "tf": "Google"}
 
 
 def convert(
@@ -36,6 +39,7 @@ def convert(
     to: Target,
     options: ConversionOptions | None = None,
     *,
+    sources: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> ConversionReport:
     """Convert one checkpoint.
@@ -46,6 +50,7 @@ def convert(
             path takes the weights alone.
         to: whose names and files to write; "safetensors" is UER-py's names in that format.
         options: see ConversionOptions.
+        sources: layouts that the source may have ("uer", "hf", "tf"); any if empty.
         dry_run: report what would be written, write nothing.
 
     Raises:
@@ -55,6 +60,7 @@ def convert(
     began = time.perf_counter()
     chosen = options or ConversionOptions()
     with open_checkpoint(source, arch=chosen.arch) as checkpoint:
+        _check_layout(checkpoint, sources)
         job = ConversionJob(checkpoint, Path(target), to, chosen)
         if dry_run:
             return job.report()
@@ -68,6 +74,8 @@ def convert_folder(
     target: str | Path,
     to: Target,
     options: ConversionOptions | None = None,
+    *,
+    sources: tuple[str, ...] = (),
 ) -> Iterator[tuple[Path, ConversionReport | UertoolError]]:
     """Convert every checkpoint of a folder, yielding what became of each.
 
@@ -91,7 +99,7 @@ def convert_folder(
             place.mkdir(exist_ok=True)
             place = place / "bert_model.ckpt"
         try:
-            yield item, convert(item, place, to, options)
+            yield item, convert(item, place, to, options, sources=sources)
         except UertoolError as error:
             yield item, error
 
@@ -111,14 +119,22 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted([*weights, *inner])
 
 
-def heads_of_target(word: str) -> tuple[str, ...]:
-    """Heads for an old word of --target or --type: bert, mlm, sp, albert, lm, ...
+def _check_layout(checkpoint: Checkpoint, sources: tuple[str, ...]) -> None:
+    if sources and checkpoint.layout not in sources:
+        wanted = " or ".join(_WORDS[layout] for layout in sources)
+        raise UsageError(
+            f"{checkpoint.path} has the names of {_WORDS[checkpoint.layout]}, not of {wanted}.",
+            "`uertool convert auto IN OUT --to ...` takes any.",
+        )
+
+
+def heads_of_word(word: str) -> tuple[str, ...]:
+    """Heads for a word of --target or --type: bert, albert, mlm, sp, lm, cls, qa, token_cls.
 
     Raises:
         UsageError: there is no such word.
     """
-    if word not in LEGACY_TARGETS:
-        raise UsageError(
-            f"There is no target {word!r}; known ones are {', '.join(LEGACY_TARGETS)}."
-        )
-    return LEGACY_TARGETS[word]
+    known = {**LEGACY_TARGETS, "qa": ("qa",), "token_cls": ("token_cls",), "ner": ("token_cls",)}
+    if word not in known:
+        raise UsageError(f"There is no target {word!r}; known ones are {', '.join(known)}.")
+    return known[word]

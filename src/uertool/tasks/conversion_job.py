@@ -99,7 +99,7 @@ class ConversionJob:
             self.notes.append(f"Left out: {message}")
         wrong = [
             f"{name} is {str(checkpoint.info(name).dtype).removeprefix('torch.')}"
-            for name in checkpoint.keys()
+            for name in checkpoint
             if not checkpoint.info(name).dtype.is_floating_point
         ]
         if wrong:
@@ -265,7 +265,7 @@ class ConversionJob:
         return sinusoid_modular(length + 2, self.config.word_size)[2:].clone()
 
     def _with_pooler(self, view: TensorView) -> TensorView:
-        """transformers wants a pooler on a bare encoder; UER-py's have none."""
+        """Give a bare encoder the pooler that transformers wants."""
         assert self.arch is not None
         pooler = "target.sp.linear_1"
         heads = fitting_heads(self.arch, self.heads)
@@ -561,7 +561,7 @@ class ConversionJob:
         return files
 
     def _vocab_files(self) -> list[Path]:
-        """Put the vocabulary beside a UER-py output, unless one lies there; returns what it wrote."""
+        """Put the vocabulary beside a UER-py output, unless one lies there already."""
         written = []
         for name, content in vocab_files(self._tokenizer()):
             place = self.target.with_name(name)

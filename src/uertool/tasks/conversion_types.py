@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,3 +118,13 @@ class ConversionReport:
     files: tuple[Path, ...] = ()
     verification: Verification | None = None
     seconds: float = 0.0
+
+    def to_json(self, *, rows: bool = False) -> dict[str, Any]:
+        """The report as JSON types; `rows` with the whole mapping."""
+        values = dataclasses.asdict(self)
+        values["source"], values["target"] = str(self.source), str(self.target)
+        values["files"] = [str(file) for file in self.files]
+        values["tensors"] = len(self.rows)
+        if not rows:
+            del values["rows"]
+        return values

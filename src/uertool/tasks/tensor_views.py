@@ -48,7 +48,7 @@ class TensorView:
 def of_checkpoint(checkpoint: Checkpoint) -> TensorView:
     """What a checkpoint holds."""
     return TensorView(
-        {name: checkpoint.info(name) for name in checkpoint.keys()},
+        {name: checkpoint.info(name) for name in checkpoint},
         checkpoint.tensor,
         checkpoint.release,
         checkpoint.storage_key,
