@@ -1,0 +1,285 @@
+"""The entry of the command line: which commands exist, and what becomes of errors.
+
+Commands are imported when they are called, so that `uertool --help` and completion are instant.
+
+Exit codes: 0 done; 1 a failure, or "found something" for commands that compare or check; 2 wrong
+usage; 130 stopped by Ctrl-C; 141 the reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import typer
+import typer.main
+from typer.core import TyperCommand, TyperGroup
+
+from uertool.cli import console, run_record
+from uertool.cli.argv import kebab, normalize
+from uertool.errors import UertoolError
+
+INTERRUPTED = 130
+READER_GONE = 141
+
+
+class Entry(NamedTuple):
+    """One command: its name, where it is defined, and what it does.
+
+    `attribute` of `module` is a function (a command) or a Typer app (a group of commands).
+    """
+
+    name: str
+    module: str
+    attribute: str
+    help: str
+    panel: str
+
+
+_VECTORS = "Vectors and neighbours"
+_TEXT = "Text"
+_CHECKPOINTS = "Checkpoints and vocabularies"
+_ENSEMBLES = "Ensembles"
+
+COMMANDS: tuple[Entry, ...] = (
+    Entry("cloze", "uertool.cli.cloze", "cloze", "Fill in masked words.", _TEXT),
+    Entry("generate", "uertool.cli.generate", "app", "Continue or transform text.", _TEXT),
+    Entry(
+        "extract-features",
+        "uertool.cli.features",
+        "extract_features",
+        "Sentence or token vectors of every line.",
+        _VECTORS,
+    ),
+    Entry("whiten", "uertool.cli.whiten", "app", "Fit or apply a whitening.", _VECTORS),
+    Entry(
+        "extract-embeddings",
+        "uertool.cli.embeddings",
+        "extract_embeddings",
+        "The word vectors of a model as a word2vec file.",
+        _VECTORS,
+    ),
+    Entry(
+        "topn", "uertool.cli.topn", "app", "Words near a word, with or without context.", _VECTORS
+    ),
+    Entry(
+        "convert",
+        "uertool.cli.convert",
+        "app",
+        "Between UER-py, Hugging Face and Google.",
+        _CHECKPOINTS,
+    ),
+    Entry("average", "uertool.cli.average", "average", "Average checkpoints.", _CHECKPOINTS),
+    Entry(
+        "check",
+        "uertool.cli.check",
+        "check",
+        "What a checkpoint is, and if it is sound.",
+        _CHECKPOINTS,
+    ),
+    Entry(
+        "vocab", "uertool.cli.vocab", "app", "Build, compare and change vocabularies.", _CHECKPOINTS
+    ),
+    Entry("ensemble", "uertool.cli.ensemble", "app", "Stack models with LightGBM.", _ENSEMBLES),
+)
+
+
+class LazyGroup(TyperGroup):
+    """The commands of `COMMANDS`: a stub each for help, the real one when it is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for entry in COMMANDS:
+            self.commands[entry.name] = TyperCommand(
+                name=entry.name, help=entry.help, rich_help_panel=entry.panel
+            )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is called, and import it."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, None if stub is None else load_command(str(stub.name)), rest
+
+
+def load_command(name: str) -> Any:
+    """The parser's command for a name of `COMMANDS`."""
+    entry = next(entry for entry in COMMANDS if entry.name == name)
+    found = getattr(importlib.import_module(entry.module), entry.attribute)
+    if isinstance(found, typer.Typer):
+        group = typer.main.get_group(found)
+        group.name = entry.name
+        return group
+    single = typer.Typer(add_completion=False)
+    single.command(name=entry.name)(found)
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    name="uertool",
+    cls=LazyGroup,
+    help="The toolkit for Chinese pre-trained models of UER-py, Hugging Face and Google.",
+    epilog="uertool COMMAND --help tells about one of them. "
+    "Options may be written --like-this or --like_this.",
+    context_settings={
+        "token_normalize_func": kebab,
+        "help_option_names": ["-h", "--help"],
+    },
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from uertool import __version__
+
+        console.out(f"uertool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show the traceback of an error (also UERTOOL_DEBUG=1)."),
+    ] = False,
+) -> None:
+    # Both are dealt with elsewhere: the version by its callback, --debug by main, which accepts it
+    # after the command too.
+    del version, debug
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit code; the only place that catches expected errors.
+
+    Args:
+        argv: the arguments without the program's name; those of the process if None.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    debug, arguments = _without_debug(given)
+    console.set_level()
+    run_record.begin(given)
+    try:
+        code = _run(normalize(arguments or ["--help"]))
+        sys.stdout.flush()
+        return code
+    except UertoolError as error:
+        return _fail(error.exit_code, error.message, error.hint, debug)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except typer.Abort:
+        return _interrupted(debug)
+    except typer.TyperException as error:
+        return _usage(error, debug)
+    except KeyboardInterrupt:
+        return _interrupted(debug)
+    except BrokenPipeError:
+        _drop_stdout()
+        return READER_GONE
+    except MemoryError:
+        return _fail(
+            1,
+            "There is not enough memory for this.",
+            "Make batches smaller (--batch-size), or take a smaller model or --dtype bfloat16.",
+            debug,
+        )
+    except OSError as error:
+        sentence = _system_says(error)
+        if sentence is None:
+            raise
+        return _fail(1, sentence, None, debug)
+
+
+def run() -> None:
+    """The console script: `main` with the process around it."""
+    for stream in (sys.stdout, sys.stderr):
+        # Chinese text needs it where the system's own encoding is another one.
+        if hasattr(stream, "reconfigure") and (stream.encoding or "").lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.exit(main())
+
+
+def _without_debug(argv: list[str]) -> tuple[bool, list[str]]:
+    end = argv.index("--") if "--" in argv else len(argv)
+    rest = [token for token in argv[:end] if token != "--debug"]
+    wanted = len(rest) < end or os.environ.get("UERTOOL_DEBUG", "") not in ("", "0")
+    return wanted, rest + argv[end:]
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    if "_UERTOOL_COMPLETE" in os.environ:
+        command.main(args=arguments, prog_name="uertool")
+        return 0
+    with command.make_context("uertool", arguments) as context:
+        result = command.invoke(context)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(code: int, message: str, hint: str | None, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):  # standard error may be gone too; the exit code still tells
+        console.error(message, hint)
+    _drop_stdout_if_broken()
+    return code
+
+
+def _usage(error: Any, debug: bool) -> int:
+    """What the parser says, in one line, with the nearest option and where to read on."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    possible = sorted(getattr(error, "possibilities", None) or ())
+    message = str(error.message if possible else error.format_message()).strip()
+    if possible:
+        message = f"{message.rstrip('.')}. Did you mean {' or '.join(possible)}?"
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "uertool"
+    code = int(getattr(error, "exit_code", 2))
+    return _fail(code, _sentence(message), f"See: {path} --help", debug)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!")) else text + "."
+
+
+def _interrupted(debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    console.err("Interrupted; outputs that were finished are kept, unfinished ones are removed.")
+    return INTERRUPTED
+
+
+def _system_says(error: OSError) -> str | None:
+    """A sentence for what the system refused about a file, or None where it is no such thing."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {reason}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return f"The output cannot be written: {reason}."
+    return None
+
+
+def _drop_stdout_if_broken() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+
+
+def _drop_stdout() -> None:
+    """Send what is still buffered nowhere, or Python would complain about it when it ends."""
+    stdout = sys.__stdout__
+    if stdout is None or sys.stdout is not stdout:
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,119 @@
+"""What the old scripts allowed on the command line, rewritten into what one parser understands.
+
+Typer takes one value after an option, or the option several times. UER-py's users also write
+`--embedding word pos seg`, `--model_list_path a.bin b.bin`, `--do_lower_case false` and
+`--tie_weight`. `normalize` rewrites these forms; everything else passes as it is. That
+`--snake_case` equals `--kebab-case` needs no rewriting: the parser compares names after `kebab`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+#: Everything that may be a part of an embedding, and what may be a target, in either generation.
+EMBEDDING_WORDS = frozenset({"word", "pos", "seg", "sinusoidalpos", "dual"})
+TARGET_WORDS = frozenset(
+    {"mlm", "sp", "lm", "bilm", "cls", "bert", "albert", "seq2seq", "t5", "gsg", "bart"}
+    | {"prefixlm", "nsp", "sop", "qa", "token_cls", "siamese"}
+)
+
+
+class Many(NamedTuple):
+    """How the several values after one option are joined.
+
+    Attributes:
+        belongs: whether a word still belongs to the option; what follows is an argument again.
+        join: what to put between the values to make them one, or None to repeat the option.
+    """
+
+    belongs: Callable[[str], bool]
+    join: str | None
+
+
+def _embedding(word: str) -> bool:
+    return all(part in EMBEDDING_WORDS for part in word.replace(",", "_").split("_"))
+
+
+def _target(word: str) -> bool:
+    return word in TARGET_WORDS
+
+
+def _anything(word: str) -> bool:
+    return True
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+#: Options that take several values, by their kebab-case name.
+MANY: Mapping[str, Many] = {
+    "--embedding": Many(_embedding, "_"),
+    "--tgt-embedding": Many(_embedding, "_"),
+    "--target": Many(_target, ","),
+    "--model-list-path": Many(_anything, None),
+    "--corpus-path": Many(_anything, None),
+    "--train-features-path": Many(_anything, None),
+    "--test-features-path": Many(_anything, None),
+    "--weights": Many(_number, ","),
+}
+
+#: Options whose value is a truth, which may also stand alone.
+TRUTHS = frozenset({"--do-lower-case", "--tgt-do-lower-case"})
+_TRUTH_WORDS = {"true": "true", "false": "false", "1": "true", "0": "false"}
+
+
+def kebab(name: str) -> str:
+    """The name of an option, command or choice with hyphens: what the parser compares."""
+    return name.replace("_", "-")
+
+
+def normalize(argv: Sequence[str]) -> list[str]:
+    """The arguments with every old form rewritten; nothing after `--` is touched.
+
+    - several values of one option (`MANY`) become one value, or repetitions of the option;
+    - a truth (`TRUTHS`) without a value means true, and `--no-...` means false.
+    """
+    done: list[str] = []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        if token == "--":
+            return [*done, token, *rest]
+        if not token.startswith("--"):
+            done.append(token)
+            continue
+        written, equals, attached = token.partition("=")
+        name = kebab(written)
+        if name in MANY:
+            values = [attached] if equals else []
+            while rest and _is_value(rest[0]) and (not values or MANY[name].belongs(rest[0])):
+                values.append(rest.pop(0))
+            done.extend(_written_out(written, values, MANY[name]))
+        elif name in TRUTHS and not equals:
+            word = rest[0].lower() if rest else ""
+            if word in _TRUTH_WORDS:
+                rest.pop(0)
+            done.extend([name, _TRUTH_WORDS.get(word, "true")])
+        elif name.startswith("--no-") and "--" + name[5:] in TRUTHS:
+            done.extend(["--" + name[5:], "false"])
+        else:
+            done.append(token)
+    return done
+
+
+def _is_value(token: str) -> bool:
+    return not token.startswith("-") or token == "-" or _number(token)
+
+
+def _written_out(option: str, values: list[str], many: Many) -> list[str]:
+    if not values:
+        return [option]
+    if many.join is not None:
+        return [option, many.join.join(values)]
+    return [part for value in values for part in (option, value)]

@@ -1,0 +1,266 @@
+"""The only place that prints: results on standard output, everything else on standard error.
+
+Progress bars and colours appear on a terminal only; NO_COLOR and TERM=dumb are respected by rich.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn, TaskID
+
+#: Width of tables where no terminal says otherwise.
+PLAIN_WIDTH = 100
+
+
+@dataclass
+class _Level:
+    """How much is said on standard error."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+_level = _Level()
+
+
+def set_level(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Say less or more on standard error from here on; errors and warnings are always said."""
+    _level.quiet = quiet
+    _level.verbose = verbose
+
+
+def is_verbose() -> bool:
+    """Whether details were asked for."""
+    return _level.verbose
+
+
+def is_quiet() -> bool:
+    """Whether summaries and progress are unwanted."""
+    return _level.quiet
+
+
+def out_is_terminal() -> bool:
+    """Whether a person reads standard output."""
+    return sys.stdout.isatty()
+
+
+# -- standard output ------------------------------------------------------------------------------
+
+
+def out(text: str = "", *, end: str = "\n") -> None:
+    """One line of results."""
+    sys.stdout.write(text + end)
+
+
+def json_line(record: Mapping[str, Any] | Sequence[Any]) -> None:
+    """One JSON object on a line of its own, Chinese as it is."""
+    out(json_text(record))
+
+
+def json_text(record: Mapping[str, Any] | Sequence[Any]) -> str:
+    """A record as one line of JSON; what is not JSON (nan, a path) becomes null or a string."""
+    return json.dumps(_finite(record), ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0.0 else None  # inf - inf and nan - nan are nan
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    right: Iterable[str] = (),
+    to_stderr: bool = False,
+) -> None:
+    """A table for people.
+
+    Args:
+        columns: headings.
+        rows: cells as text or anything that `str` makes text of; a float gets four digits.
+        title: a line above.
+        right: headings of columns that are aligned to the right (numbers).
+        to_stderr: whether it is a report beside the results rather than a result.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    aligned = set(right)
+    grid = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for column in columns:
+        grid.add_column(
+            Text(column), justify="right" if column in aligned else "left", overflow="fold"
+        )
+    for row in rows:
+        grid.add_row(*(Text(_cell(cell)) for cell in row))
+    _rich(to_stderr).print(grid)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "" if value is None else str(value)
+
+
+def rich_print(text: object, *, to_stderr: bool = False) -> None:
+    """Something that rich knows how to draw: a `Text`, a `Panel`, a `Columns`."""
+    _rich(to_stderr).print(text)
+
+
+def _rich(to_stderr: bool) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    width = None if stream.isatty() else int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
+    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+
+
+def bar(share: float, width: int = 20) -> str:
+    """A bar of `width` characters for a share between 0 and 1, in eighths of a character."""
+    share = min(max(share, 0.0), 1.0) if share == share else 0.0
+    if not _can_show("█▏"):
+        return ("#" * round(share * width)).ljust(width)
+    eighths = round(share * width * 8)
+    full, part = divmod(eighths, 8)
+    return ("█" * full + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[part]).ljust(width)
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def width_of(text: str) -> int:
+    """Columns that a text takes on a terminal; a Chinese character takes two."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or those used where there is none."""
+    return shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
+
+
+# -- standard error -------------------------------------------------------------------------------
+
+
+def err(text: str) -> None:
+    """A line on standard error, whatever the level."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def note(text: str) -> None:
+    """A remark beside the results; not said with --quiet."""
+    if not _level.quiet:
+        err(text)
+
+
+def detail(text: str) -> None:
+    """A remark for those who asked for --verbose."""
+    if _level.verbose:
+        err(text)
+
+
+def warn(text: str) -> None:
+    """Something the user should know about the results; always said."""
+    err(f"warning: {text}")
+
+
+def error(message: str, hint: str | None = None) -> None:
+    """Why the run ends, and what to do next."""
+    err(f"error: {message}")
+    if hint:
+        err(f"  {hint}")
+
+
+class Ticker:
+    """Something to tell about progress: call it with how much more is done.
+
+    This one keeps quiet; `_Shown` draws a bar.
+    """
+
+    def __call__(self, count: float = 1) -> None:
+        """So much more is done."""
+
+    def total(self, count: float | None) -> None:
+        """So much there is to do."""
+
+    def say(self, words: str) -> None:
+        """A few words beside the bar."""
+
+
+class _Shown(Ticker):
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars = bars
+        self._task = task
+
+    def __call__(self, count: float = 1) -> None:
+        self._bars.advance(self._task, count)
+
+    def total(self, count: float | None) -> None:
+        self._bars.update(self._task, total=count)
+
+    def say(self, words: str) -> None:
+        self._bars.update(self._task, words=words)
+
+
+@contextmanager
+def progress(total: float | None, what: str, *, unit: str = "lines") -> Iterator[Ticker]:
+    """A progress bar on standard error while the block runs; nothing without a terminal.
+
+    Args:
+        total: how much there is to do, or None where that is not known.
+        what: what is being done, a word or two.
+        unit: what is counted; "bytes" are shown as MB and MB/s.
+    """
+    if _level.quiet or not sys.stderr.isatty():
+        yield Ticker()
+        return
+    from rich import progress as bars
+
+    counts: list[ProgressColumn] = (
+        [bars.DownloadColumn(), bars.TransferSpeedColumn()]
+        if unit == "bytes"
+        else [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
+    )
+    with bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        *counts,
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[words]}"),
+        console=_rich(to_stderr=True),
+        transient=True,
+    ) as shown:
+        yield _Shown(shown, shown.add_task(what, total=total, words=""))

@@ -1,0 +1,137 @@
+"""Options: both spellings, the old forms, and groups spread over a command."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pytest
+import typer
+import typer.main
+
+from uertool.cli import app as entry
+from uertool.cli.argv import kebab, normalize
+from uertool.cli.options import (
+    DeviceOptions,
+    ModelOptions,
+    OutputOptions,
+    TextOptions,
+    opt,
+    option_groups,
+)
+from uertool.errors import UsageError
+
+
+def parse(*argv: str) -> dict[str, Any]:
+    """What a command with every shared group receives for these arguments."""
+    seen: dict[str, Any] = {}
+
+    @option_groups
+    def command(
+        texts: Annotated[list[str] | None, typer.Argument()] = None,
+        *,
+        model: ModelOptions,
+        text: TextOptions,
+        device: DeviceOptions,
+        output: OutputOptions,
+        topn: Annotated[int, opt("--topn", help="How many")] = 10,
+        list_path: Annotated[list[str] | None, opt("--model-list-path", help="Many")] = None,
+    ) -> None:
+        seen.update(locals())
+
+    app = typer.Typer(context_settings={"token_normalize_func": kebab})
+    app.command()(command)
+    parser = typer.main.get_command(app)
+    with parser.make_context("test", normalize(argv)) as context:
+        parser.invoke(context)
+    return seen
+
+
+def test_nothing_given_overrides_nothing() -> None:
+    assert parse()["model"].overrides() == {}
+
+
+@pytest.mark.parametrize("option", ["--load_model_path", "--load-model-path", "--model", "-m"])
+def test_every_spelling_names_the_model(option: str) -> None:
+    assert parse(option, "a_b.bin")["model"].load_model_path == "a_b.bin"
+
+
+@pytest.mark.parametrize("spelling", ["--max_seq_length=64", "--max-seq-length=64"])
+def test_a_value_may_be_attached(spelling: str) -> None:
+    assert parse(spelling)["model"].overrides() == {"max_seq_length": 64}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["word", "pos", "seg"], ["word_pos_seg"], ["word,pos,seg"], ["word_pos", "seg"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("option", ["--embedding"])
+def test_embeddings_may_be_written_apart_or_joined(option: str, words: list[str]) -> None:
+    seen = parse(option, *words, "今天[MASK]")
+    assert seen["model"].overrides() == {"embedding": ("word", "pos", "seg")}
+    assert seen["texts"] == ["今天[MASK]"]
+
+
+def test_several_models_after_one_option() -> None:
+    assert parse("--model_list_path", "a", "b", "c", "--topn", "3")["list_path"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["--do_lower_case", "false"], False),
+        (["--do-lower-case=True"], True),
+        (["--do_lower_case"], True),
+        (["--no-do-lower-case"], False),
+    ],
+    ids=str,
+)
+def test_lower_casing_takes_a_truth(argv: list[str], meant: bool) -> None:
+    assert parse(*argv)["model"].overrides() == {"do_lower_case": meant}
+
+
+def test_a_truth_that_is_none_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="true or false"):
+        parse("--do_lower_case=perhaps")["model"].overrides()
+
+
+@pytest.mark.parametrize("option", ["--tie_weight", "--tie_weights", "--tie-weights"])
+def test_the_old_name_of_tied_weights(option: str) -> None:
+    assert parse(option)["model"].overrides() == {"tie_weights": True}
+
+
+def test_a_switch_may_be_turned_off() -> None:
+    assert parse("--no-tie-weights")["model"].overrides() == {"tie_weights": False}
+
+
+def test_targets_are_joined_and_leave_arguments_alone() -> None:
+    assert normalize(["--target", "mlm", "sp", "text"]) == ["--target", "mlm,sp", "text"]
+
+
+def test_nothing_after_two_hyphens_is_touched() -> None:
+    argv = ["--", "--embedding", "word", "pos", "--do_lower_case"]
+    assert normalize(argv) == argv
+
+
+def test_an_option_without_its_value_stays_for_the_parser_to_refuse() -> None:
+    assert normalize(["--embedding", "--topn", "3"]) == ["--embedding", "--topn", "3"]
+
+
+def test_a_shard_is_a_pair() -> None:
+    assert parse("--shard", "2/8")["text"].parts() == (2, 8)
+
+
+def test_saving_a_run_needs_an_output() -> None:
+    with pytest.raises(UsageError, match="--save-run"):
+        parse("--save-run")["output"].apply()
+
+
+def test_a_config_without_a_model_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="--config-path"):
+        parse("--config-path", "c.json")["model"].load()
+
+
+def test_commands_may_be_written_with_underscores() -> None:
+    parser = typer.main.get_command(entry.app)
+    with parser.make_context("uertool", ["extract_features"]) as context:
+        assert parser.resolve_command(context, ["extract_features"])[0] == "extract-features"
