@@ -1,0 +1,328 @@
+"""`uertool vocab`: build a vocabulary from a corpus, and compare two vocabularies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from uertool.cli import console, run_record
+from uertool.cli.options import opt, truth
+from uertool.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from uertool.tasks.vocab_building import BuiltVocab
+    from uertool.tasks.vocab_diff import Coverage, VocabDiff
+
+app = typer.Typer(no_args_is_help=True, help="Build, compare and change vocabularies.")
+
+_COUNTED = "Counted vocabularies"
+_TRAINED = "Trained subword vocabularies"
+_CORPUS = "On a corpus"
+
+_Corpus = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CORPUS...", help="Text files, .gz files or folders; - is stdin."),
+]
+
+
+# -- build ----------------------------------------------------------------------------------------
+
+
+@app.command("build")
+def build(
+    corpus: _Corpus = None,
+    corpus_path: Annotated[
+        list[str] | None, opt("--corpus-path", help="The same; several may be named")
+    ] = None,
+    output_path: Annotated[
+        str | None,
+        opt("--output-path", "--vocab-path", "-o", help="The vocabulary file; - is stdout"),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        opt("--delimiter", help="Count characters (char) or words (space)", panel=_COUNTED),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        opt("--tokenizer", help="What --delimiter was called in 2021", panel=_COUNTED),
+    ] = None,
+    workers_num: Annotated[
+        int, opt("--workers-num", help="Processes that count", panel=_COUNTED)
+    ] = 1,
+    max_size: Annotated[
+        int | None,
+        opt("--max-size", help="The most entries, reserved ones included", panel=_COUNTED),
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        opt(
+            "--coverage",
+            help="Stop at the most frequent that make up this share, such as 0.9995",
+            panel=_COUNTED,
+        ),
+    ] = None,
+    counts: Annotated[
+        str | None,
+        opt("--counts", help="Also write every token and its count here", panel=_COUNTED),
+    ] = None,
+    model: Annotated[
+        str | None,
+        opt("--model", help="Train subwords: wordpiece, bpe or unigram", panel=_TRAINED),
+    ] = None,
+    vocab_size: Annotated[
+        int | None,
+        opt("--vocab-size", help="Entries, reserved ones included", panel=_TRAINED),
+    ] = None,
+    do_lower_case: Annotated[
+        str,
+        opt(
+            "--do-lower-case",
+            help="Whether wordpiece lower-cases and strips accents",
+            panel=_TRAINED,
+            metavar="true|false",
+        ),
+    ] = "true",
+    min_count: Annotated[
+        int, opt("--min-count", help="Leave out what is rarer (of a trained one: rarer pairs)")
+    ] = 1,
+    normalization: Annotated[
+        str | None, opt("--normalization", help="Bring the text into NFC or NFKC first")
+    ] = None,
+    reserved_vocab_path: Annotated[
+        str | None,
+        opt("--reserved-vocab-path", help="Other tokens to start with, one a line"),
+    ] = None,
+    overwrite: Annotated[bool, opt("--overwrite", help="Replace existing files")] = False,
+    json: Annotated[bool, opt("--json", help="The figures as one line of JSON")] = False,
+    save_run: Annotated[
+        bool, opt("--save-run", help="Write arguments and hashes of the inputs beside the output")
+    ] = False,
+    quiet: Annotated[bool, opt("--quiet", "-q", help="No progress and no summary")] = False,
+) -> None:
+    """Build a vocabulary: reserved tokens, then by falling count, ties by first appearance."""
+    from uertool.files import refuse_existing
+    from uertool.tasks import vocab_building
+    from uertool.tasks.corpus_counting import corpus_files, total_bytes
+
+    console.set_level(quiet=quiet)
+    if output_path is None:
+        raise UsageError("Nowhere to write to.", "Name a file with --output_path, or - for stdout.")
+    if output_path == "-" and (json or save_run):
+        raise UsageError(
+            "--json and --save-run need the vocabulary to go to a file.",
+            "Name one with --output_path.",
+        )
+    _check_kind(model, vocab_size, delimiter, tokenizer, max_size, coverage, counts)
+    refuse_existing(output_path, overwrite)  # before the work; saving looks again
+    files = corpus_files([*(corpus or ()), *(corpus_path or ())])
+    reserved = vocab_building.load_reserved(reserved_vocab_path) if reserved_vocab_path else None
+    with console.progress(total_bytes(files), "Counting", unit="bytes") as ticker:
+        if model is None:
+            built = vocab_building.build_vocab(
+                files,
+                delimiter=delimiter or tokenizer or "char",
+                reserved=reserved,
+                min_count=min_count,
+                max_size=max_size,
+                coverage=coverage,
+                normalization=normalization,
+                workers=workers_num,
+                on_bytes=ticker,
+            )
+        else:
+            built = vocab_building.train_vocab(
+                files,
+                model=model,
+                size=vocab_size or 0,
+                reserved=reserved,
+                min_count=min_count,
+                do_lower_case=truth("--do-lower-case", do_lower_case),
+                normalization=normalization,
+                on_bytes=ticker,
+            )
+    written = vocab_building.save_vocab(built, output_path, counts_path=counts, overwrite=overwrite)
+    figures = _figures(built, written)
+    if save_run:
+        run_record.write(output_path, inputs=[*files, reserved_vocab_path], results=figures)
+    if json:
+        console.json_line(figures)
+    else:
+        _say_built(built, written)
+
+
+def _check_kind(
+    model: str | None,
+    vocab_size: int | None,
+    delimiter: str | None,
+    tokenizer: str | None,
+    max_size: int | None,
+    coverage: float | None,
+    counts: str | None,
+) -> None:
+    """Complain about options of the other kind of vocabulary."""
+    if delimiter and tokenizer and delimiter != tokenizer:
+        raise UsageError(
+            f"--delimiter {delimiter} and --tokenizer {tokenizer} contradict each other.",
+            "They are two names of one option.",
+        )
+    if model is None:
+        if vocab_size is not None:
+            raise UsageError(
+                "--vocab-size belongs to a trained vocabulary.",
+                "Give --model too, or --max-size for a counted one.",
+            )
+        return
+    if vocab_size is None:
+        raise UsageError(f"--model {model} needs --vocab-size.", "For example: --vocab-size 21128.")
+    counted = {
+        "--delimiter": delimiter,
+        "--tokenizer": tokenizer,
+        "--max-size": max_size,
+        "--coverage": coverage,
+        "--counts": counts,
+    }
+    wrong = [name for name, value in counted.items() if value is not None]
+    if wrong:
+        raise UsageError(
+            f"{', '.join(wrong)} cannot go with --model: a trained vocabulary is not counted.",
+            "Leave out one or the other.",
+        )
+
+
+def _figures(built: BuiltVocab, written: list[Path]) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "size": len(built.tokens),
+        "reserved": built.reserved,
+        "files": [str(path) for path in written],
+    }
+    if built.counts:
+        figures.update(
+            tokens=built.total,
+            distinct=built.distinct,
+            covered=built.covered,
+            coverage=built.coverage,
+            cut=list(built.cut),
+        )
+    return figures
+
+
+def _say_built(built: BuiltVocab, written: list[Path]) -> None:
+    """What was done, beside the vocabulary and so on standard error."""
+    if built.cut:
+        shown = ", ".join(repr(word) for word in built.cut[:5])
+        console.warn(
+            f"{len(built.cut)} words hold a blank that is no space, where readers of the "
+            f"vocabulary will cut them: {shown}"
+        )
+    console.note(f"Vocabulary size: {len(built.tokens)} ({built.reserved} reserved)")
+    if built.counts:
+        console.note(
+            f"Corpus: {built.total} tokens, {built.distinct} different; "
+            f"{100 * built.coverage:.4f}% are in the vocabulary"
+        )
+    for path in written:
+        console.note(f"wrote {path}")
+
+
+# -- diff -----------------------------------------------------------------------------------------
+
+
+@app.command("diff")
+def diff(
+    vocab_1: Annotated[str | None, opt("--vocab-1", help="A vocabulary", metavar="FILE")] = None,
+    vocab_2: Annotated[str | None, opt("--vocab-2", help="Another one", metavar="FILE")] = None,
+    corpus_path: Annotated[
+        list[str] | None,
+        opt("--corpus-path", "--corpus", help="Text that both are tried on", panel=_CORPUS),
+    ] = None,
+    delimiter: Annotated[
+        str, opt("--delimiter", help="Whose coverage is counted: char or space", panel=_CORPUS)
+    ] = "char",
+    tokenizer: Annotated[
+        str, opt("--tokenizer", help="For the [UNK] rate: bert, char or space", panel=_CORPUS)
+    ] = "bert",
+    do_lower_case: Annotated[
+        str,
+        opt("--do-lower-case", help="For bert", panel=_CORPUS, metavar="true|false"),
+    ] = "true",
+    workers_num: Annotated[
+        int, opt("--workers-num", help="Processes that count", panel=_CORPUS)
+    ] = 1,
+    lists: Annotated[
+        list[str] | None,
+        opt("--list", help="Also list only_1, only_2, common, moved or duplicates"),
+    ] = None,
+    json: Annotated[bool, opt("--json", help="The figures as one line of JSON")] = False,
+) -> None:
+    """Compare two vocabularies: sizes, differences, moved ids, and coverage of a corpus."""
+    from uertool.tasks.vocab_diff import diff_vocabs
+    from uertool.text.vocab import Vocab
+
+    if vocab_1 is None or vocab_2 is None:
+        raise UsageError("Two vocabularies are needed.", "Name them with --vocab_1 and --vocab_2.")
+    wanted = [name.replace("-", "_") for name in lists or ()]
+    for name in wanted:
+        if name not in _LISTS:
+            raise UsageError(f"There is no list {name!r}.", f"Choose of {', '.join(_LISTS)}.")
+    found = diff_vocabs(
+        Vocab.load(vocab_1),
+        Vocab.load(vocab_2),
+        corpus=corpus_path or None,
+        delimiter=delimiter,
+        tokenizer=tokenizer,
+        do_lower_case=truth("--do-lower-case", do_lower_case),
+        workers=workers_num,
+    )
+    if json:
+        record = {"vocab_1": vocab_1, "vocab_2": vocab_2, **found.as_record()}
+        if wanted:
+            record["lists"] = {name: list(_LISTS[name](found)) for name in wanted}
+        console.json_line(record)
+        return
+    for line in _diff_lines(vocab_1, vocab_2, found):
+        console.out(line)
+    for name in wanted:
+        console.out(f"\n{name}:")
+        for entry in _LISTS[name](found):
+            console.out("\t".join(str(part) for part in entry))
+
+
+_LISTS: dict[str, Callable[[VocabDiff], Iterator[list[Any]]]] = {
+    "only_1": lambda found: ([token] for token in found.only_1),
+    "only_2": lambda found: ([token] for token in found.only_2),
+    "common": lambda found: ([token] for token in found.common),
+    "moved": lambda found: ([*entry] for entry in found.moved),
+    "duplicates": lambda found: (
+        [which, token, *ids]
+        for which, table in (("1", found.duplicates_1), ("2", found.duplicates_2))
+        for token, ids in table.items()
+    ),
+}
+
+
+def _diff_lines(vocab_1: str, vocab_2: str, found: VocabDiff) -> Iterator[str]:
+    """The old script's lines first, as it wrote them, then what it did not know."""
+    yield f"vocab_1: {vocab_1}, size: {found.size_1}"
+    yield f"vocab_2: {vocab_2}, size: {found.size_2}"
+    yield f"vocab_1 - vocab_2 = {len(found.only_1)}"
+    yield f"vocab_2 - vocab_1 = {len(found.only_2)}"
+    yield f"vocab_1 & vocab_2 = {len(found.common)}"
+    yield f"Jaccard: {found.jaccard:.4f}"
+    yield f"common tokens with another id: {len(found.moved)}"
+    yield f"duplicates: {len(found.duplicates_1)} in vocab_1, {len(found.duplicates_2)} in vocab_2"
+    yield f"blank entries: {found.blanks_1} in vocab_1, {found.blanks_2} in vocab_2"
+    for name, coverage in (("vocab_1", found.coverage_1), ("vocab_2", found.coverage_2)):
+        if coverage is not None:
+            yield f"corpus with {name}: {_coverage_words(coverage)}"
+
+
+def _coverage_words(coverage: Coverage) -> str:
+    return (
+        f"covers {100 * coverage.share:.4f}% of {coverage.units} "
+        f"({coverage.covered_kinds} of {coverage.kinds} different), "
+        f"[UNK] rate {100 * coverage.unknown_rate:.4f}% of {coverage.tokens} tokens"
+    )
