@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
+import math
 import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +31,7 @@ METHODS: tuple[Method, ...] = ("mean", "slerp", "ties", "dare")
 BLOCK = 1 << 18
 
 _NUMBERED = re.compile(r"^(?P<stem>.*?)[-_.]?(?P<step>\d+)(?P<suffix>\.[A-Za-z]+)?$")
+_FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
@@ -91,6 +95,7 @@ def merge_checkpoints(
     seed: int = 7,
     unify: bool = False,
     overwrite: bool = False,
+    alone: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> MergeReport:
     """Merge checkpoints of one model into one, in the type of their tensors.
@@ -110,6 +115,7 @@ def merge_checkpoints(
         seed: decides what dare drops.
         unify: compare and write canonical names, so that generations of keys may be mixed.
         overwrite: whether an existing output may be replaced.
+        alone: whether a single model is allowed, which a greedy choice may come down to.
         progress: called with tensor name, its number and their count before each is merged.
 
     Raises:
@@ -118,6 +124,8 @@ def merge_checkpoints(
         OutputError: the output cannot be written.
     """
     found = tuple(Path(path) for path in paths)
+    if len(found) < (1 if alone or base is not None else 2):
+        raise UsageError(f"There is nothing to merge: {len(found)} models were named.")
     merger, shares = make_merger(
         method, len(found), weights, base is not None, fraction, density, scale, seed
     )
@@ -155,8 +163,6 @@ def make_merger(
             if needs_base
             else f"--base has no meaning for --method {method}; it is for ties and dare."
         )
-    if count < (1 if needs_base else 2):
-        raise UsageError(f"--model_list_path names {count} models; there is nothing to merge.")
     share = density if density is not None else {"ties": 0.2}.get(method, 0.5)
     if not 0 < share <= 1:
         raise UsageError(f"--density must be above 0 and at most 1, not {share:g}.")
@@ -405,6 +411,48 @@ def greedy_soup(
         if report:
             report(steps[-1])
     return kept, steps
+
+
+def score_by_command(command: str) -> Callable[[Path], float]:
+    """A score that a user's command prints: the last number of its standard output.
+
+    `{}` in the command stands for the checkpoint; without it the path is the last argument. The
+    command is run without a shell.
+
+    Raises:
+        UsageError: the command is empty or cannot be taken apart.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"--score-command cannot be taken apart: {error}.") from error
+    if not words:
+        raise UsageError("--score-command is empty.")
+
+    def score(path: Path) -> float:
+        call = [word.replace("{}", str(path)) for word in words]
+        if call == words:
+            call.append(str(path))
+        try:
+            done = subprocess.run(call, capture_output=True, text=True, errors="replace")
+        except OSError as error:
+            raise UsageError(
+                f"--score-command cannot be run: {words[0]}: {error.strerror}."
+            ) from error
+        if done.returncode:
+            last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+            raise InputError(
+                f"The score command ended with {done.returncode} for {path}: {last[-1][:300]}"
+            )
+        numbers = _FLOAT.findall(done.stdout)
+        if not numbers or math.isnan(float(numbers[-1])):
+            raise InputError(
+                f"The score command printed no number for {path}.",
+                "The last number of its standard output is taken as the score.",
+            )
+        return float(numbers[-1])
+
+    return score
 
 
 class _MergeJob:
