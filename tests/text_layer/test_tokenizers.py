@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.conftest import TEXT, fixture_folders
 from tests.text_layer.plain_tokenizers import bert, bpe
@@ -203,6 +203,7 @@ def cached_bpe(vocab: Path, merges: Path) -> Tokenizer:
     return make_tokenizer("bpe", vocab_path=vocab, merges_path=merges)
 
 
+@example(pairs=[("a", "a")] * 3, text=" aa")
 @given(
     pairs=st.lists(
         st.tuples(st.text("abc", min_size=1, max_size=3), st.text("abc", min_size=1, max_size=3)),
