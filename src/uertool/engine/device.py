@@ -1,0 +1,161 @@
+"""Which device and number type to run on, and what to do when its memory is full."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+from uertool.errors import UsageError
+
+#: Number types by every name they are called.
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "half": torch.float16,
+}
+
+#: How torch words a failed allocation where it raises a plain RuntimeError.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """The device that a name stands for; "auto" is cuda, then mps, then cpu.
+
+    Raises:
+        UsageError: no such device, or it is not there.
+    """
+    if isinstance(name, torch.device):
+        return name
+    wanted = name.strip().lower()
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if wanted == "gpu":
+        wanted = "cuda"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UsageError(
+            f"There is no device {name!r}.", "Choose auto, cpu, mps, cuda or cuda:N."
+        ) from None
+    _require_present(device, name)
+    return device
+
+
+def _require_present(device: torch.device, name: str) -> None:
+    if device.type == "cpu":
+        return
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) < count:
+            return
+        there = f"{count} CUDA device{'s' if count != 1 else ''}" if count else "no CUDA device"
+        hint = f"Choose from cuda:0 to cuda:{count - 1}." if count else "Choose --device cpu."
+        raise UsageError(f"The device {name} is not there: torch sees {there}.", hint)
+    if device.type == "mps" and torch.backends.mps.is_available():
+        return
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, NotImplementedError, AssertionError):
+        raise UsageError(
+            f"The device {name} is not there, or this torch cannot use it.", "Choose --device cpu."
+        ) from None
+
+
+def resolve_devices(names: str | torch.device = "auto") -> list[torch.device]:
+    """The devices of a list such as "cuda:0,cuda:1"; "cuda:all" is every CUDA device.
+
+    The same device may be named twice: it then runs two processes, as in "cpu,cpu".
+
+    Raises:
+        UsageError: the list is empty, or one of them is not there.
+    """
+    if isinstance(names, torch.device):
+        return [names]
+    if names.strip().lower() == "cuda:all":
+        resolve_device("cuda")
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    found = [resolve_device(part) for part in names.split(",") if part.strip()]
+    if not found:
+        raise UsageError("No device was named.", "Give --device auto, or leave it out.")
+    return found
+
+
+def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The type to compute in; "auto" is float32, whatever the checkpoint was saved in.
+
+    A CPU or an old GPU may be slow in 16 bits, but every device gives the same results in it.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if isinstance(name, torch.dtype):
+        return name
+    wanted = name.strip().lower().removeprefix("torch.")
+    if wanted == "auto":
+        return torch.float32
+    dtype = DTYPES.get(wanted)
+    if dtype is None:
+        raise UsageError(
+            f"There is no number type {name!r} to compute in.",
+            "Choose auto, float32, bfloat16 or float16.",
+        )
+    return dtype
+
+
+def set_threads(count: int | None) -> None:
+    """Let torch and the Rust tokenizers use this many threads; None leaves them as they are.
+
+    Raises:
+        UsageError: the count is below 1.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise UsageError(f"--threads {count} is too few.", "Give 1 or more.")
+    torch.set_num_threads(count)
+    os.environ["RAYON_NUM_THREADS"] = str(count)
+
+
+def threads_for_each(devices: int, threads: int | None = None) -> int:
+    """Threads that each of several workers gets when they share this machine's cores."""
+    return max(1, (threads or torch.get_num_threads()) // max(devices, 1))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory, of the device or the machine, did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def release_memory() -> None:
+    """Hand memory that torch holds but does not use back to the device."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def token_budget(device: torch.device) -> int:
+    """How many tokens a batch holds by default.
+
+    On a CPU the vectors of a batch should stay in the caches between one matrix product and the
+    next, and a product of some thousand rows is already as fast as it gets. A GPU wants more rows
+    to be busy.
+    """
+    return 2048 if device.type == "cpu" else 16384
