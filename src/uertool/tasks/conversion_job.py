@@ -41,7 +41,9 @@ from uertool.tasks.hf_files import (
     vocab_files,
     write_json,
     write_tokenizer,
+    written_class,
 )
+from uertool.tasks.source_config import hugging_face_words, source_config
 from uertool.tasks.tensor_views import TensorView
 from uertool.tasks.verification import Verification, verify_tensors
 
@@ -62,7 +64,11 @@ class ConversionJob:
         self._check_source()
         self.arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
         self.config = self._source_config()
-        self.original = checkpoint.hf_config or checkpoint.stored_hf_config
+        self.original = (
+            checkpoint.hf_config
+            or checkpoint.stored_hf_config
+            or hugging_face_words(options.config_path)
+        )
         self._check_counts()
         self.heads = self._chosen_heads()
         self.as_script = not options.exact_norm
@@ -122,8 +128,6 @@ class ConversionJob:
             )
 
     def _source_config(self) -> ModelConfig:
-        from uertool.tasks.source_config import source_config
-
         return source_config(self.checkpoint, self.options.config_path, self.options.settings)
 
     def _check_counts(self) -> None:
@@ -519,7 +523,7 @@ class ConversionJob:
         content = config_json(
             self.config,
             self.arch,
-            self.arch.hf_class(self.plan.heads),
+            written_class(self.arch, self.plan.heads, self.original),
             tied=self.tied_words,
             ids=ids,
             labels=self.options.labels,
@@ -602,7 +606,7 @@ class ConversionJob:
         target = self.to if self.to != "uer" else f"uer ({self.options.layout})"
         hf_class = ""
         if self.to == "hf" and self.arch is not None:
-            hf_class = self.arch.hf_class(self.plan.heads)
+            hf_class = written_class(self.arch, self.plan.heads, self.original)
         return ConversionReport(
             source=self.checkpoint.path,
             target=self.target,

@@ -12,6 +12,8 @@ from typing import Any
 from uertool.checkpoints.architectures.base import Architecture
 from uertool.errors import UsageError
 from uertool.models.config import ModelConfig
+from uertool.tasks.hf_sentencepiece import rust_sentencepiece
+from uertool.text.sentence_pieces import SentencePieceTokenizer, XlmRobertaTokenizer
 from uertool.text.tokenizers import tokenizer_from_hf_folder
 from uertool.text.vocab import Vocab
 
@@ -78,9 +80,12 @@ class SpecialIds:
 
 def special_ids(arch: Architecture, tokenizer: TokenizerSource) -> SpecialIds:
     """The ids that config.json names; UER-py's texts begin with [CLS] and end with [SEP]."""
-    if tokenizer.vocab_path is None:
+    if tokenizer.spm_path is not None:
+        vocab = _spiece_tokenizer(tokenizer.spm_path, arch).vocab
+    elif tokenizer.vocab_path is not None:
+        vocab = Vocab.load(tokenizer.vocab_path)
+    else:
         return SpecialIds()
-    vocab = Vocab.load(tokenizer.vocab_path)
     return SpecialIds(vocab.pad_id, vocab.cls_id, vocab.sep_id, vocab.mask_id)
 
 
@@ -112,8 +117,6 @@ def config_json(
     for name in _KEPT:
         if name in before:
             made[name] = before[name]
-    if made["model_type"] != arch.model_types[0]:
-        made["architectures"] = [_class_of_type(hf_class, arch, made["model_type"])]
     if arch.name not in ("t5", "t5-v1_1"):  # there the word means another thing
         made["tie_word_embeddings"] = tied
     made["dtype"] = dtype
@@ -161,8 +164,12 @@ _CLASS_PREFIXES: Mapping[str, str] = {
 }
 
 
-def _class_of_type(hf_class: str, arch: Architecture, model_type: str) -> str:
-    """The class of another model type of the same architecture."""
+def written_class(
+    arch: Architecture, heads: Sequence[str], original: Mapping[str, Any] | None
+) -> str:
+    """Hugging Face's class for some heads, of the model type that the model once had."""
+    hf_class = arch.hf_class(heads)
+    model_type = (original or {}).get("model_type", arch.model_types[0])
     usual = arch.classes[""].removesuffix("Model").removesuffix("Encoder")
     return _CLASS_PREFIXES.get(model_type, usual) + hf_class.removeprefix(usual)
 
@@ -307,35 +314,39 @@ def _rust_word_pieces(vocab: Vocab, lower: bool) -> Any:
     return rust
 
 
+def _spiece_tokenizer(spm: Path, arch: Architecture) -> SentencePieceTokenizer:
+    kind = XlmRobertaTokenizer if arch.name == "xlm-roberta" else SentencePieceTokenizer
+    return kind.load(spm)
+
+
 def _sentence_pieces(folder: Path, spm: Path, arch: Architecture, max_length: int) -> list[str]:
     name = _SPIECE_NAMES.get(arch.name, "spiece.model")
     shutil.copyfile(spm, folder / name)
-    names = {name: None, "spiece.model": None}
-    if name != "spiece.model":
-        shutil.copyfile(spm, folder / "spiece.model")
-    special = _special_of_pieces(arch)
+    tokenizer = _spiece_tokenizer(spm, arch)
+    vocab = tokenizer.vocab
+    special = {
+        "unk_token": vocab.token(tokenizer.unk_id) if tokenizer.unk_id is not None else None,
+        "pad_token": vocab.pad,
+        "cls_token": vocab.cls,
+        "sep_token": vocab.sep,
+        "mask_token": vocab.mask,
+    }
+    special = {role: token for role, token in special.items() if token is not None}
     settings: dict[str, Any] = {
-        "tokenizer_class": _SPIECE_CLASSES.get(arch.name, "T5Tokenizer"),
+        # The classes of transformers for such models change ids or letters; this one reads
+        # tokenizer.json as it is.
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
         **special,
     }
-    if settings["tokenizer_class"] == "T5Tokenizer":
-        settings["extra_ids"] = 0
+    written = [name]
+    rust = rust_sentencepiece(tokenizer, spm)
+    if rust is None:
+        settings["tokenizer_class"] = _SPIECE_CLASSES.get(arch.name, "T5Tokenizer")
+    else:
+        rust.save(str(folder / "tokenizer.json"))
+        written.append("tokenizer.json")
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "special_tokens_map.json", special)
-    return [*names, "tokenizer_config.json", "special_tokens_map.json"]
-
-
-def _special_of_pieces(arch: Architecture) -> dict[str, str]:
-    if arch.name == "xlm-roberta":
-        return {
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "sep_token": "</s>",
-            "pad_token": "<pad>",
-            "cls_token": "<s>",
-            "mask_token": "<mask>",
-        }
-    return {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return [*written, "tokenizer_config.json", "special_tokens_map.json"]

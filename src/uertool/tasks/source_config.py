@@ -46,6 +46,12 @@ def source_config(
     )
 
 
+def hugging_face_words(path: Path | None) -> dict[str, Any] | None:
+    """The configuration at `path` if it is one of Hugging Face, otherwise None."""
+    content = _read(path) if path is not None else {}
+    return content if "model_type" in content else None
+
+
 def _beside(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if checkpoint.layout == "hf":
         return checkpoint.hf_config

@@ -1,0 +1,119 @@
+"""Convert a BERT-base sized checkpoint to a Hugging Face folder: time and memory beside the old way.
+
+Three whole processes are timed, start-up included: uertool's conversion (without and with its
+proof), the old way (torch.load, a dictionary, torch.save) and a plain copy of the file. The goal is
+twice the start-up of torch plus the copy. Run: python benchmarks/convert.py [--layers 12]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+_OLD_WAY = """
+import collections, sys, torch
+model = torch.load(sys.argv[1], map_location="cpu")
+out = collections.OrderedDict()
+for name, tensor in model.items():
+    out["bert." + name] = tensor[1:] if "seg" in name else tensor
+torch.save(out, sys.argv[2])
+"""
+
+_CONVERT = """
+import sys
+from uertool.tasks.conversion import ConversionOptions, convert
+convert(sys.argv[1], sys.argv[2], "hf", ConversionOptions(verify=sys.argv[3] == "verify"))
+"""
+
+
+def make_checkpoint(folder: Path, layers: int, hidden: int, vocab: int) -> Path:
+    """A random MLM checkpoint with UER-py's modular names, its configuration beside it."""
+    torch.manual_seed(0)
+    tensors: dict[str, torch.Tensor] = {}
+
+    def linear(name: str, out: int, size: int) -> None:
+        tensors[f"{name}.weight"] = torch.randn(out, size) * 0.02
+        tensors[f"{name}.bias"] = torch.zeros(out)
+
+    def norm(name: str) -> None:
+        tensors[f"{name}.gamma"] = torch.ones(hidden)
+        tensors[f"{name}.beta"] = torch.zeros(hidden)
+
+    for part, rows in (("word", vocab), ("pos", 512), ("seg", 3)):
+        tensors[f"embedding.{part}.embedding.weight"] = torch.randn(rows, hidden) * 0.02
+    norm("embedding.layer_norm")
+    for layer in range(layers):
+        base = f"encoder.transformer.{layer}"
+        for index in range(3):
+            linear(f"{base}.self_attn.linear_layers.{index}", hidden, hidden)
+        linear(f"{base}.self_attn.final_linear", hidden, hidden)
+        norm(f"{base}.layer_norm_1")
+        linear(f"{base}.feed_forward.linear_1", 4 * hidden, hidden)
+        linear(f"{base}.feed_forward.linear_2", hidden, 4 * hidden)
+        norm(f"{base}.layer_norm_2")
+    linear("target.mlm.linear_1", hidden, hidden)
+    norm("target.mlm.layer_norm")
+    tensors["target.mlm.linear_2.weight"] = tensors["embedding.word.embedding.weight"]
+    tensors["target.mlm.linear_2.bias"] = torch.zeros(vocab)
+    path = folder / "model.bin"
+    torch.save(tensors, path)
+    settings = {"heads_num": hidden // 64, "hidden_act": "gelu", "embedding": ["word", "pos", "seg"]}
+    (folder / "config.json").write_text(json.dumps(settings))
+    return path
+
+
+def timed(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a process."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    if status != 0:
+        raise SystemExit(f"failed: {' '.join(command[:4])}")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    """Measure everything and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--vocab", type=int, default=21128)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=None, help="where to work (large files)")
+    given = parser.parse_args()
+    python = sys.executable
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        folder = Path(name)
+        source = make_checkpoint(folder, given.layers, given.hidden, given.vocab)
+        size = source.stat().st_size / 1e6
+        target = folder / "out"
+        jobs = {
+            "start python and torch": [python, "-c", "import torch"],
+            "copy of the file": ["cp", str(source), str(target)],
+            "old way": [python, "-c", _OLD_WAY, str(source), str(target)],
+            "uertool, not verified": [python, "-c", _CONVERT, str(source), str(target), "no"],
+            "uertool, verified": [python, "-c", _CONVERT, str(source), str(target), "verify"],
+        }
+        print(f"{size:.0f} MB, best of {given.repeats} whole processes")
+        for label, command in jobs.items():
+            best = (float("inf"), 0.0)
+            for _ in range(given.repeats):
+                if target.is_dir():
+                    shutil.rmtree(target)
+                target.unlink(missing_ok=True)
+                best = min(best, timed(command))
+            print(f"{label:28s} {best[0]:7.2f} s {best[1]:8.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
