@@ -146,7 +146,7 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
 
 @contextmanager
 def atomic_text(path: str | Path, *, overwrite: bool = False) -> Iterator[TextIO]:
-    """Yield a UTF-8 stream with `\\n` line ends that becomes `path` at the end; "-" is stdout."""
+    """Yield a UTF-8 stream with Unix line ends that becomes `path` at the end; "-" is stdout."""
     if str(path) == "-":
         yield sys.stdout
         sys.stdout.flush()

@@ -31,7 +31,8 @@ METHODS: tuple[Method, ...] = ("mean", "slerp", "ties", "dare")
 BLOCK = 1 << 18
 
 _NUMBERED = re.compile(r"^(?P<stem>.*?)[-_.]?(?P<step>\d+)(?P<suffix>\.[A-Za-z]+)?$")
-_FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan")
+#: A number that stands by itself, not within a path or a word.
+_FLOAT = re.compile(r"(?<![\w./-])(?:[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan)(?![\w/])")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 

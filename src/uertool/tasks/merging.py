@@ -133,7 +133,8 @@ class Ties:
 
     def next_round(self) -> bool:
         """Whether another survey of all tensors is needed to narrow the thresholds down."""
-        return any([select.narrow(self.density) for select in self._selects])
+        open_ones = [select for select in self._selects if select.narrow(self.density)]
+        return bool(open_ones)
 
     def start(self, name: str, blocks: Blocks) -> None:
         """The thresholds hold for all tensors alike."""
