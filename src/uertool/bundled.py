@@ -1,0 +1,43 @@
+"""What ships with the package: models, presets of configurations, a demo text; paths only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+_ASSETS = _PACKAGE / "assets"
+#: The wheel holds the presets beside the code; a checkout holds them at its root.
+_PRESET_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")
+_SUFFIX = "_config.json"
+
+DEMO_TEXT = _ASSETS / "demo_zh.txt"
+
+
+def bundled_models() -> dict[str, Path]:
+    """The models that need no download: name -> folder of weights, config.json and vocab.txt."""
+    return {folder.parent.name: folder.parent for folder in sorted(_ASSETS.glob("*/config.json"))}
+
+
+def presets() -> dict[str, Path]:
+    """The configurations of known sizes: "bert/base" -> its JSON file."""
+    for folder in _PRESET_FOLDERS:
+        if (folder / "bert").is_dir():
+            return {
+                path.relative_to(folder).as_posix().removesuffix(_SUFFIX): path
+                for path in sorted(folder.rglob(f"*{_SUFFIX}"))
+            }
+    return {}
+
+
+def find_config(reference: str | Path) -> Path | None:
+    """The file of a configuration: a path that exists, or a preset.
+
+    A preset may be named as it is (`bert/base`) or as UER-py's documentation writes it
+    (`models/bert/base_config.json`), so that old command lines run outside of its checkout.
+    None if there is neither.
+    """
+    path = Path(reference)
+    if path.exists():
+        return path
+    name = path.as_posix().removesuffix(_SUFFIX).removeprefix("./").removeprefix("models/")
+    return presets().get(name)
