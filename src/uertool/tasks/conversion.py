@@ -129,12 +129,17 @@ def _check_layout(checkpoint: Checkpoint, sources: tuple[str, ...]) -> None:
 
 
 def heads_of_word(word: str) -> tuple[str, ...]:
-    """Heads for a word of --target or --type: bert, albert, mlm, sp, lm, cls, qa, token_cls.
+    """Heads for the words of --target or --type: bert, albert, mlm, sp, lm, cls, qa, token_cls.
+
+    Several are separated by commas.
 
     Raises:
         UsageError: there is no such word.
     """
     known = {**LEGACY_TARGETS, "qa": ("qa",), "token_cls": ("token_cls",), "ner": ("token_cls",)}
-    if word not in known:
-        raise UsageError(f"There is no target {word!r}; known ones are {', '.join(known)}.")
-    return known[word]
+    heads: list[str] = []
+    for part in word.split(","):
+        if part not in known:
+            raise UsageError(f"There is no target {part!r}; known ones are {', '.join(known)}.")
+        heads.extend(known[part])
+    return tuple(dict.fromkeys(heads))
