@@ -244,6 +244,9 @@ class Folds:
     ) -> Validated:
         """Grow all folds up to `rounds`, and stop when `patience` rounds brought nothing better.
 
+        Better is a better score or a lower log loss: a slow learner answers with the commonest
+        label for many rounds, while its probabilities improve all along.
+
         Args:
             params: as of `full_parameters`; its threads are set to 1.
             patience: in rounds; 0 never stops early.
@@ -256,15 +259,20 @@ class Folds:
         ]
         steps = [*range(every, rounds, every), rounds]
         best = Validated(0.0, 0, 0, False)
+        least_loss, improved = np.inf, 0
         with closing(self._steps(boosters, steps)) as judged:
             for done, probabilities in judged:
                 value = metric.of(self.labels, probabilities)
                 if not best.rounds or value * metric.sign > best.score * metric.sign:
                     best = Validated(value, done, done, False)
+                    improved = done
                 best = replace(best, grown=done)
+                loss = metrics.log_loss(self.labels, probabilities)
+                if loss < least_loss:
+                    least_loss, improved = loss, done
                 if on_step is not None and on_step(done, value):
                     return replace(best, given_up=True)
-                if patience and done - best.rounds >= patience:
+                if patience and done - improved >= patience:
                     break
         return best
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -197,7 +198,7 @@ def fit(
         train: its features should be out-of-fold predictions of the base models, or the ensemble
             learns to trust what the base models know by heart.
         test: lines to score on.
-        params: LightGBM parameters over those of the old run_lgb.
+        params: LightGBM parameters, or None for those of the old run_lgb.
         rounds: boosting rounds, at most so many with early stopping; default 100.
         labels_num: number of labels, or None for the highest label plus 1.
         objective: "auto", "multiclass" or "binary".
@@ -211,7 +212,7 @@ def fit(
     Raises:
         InputError, UsageError: the data or an option cannot be meant; see the helpers above.
     """
-    params = {**FIT_PARAMETERS, **(params or {})}
+    params = dict(FIT_PARAMETERS if params is None else params)
     rounds = rounds or FIT_ROUNDS
     labels_num = count_labels(train.labels, labels_num, train.path)
     objective = objective_for(objective, labels_num)
@@ -424,13 +425,55 @@ def save_fit(fitted: Fitted, folder: Path, *, plot: bool = False) -> None:
     save_ensemble(fitted.ensemble, folder, fitted.inputs)
 
 
-def write_predictions(out: Any, probabilities: Probabilities, labels: Labels | None = None) -> None:
-    """Write TSV: the true label where known, the predicted one, and a probability a label."""
-    columns = [f"probability_{label}" for label in range(probabilities.shape[1])]
-    out.write("\t".join([*(["label"] if labels is not None else []), "prediction", *columns]))
-    out.write("\n")
+def score_predictions(
+    ensemble: Ensemble,
+    features: Sequence[Features],
+    labels: Labels,
+    probabilities: Probabilities,
+) -> Comparison:
+    """Score predictions on new lines beside the base models and their averages.
+
+    Args:
+        features: of all base models, or of those in use only.
+        labels: [lines].
+        probabilities: of the ensemble, [lines, labels].
+    """
+    known = ensemble.used if len(features) == len(ensemble.used) else ensemble.models
+    named = _renamed(tuple(features), [model.name for model in known])
+    base = baselines.base_probabilities(named, [model.kind for model in known])
+    weights = {model.name: model.weight or 0.0 for model in known if model.name in base}
+    total = sum(weights.values())
+    shares = {name: weight / total for name, weight in weights.items()} if total else None
+    return compare("new lines", labels, probabilities, base, shares)
+
+
+def write_predictions(
+    out: TextIO,
+    probabilities: Probabilities,
+    labels: Labels | None = None,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Write a line for each line: the true label where known, the predicted one, probabilities.
+
+    TSV with a header (label, prediction, probability_0, ...), or JSON objects with the keys line
+    (counted from 0), label, prediction and probabilities.
+    """
     predicted = probabilities.argmax(axis=1)
+    if not as_json:
+        columns = [f"probability_{label}" for label in range(probabilities.shape[1])]
+        known = ["label"] if labels is not None else []
+        out.write("\t".join([*known, "prediction", *columns]) + "\n")
     for i, row in enumerate(probabilities):
-        cells = [str(int(labels[i]))] if labels is not None else []
+        truth = None if labels is None else int(labels[i])
+        if as_json:
+            record: dict[str, Any] = {"line": i}
+            if truth is not None:
+                record["label"] = truth
+            record["prediction"] = int(predicted[i])
+            record["probabilities"] = [round(float(value), 6) for value in row]
+            out.write(json.dumps(record) + "\n")
+            continue
+        cells = [] if truth is None else [str(truth)]
         cells += [str(int(predicted[i])), *(f"{value:.6g}" for value in row)]
         out.write("\t".join(cells) + "\n")

@@ -39,6 +39,8 @@ PRUNERS = ("median", "hyperband", "none")
 _EVERY = 5  # rounds between two looks at the held-out lines
 _RANDOM_TRIALS = 10  # before a sampler has seen enough to judge
 _KEEP = "keep "  # names the choice of a base model among the parameters of a trial
+# Base models are mostly worth keeping, so at first a search leaves out one in five at random.
+_DROP_SHARE = 0.2
 _WARM_UP = 20  # rounds before a trial may be given up
 
 
@@ -310,7 +312,7 @@ class _Objective:
             elif value in entry.choices:
                 guess[name] = value
         if self.select_models:
-            guess |= {_KEEP + name: True for name in self.data.names}
+            guess |= {_KEEP + name: 1.0 for name in self.data.names}
         return guess
 
     def suggest(self, trial: Any) -> tuple[dict[str, Value], tuple[str, ...]]:
@@ -327,7 +329,7 @@ class _Objective:
                 params[name] = trial.suggest_float(name, entry.low, entry.high, log=entry.log)
         names = self.data.names
         if self.select_models:
-            kept = [n for n in names if trial.suggest_categorical(_KEEP + n, [True, False])]
+            kept = [n for n in names if trial.suggest_float(_KEEP + n, 0, 1) > _DROP_SHARE]
             names = tuple(kept) or names[:1]
         return params, names
 
@@ -399,8 +401,10 @@ def _study(optuna: Any, storage: str | None, name: str, sign: int) -> Any:
     direction = "maximize" if sign > 0 else "minimize"
     if storage is None:
         return optuna.create_study(direction=direction, study_name=name)
+    from sqlalchemy.exc import ArgumentError
+
     failure: Exception | None = None
-    for attempt in range(5):
+    for attempt in range(8):
         try:
             return optuna.create_study(
                 direction=direction,
@@ -411,11 +415,12 @@ def _study(optuna: Any, storage: str | None, name: str, sign: int) -> Any:
         except UertoolError:
             raise
         except Exception as error:  # sqlalchemy has dozens of its own
-            # Workers that start together may all try to create the tables; one of them wins.
             failure = error
-            if "exist" not in str(error) and "locked" not in str(error):
+            if isinstance(error, ArgumentError) or "unable to open" in str(error):
                 break
-            time.sleep(0.2 * (attempt + 1))
+            # Workers that start together all try to create the tables; one of them wins, and the
+            # others find them when they look again.
+            time.sleep(0.1 * (attempt + 1))
     raise UsageError(
         f"The storage {storage} cannot be opened: {str(failure).splitlines()[0]}.",
         "Give something like sqlite:///search.db (three slashes for a relative path).",

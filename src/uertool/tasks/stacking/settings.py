@@ -154,7 +154,7 @@ class Range:
 _LATER_RANGES = {
     "num_leaves": Range(10, 100),
     "min_data_in_leaf": Range(10, 100),
-    "learning_rate": Range(0.005, 0.5, log=True),
+    "learning_rate": Range(0.005, 0.5),
     "feature_fraction": Range(0.001, 0.5),
     "lambda_l1": Range(0, 10),
     "lambda_l2": Range(0, 10),
