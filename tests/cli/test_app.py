@@ -1,0 +1,279 @@
+"""The entry point: help, completion, exit codes, and errors in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from uertool import __version__
+from uertool.cli import app as entry
+from uertool.cli.app import COMMANDS, main
+from uertool.errors import CheckpointError, MissingExtraError, UsageError
+
+HEAVY = [
+    "torch",
+    "numpy",
+    "safetensors",
+    "tensorflow",
+    "transformers",
+    "tokenizers",
+    "lightgbm",
+    "optuna",
+    "sklearn",
+    "matplotlib",
+    "pyarrow",
+    "sentencepiece",
+    "huggingface_hub",
+    "click",
+]
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def run_uertool(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "uertool", *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def failing(error: BaseException) -> Callable[[list[str]], int]:
+    def run(_: list[str]) -> int:
+        raise error
+
+    return run
+
+
+# -- start-up -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["nonsense"]], ids=" ".join)
+def test_start_up_loads_nothing_heavy(argv: list[str]) -> None:
+    code = (
+        f"import sys; from uertool.cli.app import main; main({argv!r}); "
+        f"print('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    assert run_python(code).stdout.rstrip().endswith("LOADED []")
+
+
+def test_importing_every_command_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, importlib; from uertool.cli.app import COMMANDS, load_command; "
+        "[load_command(c.name) for c in COMMANDS]; "
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = run_python(code)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = f"import sys, uertool; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert run_python(code).stdout.strip() == "[]"
+
+
+def test_every_public_name_of_the_package_exists() -> None:
+    import uertool
+
+    for name in uertool.__all__:
+        assert getattr(uertool, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = uertool.no_such_name
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(entry.name in shown for entry in COMMANDS)
+
+
+def test_no_arguments_mean_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in COMMANDS])
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"uertool {__version__}\n"
+
+
+# -- completion -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("uertool clo", "cloze"), ("uertool cloze --top", "--topn")]
+)
+def test_completion_offers_names(typed: str, offered: str) -> None:
+    done = run_uertool(
+        _UERTOOL_COMPLETE="complete_bash",
+        COMP_WORDS=typed,
+        COMP_CWORD=str(len(typed.split()) - 1),
+    )
+    assert offered in done.stdout.split()
+
+
+def test_completion_can_be_shown() -> None:
+    done = run_uertool("--show-completion", "bash")
+    shown = done.stdout + done.stderr
+    assert "_UERTOOL_COMPLETE" in shown or "shell" in shown.lower()
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CheckpointError("a.bin is empty.", "Download it again."), 1),
+        (UsageError("This cannot be.", "Do that."), 2),
+        (MissingExtraError("tensorflow", "google", "Reading it"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_expected_error_is_a_sentence_and_a_hint(
+    error: Exception,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(entry, "_run", failing(error))
+    assert main(["cloze"]) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"error: {error.message}\n  {error.hint}\n"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("how", ["--debug", "UERTOOL_DEBUG"])
+def test_a_traceback_only_on_request(
+    how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(entry, "_run", failing(CheckpointError("a.bin is empty.")))
+    argv = ["cloze"]
+    if how == "--debug":
+        argv.append(how)
+    else:
+        monkeypatch.setenv(how, "1")
+    assert main(argv) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.endswith("error: a.bin is empty.\n")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "_run", failing(KeyError("bug")))
+    with pytest.raises(KeyError):
+        main(["cloze"])
+
+
+def test_ctrl_c_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(entry, "_run", failing(KeyboardInterrupt()))
+    assert main(["cloze"]) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("Interrupted")
+    assert said.count("\n") == 1
+
+
+def test_a_closed_pipe_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(entry, "_run", failing(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    assert main(["cloze"]) == 141
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "not enough memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.bin"), "a.bin: Permission denied"),
+    ],
+    ids=["memory", "full disk", "permission"],
+)
+def test_what_the_system_refuses_is_one_sentence(
+    error: BaseException,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(entry, "_run", failing(error))
+    assert main(["cloze"]) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["cloz"], "Did you mean 'cloze'?"),
+        (["--verion"], "Did you mean --version?"),
+        (["cloze", "--top_m", "3"], "--topn"),
+        (["cloze", "--topn", "many"], "many"),
+        (["cloze", "--topn"], "--topn"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_names_the_nearest(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.startswith("error: ")
+    assert "--help" in said
+
+
+# -- the process ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "uertool", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: The output cannot be written")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "uertool", "--version"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writing)
+    assert done.returncode == 141
+    assert done.stderr == ""
