@@ -534,6 +534,7 @@ def search(
     """
     run.apply()
 
+    from uertool.tasks.stacking.plots import can_draw
     from uertool.tasks.stacking.search import save_search
     from uertool.tasks.stacking.search import search as look_for
     from uertool.tasks.stacking.settings import load_ranges
@@ -579,7 +580,10 @@ def search(
         )
     report = found.to_json()
     inputs = [lines.path, *(model.path for model in lines.models)]
-    run.write(lambda folder: save_search(found, folder, plot=run.plot is not False), inputs, report)
+    plot = can_draw() if run.plot is None else run.plot
+    if run.output_path is not None and run.plot is None and not plot:
+        console.note("No charts: pip install 'uertool[plot]' brings them.")
+    run.write(lambda folder: save_search(found, folder, plot=plot), inputs, report)
     if run.json:
         console.json_line(report)
     else:

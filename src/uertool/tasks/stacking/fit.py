@@ -104,7 +104,7 @@ class Fitted:
 
 
 def objective_for(objective: str, labels_num: int) -> str:
-    """ "multiclass" or "binary"; "auto" is binary for two labels.
+    """What LightGBM shall learn: "multiclass", or "binary", which "auto" is for two labels.
 
     Raises:
         UsageError: binary for another number of labels, or an unknown word.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ from uertool.tasks.stacking.data import Labels
 _DARK = 0.5
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def _axes(width: float, height: float) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError("matplotlib", "ensemble", "Drawing plots") from None
+        raise MissingExtraError("matplotlib", "plot", "Drawing charts") from None
     # A figure of its own, not pyplot's: no window, no state that others share.
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()

@@ -627,8 +627,10 @@ def save_search(found: Found, folder: Path, *, plot: bool = True) -> None:
 
 
 def write_trials(found: Found, out: TextIO) -> None:
-    """Write the table of trials as TSV: number, state, score, rounds, grown, seconds, models and
-    one column for each hyperparameter."""
+    """Write the table of trials as TSV.
+
+    Columns: number, state, the metric, rounds, grown, seconds, one for each hyperparameter, models.
+    """
     names = list(found.ranges)
     columns = ["number", "state", found.metric, "rounds", "grown", "seconds", *names, "models"]
     out.write("\t".join(columns) + "\n")

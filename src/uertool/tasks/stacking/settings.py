@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uertool.errors import InputError, MissingExtraError, UsageError
+from uertool.errors import InputError, UsageError
 
 Value = float | int | bool | str
 
@@ -279,7 +279,6 @@ def read_table(path: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: it is missing, or not what its name says.
-        MissingExtraError: a TOML file on Python 3.10 without tomli.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -306,7 +305,10 @@ def _toml(text: str) -> Any:
     for name in ("tomllib", "tomli"):
         with contextlib.suppress(ImportError):
             return importlib.import_module(name).loads(text)
-    raise MissingExtraError("tomli", "ensemble", "Reading TOML on Python 3.10")
+    raise InputError(
+        "A TOML file was given, but Python before 3.11 cannot read it without the package tomli.",
+        "Write the same as JSON.",
+    )
 
 
 def load_settings(path: str | Path) -> Settings:
