@@ -15,7 +15,7 @@ from uertool.errors import OutputError
 from uertool.files import refuse_existing
 
 #: Bytes that are handed to tensorflow at once, which copies them.
-_PART = 256 << 20
+_PART = 64 << 20
 
 
 def save_google(

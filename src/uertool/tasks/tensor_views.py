@@ -62,11 +62,12 @@ def without(view: TensorView, names: set[str]) -> TensorView:
 
 
 def with_tensors(view: TensorView, made: Mapping[str, Callable[[], Tensor]]) -> TensorView:
-    """With tensors that are computed, in place of any of the same name."""
+    """With tensors that are computed, in place of any of the same name (and then its shape)."""
     infos = dict(view.infos)
     for name, make in made.items():
-        tensor = make()
-        infos[name] = TensorInfo(name, tuple(tensor.shape), tensor.dtype)
+        if name not in infos:
+            tensor = make()
+            infos[name] = TensorInfo(name, tuple(tensor.shape), tensor.dtype)
 
     def read(name: str) -> Tensor:
         return made[name]() if name in made else view.read(name)
@@ -111,7 +112,7 @@ def scaled(view: TensorView, name: str, factor: float) -> TensorView:
         return view
     return with_tensors(
         view,
-        {name: lambda: (view.read(name).double() * factor).to(view.infos[name].dtype)},
+        {name: lambda: view.read(name) * factor},
     )
 
 
