@@ -1,0 +1,124 @@
+"""Which ids stand around a prompt, start a target and end a text, for a model and its family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uertool.errors import UsageError, VocabError
+
+if TYPE_CHECKING:
+    from uertool.models.registry import LoadedModel
+    from uertool.text.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Ids that a text has around it.
+
+    Attributes:
+        before: in front of a prompt or source.
+        after: behind a source; a prompt that is to be continued has nothing behind it.
+        target: what a target starts with; empty for a language model.
+        stop: ids that end a text.
+        forced_first, forced_last: what a Hugging Face model's first and last new token must be.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    target: tuple[int, ...]
+    stop: frozenset[int]
+    forced_first: int | None = None
+    forced_last: int | None = None
+
+
+def find_marks(loaded: LoadedModel) -> Marks:
+    """The marks that a model was trained with.
+
+    UER-py's models start at [CLS] and end at [SEP]; those of Hugging Face folders say so in
+    generation_config.json, config.json and the tokenizer's own files.
+    """
+    tokenizer = loaded.tokenizer
+    target_tokenizer = loaded.tgt_tokenizer or tokenizer
+    decoder = loaded.config.decoder is not None
+    settings = _folder_settings(loaded.reference)
+    size = len(target_tokenizer)
+
+    def ids(name: str) -> list[int]:
+        value = settings.get(name)
+        values = value if isinstance(value, list) else [value]
+        # Defaults of another vocabulary (50256 beside 21128 Chinese tokens) are no marks.
+        return [v for v in values if isinstance(v, int) and 0 <= v < size]
+
+    stop = ids("eos_token_id") or [i for i in (target_tokenizer.eos_id,) if i is not None]
+    target: tuple[int, ...] = ()
+    if decoder:
+        start = ids("decoder_start_token_id") or [
+            i for i in (target_tokenizer.cls_id, target_tokenizer.bos_id) if i is not None
+        ]
+        if not start:
+            raise VocabError(
+                f"{target_tokenizer.vocab.source} has no [CLS] token, and a target starts with it."
+            )
+        target = (start[0],)
+    forced_first, forced_last = ids("forced_bos_token_id"), ids("forced_eos_token_id")
+    return Marks(
+        before=tokenizer.prefix_ids,
+        after=tokenizer.suffix_ids if decoder else (),
+        target=target,
+        stop=frozenset(stop),
+        forced_first=forced_first[0] if decoder and forced_first else None,
+        forced_last=forced_last[0] if decoder and forced_last else None,
+    )
+
+
+def _folder_settings(reference: str | Path) -> Mapping[str, Any]:
+    """What a Hugging Face folder says about generation; nothing for other checkpoints."""
+    folder = Path(reference)
+    found: dict[str, Any] = {}
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(values, dict):
+            found.update({key: value for key, value in values.items() if value is not None})
+    return found if "model_type" in found else {}
+
+
+def stop_ids(tokenizer: Tokenizer, tokens: Sequence[str]) -> frozenset[int]:
+    """The ids of stop tokens by name.
+
+    Raises:
+        UsageError: one of them is no token of the vocabulary.
+    """
+    found = {token: tokenizer.vocab.find(token) for token in tokens}
+    unknown = [token for token, index in found.items() if index is None]
+    if unknown:
+        raise UsageError(
+            f"--stop_token {', '.join(map(repr, unknown))}: not in {tokenizer.vocab.source}.",
+            "A stop token is one entry of the vocabulary; use --stop_string for other text.",
+        )
+    return frozenset(index for index in found.values() if index is not None)
+
+
+def word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:
+    """The ids of forbidden words.
+
+    Raises:
+        UsageError: a word has no tokens, or unknown ones.
+    """
+    encoded = tokenizer.encode_batch(list(words))
+    for word, ids in zip(words, encoded, strict=True):
+        if not ids or tokenizer.unk_id in ids:
+            raise UsageError(
+                f"--forbid {word!r}: the vocabulary {tokenizer.vocab.source} cannot write it.",
+                "It will not be generated anyway; leave it out.",
+            )
+    return encoded
