@@ -1,4 +1,4 @@
-"""Convert a BERT-base sized checkpoint to a Hugging Face folder: time and memory beside the old way.
+"""Convert a BERT-base sized checkpoint to a Hugging Face folder, beside the old way.
 
 Three whole processes are timed, start-up included: uertool's conversion (without and with its
 proof), the old way (torch.load, a dictionary, torch.save) and a plain copy of the file. The goal is
@@ -66,7 +66,11 @@ def make_checkpoint(folder: Path, layers: int, hidden: int, vocab: int) -> Path:
     tensors["target.mlm.linear_2.bias"] = torch.zeros(vocab)
     path = folder / "model.bin"
     torch.save(tensors, path)
-    settings = {"heads_num": hidden // 64, "hidden_act": "gelu", "embedding": ["word", "pos", "seg"]}
+    settings = {
+        "heads_num": hidden // 64,
+        "hidden_act": "gelu",
+        "embedding": ["word", "pos", "seg"],
+    }
     (folder / "config.json").write_text(json.dumps(settings))
     return path
 

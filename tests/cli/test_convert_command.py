@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import FIXTURES
 
+from tests.conftest import FIXTURES
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.cli.app import main
 

@@ -55,13 +55,17 @@ _KNOWN = re.compile(
             rf"encoder\.(encoder_{_N}\.)?linear\.{_LINEAR}",
             rf"encoder\.(encoder_{_N}\.)?layer_norm\.{_NORM}",
             rf"encoder\.(encoder_{_N}\.)?relative_pos_emb\.{_BIAS}",
-            (rf"encoder\.(encoder_{_N}\.)?transformer\.({_N}\.)?"
-            rf"(self_attn\.{_ATTENTION}|{_FEED_FORWARD}|layer_norm_[12]\.{_NORM})"),
+            (
+                rf"encoder\.(encoder_{_N}\.)?transformer\.({_N}\.)?"
+                rf"(self_attn\.{_ATTENTION}|{_FEED_FORWARD}|layer_norm_[12]\.{_NORM})"
+            ),
             rf"encoder\.(encoder_{_N}\.)?rnn(_forward|_backward)?\.{_CELL}",
             rf"encoder\.(encoder_{_N}\.)?(conv|gate)(_1|\.{_N})\.{_LINEAR}",
             rf"encoder\.(encoder_{_N}\.)?(conv|gate)_(b1|b\.{_N})",
-            (rf"decoder\.transformer_decoder\.{_N}\."
-            rf"((self_attn|context_attn)\.{_ATTENTION}|{_FEED_FORWARD}|layer_norm_[123]\.{_NORM})"),
+            (
+                rf"decoder\.transformer_decoder\.{_N}\."
+                rf"((self_attn|context_attn)\.{_ATTENTION}|{_FEED_FORWARD}|layer_norm_[123]\.{_NORM})"
+            ),
             rf"decoder\.layer_norm\.{_NORM}",
             rf"decoder\.self_pos_emb\.{_BIAS}",
             rf"target\.mlm\.(linear_[12]\.{_LINEAR}|layer_norm\.{_NORM})",

@@ -1,4 +1,4 @@
-"""Tables of names: rules that pair canonical names with names elsewhere, readable in both directions.
+"""Rules that pair canonical names with names elsewhere, readable in both directions.
 
 A `Rule` is one row of an architecture's table: canonical (modular UER-py) names, the Hugging Face
 and TensorFlow names of the same numbers, and the reversible transform between them. A `WeightMap`

@@ -263,7 +263,7 @@ def _options(words: dict[str, Any]) -> ConversionOptions:
     return ConversionOptions(
         **values,
         heads=heads_of_word(word) if word else (),
-        layout=layout,
+        layout="legacy" if layout == "legacy" else "modular",
         do_lower_case=lower == "true",
         labels=tuple(labels.split(",")) if labels else (),
     )

@@ -1,4 +1,4 @@
-"""The architectures that have names elsewhere, one file each; adding one is a file and a row here."""
+"""Architectures that have names elsewhere, one file each; to add one takes a file and a row."""
 
 from __future__ import annotations
 

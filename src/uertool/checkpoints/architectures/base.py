@@ -1,4 +1,4 @@
-"""What an architecture is made of: a table of rules, heads, a signature and two configuration maps."""
+"""What an architecture is made of: a table of rules, heads, a signature, two config maps."""
 
 from __future__ import annotations
 

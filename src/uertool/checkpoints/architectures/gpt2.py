@@ -1,4 +1,4 @@
-"""GPT-2: a causal transformer whose weights Hugging Face keeps transposed, query, key, value joined."""
+"""GPT-2: a causal transformer whose weights Hugging Face keeps transposed, q, k, v joined."""
 
 from __future__ import annotations
 
