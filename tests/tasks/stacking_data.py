@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tests.conftest import TEXT
 
 from uertool.tasks.stacking.folds import fold_of_each_line
 
@@ -57,7 +56,7 @@ def write_case(
 
 # What each base model looks at: a part of the text, and how long its pieces of characters are.
 # Features of `uertool extract-features` can stand in the place of these counts.
-REVIEW_MODELS = {
+TEXT_MODELS = {
     "unigrams": (slice(None), (1, 1)),
     "bigrams": (slice(None), (2, 2)),
     "trigrams": (slice(None), (3, 3)),
@@ -66,34 +65,37 @@ REVIEW_MODELS = {
 }
 
 
-def read_reviews(name: str) -> tuple[list[str], npt.NDArray[np.int64]]:
-    rows = (TEXT / name).read_text(encoding="utf-8").splitlines()[1:]
-    cells = [row.split("\t") for row in rows]
+def read_texts(path: Path) -> tuple[list[str], npt.NDArray[np.int64]]:
+    rows = path.read_text(encoding="utf-8").split("\n")[1:]
+    cells = [row.split("\t") for row in rows if row]
     return [text for _, text in cells], np.array([int(label) for label, _ in cells])
 
 
-def write_review_models(folder: Path, *, folds: int = 5, seed: int = 0) -> None:
-    """Logistic regressions on hashed character n-grams of the reviews, as feature files.
+def write_text_models(
+    folder: Path, train: Path, test: Path, *, folds: int = 5, seed: int = 0
+) -> None:
+    """Logistic regressions on hashed character n-grams, as feature files.
 
     The training features are out of fold: each line is predicted by a model that has not seen it.
     The test features come from models of all training lines.
     """
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
 
-    texts, labels = read_reviews("reviews_train.tsv")
-    test_texts, _ = read_reviews("reviews_test.tsv")
+    texts, labels = read_texts(train)
+    test_texts, _ = read_texts(test)
     fold = fold_of_each_line(labels, folds, seed)
-    for name, (part, sizes) in REVIEW_MODELS.items():
+    for name, (part, sizes) in TEXT_MODELS.items():
         counter = HashingVectorizer(
             analyzer="char", ngram_range=sizes, n_features=2**13, alternate_sign=False, binary=True
         )
         x, z = (counter.transform([text[part] for text in all_]) for all_ in (texts, test_texts))
-        regression = LogisticRegression(C=10, solver="liblinear", tol=1e-2)
-        oof = np.zeros((len(labels), 2), dtype=np.float32)
+        regression = OneVsRestClassifier(LogisticRegression(C=10, solver="liblinear", tol=1e-2))
+        oof = np.zeros((len(labels), int(labels.max()) + 1), dtype=np.float32)
         for i in range(folds):
             regression.fit(x[fold != i], labels[fold != i])
             oof[fold == i] = regression.predict_proba(x[fold == i])
         np.save(folder / f"train_{name}.npy", oof)
-        test = regression.fit(x, labels).predict_proba(z)
-        np.save(folder / f"test_{name}.npy", test.astype(np.float32))
+        on_test = regression.fit(x, labels).predict_proba(z)
+        np.save(folder / f"test_{name}.npy", on_test.astype(np.float32))

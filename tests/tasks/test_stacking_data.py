@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.tasks.stacking_data import made_up, write_case, write_labels
 
+from tests.tasks.stacking_data import made_up, write_case, write_labels
 from uertool.errors import InputError
 from uertool.tasks.stacking import data, folds
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.tasks.stacking_data import made_up, write_case, write_labels
 
+from tests.tasks.stacking_data import made_up, write_case, write_labels
 from uertool.errors import InputError, UsageError
 from uertool.tasks.stacking import baselines, boosting, metrics, settings
 from uertool.tasks.stacking.data import LabelledData, load_features, load_labelled

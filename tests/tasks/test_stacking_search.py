@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import TEXT
-from tests.tasks.stacking_data import REVIEW_MODELS, write_case, write_labels, write_review_models
 
+from tests.conftest import TEXT
+from tests.tasks.stacking_data import TEXT_MODELS, write_case, write_labels, write_text_models
 from uertool.errors import InputError, UsageError
 from uertool.tasks.stacking import boosting, metrics
 from uertool.tasks.stacking.data import LabelledData, load_labelled
@@ -331,13 +331,14 @@ def test_options_that_cannot_be_meant_are_refused(
 
 def test_on_real_reviews_search_and_fit_beat_the_best_base_model(tmp_path: Path) -> None:
     """Five classifiers of the reviews, out of fold; 899 lines that nothing has learnt from."""
-    write_review_models(tmp_path)
+    labelled = {"train": TEXT / "reviews_train.tsv", "test": TEXT / "reviews_test.tsv"}
+    write_text_models(tmp_path, labelled["train"], labelled["test"])
     sources = {
-        role: [str(tmp_path / f"{role}_{name}.npy") for name in REVIEW_MODELS]
+        role: [str(tmp_path / f"{role}_{name}.npy") for name in TEXT_MODELS]
         for role in ("train", "test")
     }
-    train = load_labelled(TEXT / "reviews_train.tsv", sources["train"], "train")
-    test = load_labelled(TEXT / "reviews_test.tsv", sources["test"], "test")
+    train = load_labelled(labelled["train"], sources["train"], "train")
+    test = load_labelled(labelled["test"], sources["test"], "test")
     found = search(train, trials=20)
     fitted = fit(train, test, params=found.settings()["params"], rounds=found.best.rounds)
     scores = fitted.comparisons["test"].scores

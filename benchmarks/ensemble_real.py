@@ -1,0 +1,57 @@
+"""What an ensemble is worth on the labelled texts of tests/text, as docs/ensemble.md quotes it.
+
+    python -m benchmarks.ensemble_real [--trials 30] [--seed 7]
+
+Base models are logistic regressions on character n-grams of different length and place, their
+training features out of fold. The search and the fit see the training lines only; all scores are
+on the test lines. Run it in the root of the source tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from tests.conftest import TEXT
+from tests.tasks.stacking_data import TEXT_MODELS, write_text_models
+from uertool.tasks.stacking.data import load_labelled
+from uertool.tasks.stacking.fit import fit
+from uertool.tasks.stacking.search import search
+
+CASES = {
+    "reviews, 2 labels": ("reviews_train.tsv", "reviews_test.tsv"),
+    "emotions, 6 labels": ("emotions_train.tsv", "emotions_dev.tsv"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    for title, (train_name, test_name) in CASES.items():
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_text_models(folder, TEXT / train_name, TEXT / test_name, seed=args.seed)
+            train, test = (
+                load_labelled(
+                    TEXT / file, [folder / f"{role}_{model}.npy" for model in TEXT_MODELS], role
+                )
+                for role, file in (("train", train_name), ("test", test_name))
+            )
+        found = search(train, trials=args.trials, seed=args.seed)
+        settings = found.settings()
+        fitted = fit(
+            train, test, params=settings["params"], rounds=settings["rounds"], seed=args.seed
+        )
+        print(f"\n{title}: {len(train.labels)} training and {len(test.labels)} test lines")
+        print(f"{'':18} {'macro F1':>9} {'accuracy':>9} {'log loss':>9}")
+        for who, score in fitted.comparisons["test"].scores.items():
+            print(f"{who:18} {score.macro_f1:9.4f} {score.accuracy:9.4f} {score.log_loss:9.4f}")
+
+
+if __name__ == "__main__":
+    main()
