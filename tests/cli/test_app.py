@@ -16,7 +16,7 @@ from uertool.cli import app as entry
 from uertool.cli.app import COMMANDS, main
 from uertool.errors import CheckpointError, MissingExtraError, UsageError
 
-HEAVY = [
+HEAVY = (
     "torch",
     "numpy",
     "safetensors",
@@ -31,7 +31,7 @@ HEAVY = [
     "sentencepiece",
     "huggingface_hub",
     "click",
-]
+)
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,102 @@
+"""The READMEs tell the truth: every command line in them is understood, in both languages."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TESTS
+from uertool.cli.app import COMMANDS, load_command
+from uertool.cli.argv import kebab, normalize
+
+ROOT = TESTS.parent
+READMES = (ROOT / "README.md", ROOT / "README.zh.md")
+
+#: The scripts of UER-py's documentation (the names it misspells are given as the files are named).
+SCRIPTS = (
+    "average_models",
+    "build_vocab",
+    "check_model",
+    "cloze_test",
+    "convert_bert_extractive_qa_from_huggingface_to_uer",
+    "convert_bert_extractive_qa_from_uer_to_huggingface",
+    "convert_bert_from_google_to_uer",
+    "convert_bert_from_huggingface_to_uer",
+    "convert_bert_from_uer_to_google",
+    "convert_bert_from_uer_to_huggingface",
+    "convert_bert_text_classification_from_huggingface_to_uer",
+    "convert_bert_text_classification_from_uer_to_huggingface",
+    "convert_gpt2_from_huggingface_to_uer",
+    "convert_gpt2_from_uer_to_huggingface",
+    "convert_t5_from_huggingface_to_uer",
+    "convert_t5_from_uer_to_huggingface",
+    "diff_vocab",
+    "dynamic_vocab_adapter",
+    "extract_embeddings",
+    "extract_features",
+    "generate_lm",
+    "generate_seq2seq",
+    "run_bayesopt",
+    "run_lgb",
+    "topn_words_dep",
+    "topn_words_indep",
+)
+
+
+def command_lines(path: Path) -> list[str]:
+    """Every `uertool ...` of a document: in console blocks, and in code inside tables."""
+    text = path.read_text("utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"^\|.*\| `(uertool [^`]*)` \|$", text, re.MULTILINE)
+    return [line for line in lines if line.startswith("uertool ")]
+
+
+def dry_parse(line: str) -> None:
+    """Parse a command line as the program would, without running it."""
+    _, name, *rest = shlex.split(line, comments=True)
+    rest = normalize(rest)
+    command = load_command(name)
+    while hasattr(command, "commands"):
+        if not rest:
+            return  # a group by itself
+        command = command.commands[kebab(rest.pop(0))]
+    if rest or line.count(" ") > 2:
+        command.make_context(name, rest, token_normalize_func=kebab)
+
+
+@pytest.mark.parametrize("line", sorted({line for path in READMES for line in command_lines(path)}))
+def test_a_documented_command_line_is_understood(line: str) -> None:
+    dry_parse(line)
+
+
+def test_both_languages_show_the_same_commands() -> None:
+    english, chinese = (command_lines(path) for path in READMES)
+    assert english == chinese
+    assert len(english) > 30
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_old_script_has_its_row(path: Path, script: str) -> None:
+    rows = re.findall(
+        rf"^\| `{script}\.py` \| `(uertool [^`]*)` \|$", path.read_text("utf-8"), re.M
+    )
+    assert len(rows) == 1
+    assert rows[0].split()[1] in {entry.name for entry in COMMANDS}
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
+def test_every_command_is_shown(path: Path) -> None:
+    shown = {line.split()[1] for line in command_lines(path)}
+    assert {entry.name for entry in COMMANDS} - shown <= {"whiten"}
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text("utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
