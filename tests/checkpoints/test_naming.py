@@ -326,3 +326,109 @@ def test_a_layer_number_of_a_million_is_harmless(tmp_path: Path) -> None:
     save_tensors(tensors, tmp_path / "far.bin")
     found = open_checkpoint(tmp_path / "far.bin")
     assert found.unmapped == ("bert.encoder.layer.999999.output.dense.bias",)
+
+
+# Every registered architecture, at sizes that no fixture has
+
+_SIZES = {"vocab": 37, "hidden": 24, "inner": 36, "ff": 50, "emb": 12, "positions": 19}
+
+
+def invented(name: str, layers: int = 2) -> dict[str, torch.Tensor]:
+    """Random canonical tensors of every rule of an architecture's body and pretraining heads.
+
+    Shapes are made up by the kind of the name; attention is narrower or wider than the model.
+    """
+    arch = architecture(name)
+    heads = [head for head in arch.heads if head.name in ("mlm", "sp", "lm")]
+    sizes = dict(_SIZES)
+    hidden = sizes["hidden"]
+    inner = sizes["inner"] if name.startswith("t5") else hidden
+    word = sizes["emb"] if name == "albert" else hidden
+    tables = {
+        "word.embedding.weight": (sizes["vocab"], word),
+        "pos.embedding.weight": (sizes["positions"], word),
+        "seg.embedding.weight": (3, word),
+        "relative_attention_bias.weight": (8, 3),
+        "encoder.linear.weight": (hidden, word),
+        "final_linear.weight": (hidden, inner),
+        "feed_forward.linear_2.weight": (hidden, sizes["ff"]),
+        "feed_forward.linear_1.weight": (sizes["ff"], hidden),
+        "feed_forward.linear_gate.weight": (sizes["ff"], hidden),
+        "feed_forward.linear_1.bias": (sizes["ff"],),
+        "mlm.linear_1.weight": (word, hidden),
+        "mlm.linear_1.bias": (word,),
+        "mlm.layer_norm.gamma": (word,),
+        "mlm.layer_norm.beta": (word,),
+        "mlm.linear_2.weight": (sizes["vocab"], word),
+        "mlm.linear_2.bias": (sizes["vocab"],),
+        "sp.linear_2.weight": (2, hidden),
+        "sp.linear_2.bias": (2,),
+        "output_layer.weight": (sizes["vocab"], hidden),
+        "output_layer.bias": (sizes["vocab"],),
+    }
+    torch.manual_seed(3)
+    made = {}
+    for place in arch.weight_map(heads).places(layers):
+        for canonical in place.uer:
+            shape = next((s for end, s in tables.items() if canonical.endswith(end)), None)
+            if shape is None and "linear_layers" in canonical:
+                shape = (inner, hidden) if canonical.endswith("weight") else (inner,)
+            if shape is None and "embedding" in canonical:
+                shape = (word,)
+            if shape is None:
+                shape = (hidden, hidden) if canonical.endswith("linear_1.weight") else (hidden,)
+            made[canonical] = torch.randn(shape)
+    for canonical in made:  # both streams of a siamese model are tied
+        twin = canonical.replace("_1.", "_0.", 1)
+        if name == "sbert" and twin in made:
+            made[canonical] = made[twin]
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_invented_model_is_recognised_and_comes_back(name: str, tmp_path: Path) -> None:
+    tensors = invented(name)
+    save_tensors(tensors, tmp_path / "uer.bin")
+    source = open_checkpoint(tmp_path / "uer.bin")
+    assert name in source.candidates
+    source = open_checkpoint(tmp_path / "uer.bin", arch=name)
+    source.require_complete()
+    save_tensors(exported(source), tmp_path / "hf.bin")
+    back = open_checkpoint(tmp_path / "hf.bin", arch=name)
+    back.require_complete()
+    assert not back.unmapped
+    assert set(back.keys()) == set(tensors)
+    assert back.heads == source.heads
+    places = architecture(name).weight_map().canonical(2)
+    for canonical, tensor in tensors.items():
+        carried = places[canonical].rule.transform("hf", as_script=True).carried
+        assert torch.equal(carried(back.tensor(canonical)), carried(tensor)), canonical
+        assert back.info(canonical).shape == tuple(tensor.shape)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if architecture(n).google])
+def test_an_invented_model_comes_back_from_google(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    from uertool.checkpoints.tf_writer import save_google
+
+    tensors = invented(name)
+    tensors["target.mlm.linear_2.weight"] = tensors["embedding.word.embedding.weight"]
+    save_tensors(tensors, tmp_path / "uer.bin")
+    out = exported(open_checkpoint(tmp_path / "uer.bin", arch=name), "tf")
+    extra = {
+        "global_step": torch.tensor(7),
+        "bert/pooler/dense/kernel/adam_m": torch.zeros(2),
+        "bert/pooler/dense/kernel/adam_v": torch.zeros(2),
+    }
+    save_google({**out, **extra}.items(), tmp_path / "bert_model.ckpt")
+    back = open_checkpoint(tmp_path / "bert_model.ckpt")
+    back.require_complete()
+    assert back.architecture == name
+    assert set(back.dropped) == set(extra)
+    assert not back.unmapped
+    assert set(back.keys()) == set(tensors)
+    for canonical, tensor in tensors.items():
+        found = back.tensor(canonical)
+        if canonical == "embedding.seg.embedding.weight":
+            tensor, found = tensor[1:], found[1:]
+        assert torch.equal(found, tensor), canonical

@@ -591,3 +591,103 @@ def test_a_damaged_output_is_noticed_and_removed(
     with pytest.raises(CheckpointError, match=r"linear_layers\.0\.weight differs"):
         convert(MLM, tmp_path / "hf", "hf")
     assert not (tmp_path / "hf").exists()
+
+
+class Malicious:
+    """A pickle that would run a command."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import os
+
+        return (os.system, (f"touch {self.marker}",))
+
+
+def test_a_pickle_with_code_is_named_and_not_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    torch.save({"embedding.word.embedding.weight": Malicious(marker)}, tmp_path / "evil.bin")
+    with pytest.raises(CheckpointError, match="system"):
+        convert(tmp_path / "evil.bin", tmp_path / "hf", "hf")
+    assert not marker.exists()
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("offsets", [[0, 1 << 60], [-8, 8], [0, 64]])
+def test_absurd_safetensors_offsets_are_refused(offsets: list[int], tmp_path: Path) -> None:
+    table = {
+        "embedding.word.embedding.weight": {
+            "dtype": "F32",
+            "shape": [4, 4],
+            "data_offsets": offsets,
+        },
+        "embedding.pos.embedding.weight": {
+            "dtype": "F32",
+            "shape": [4, 4],
+            "data_offsets": [32, 96],
+        },
+    }
+    head = json.dumps(table).encode()
+    data = len(head).to_bytes(8, "little") + head + bytes(96)
+    (tmp_path / "bad.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
+        convert(tmp_path / "bad.safetensors", tmp_path / "out.bin", "uer")
+    assert not (tmp_path / "out.bin").exists()
+
+
+def test_an_index_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    index = {"weight_map": {"bert.pooler.dense.bias": "../../secret.safetensors"}}
+    (tmp_path / "in" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        convert(tmp_path / "in", tmp_path / "out.bin", "uer")
+
+
+def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "bomb.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(64 << 20))
+    with pytest.raises(CheckpointError, match=r"bomb\.bin"):
+        convert(tmp_path / "bomb.bin", tmp_path / "out.bin", "uer")
+
+
+# Siamese models
+
+
+def test_a_bert_body_becomes_both_streams_when_asked(tmp_path: Path) -> None:
+    made(tmp_path / "hf", "BertModel", "BertConfig", _BERT)
+    convert(tmp_path / "hf", tmp_path / "m.bin", "uer", ConversionOptions(arch="sbert"))
+    model = torch.load(tmp_path / "m.bin", weights_only=True)
+    first = model["embedding.dual.embedding_0.word.embedding.weight"]
+    second = model["embedding.dual.embedding_1.word.embedding.weight"]
+    assert first.data_ptr() == second.data_ptr()
+    assert open_checkpoint(tmp_path / "m.bin").architecture == "sbert"
+
+
+def test_the_spelling_of_uer_pys_siamese_converter_is_read(tmp_path: Path) -> None:
+    source = open_checkpoint(FIXTURES / "sbert-modular" / "model.bin")
+    renamed = {
+        name.replace("embedding.dual.", "embedding."): source.tensor(name) for name in source
+    }
+    save_tensors(renamed, tmp_path / "model.bin")
+    config = (FIXTURES / "sbert-modular" / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config)
+    report = convert(tmp_path / "model.bin", tmp_path / "hf", "hf")
+    assert report.architecture == "sbert"
+    assert report.hf_class == "BertModel"
+
+
+def test_a_pooler_beside_another_head_does_not_surprise_transformers(tmp_path: Path) -> None:
+    made(tmp_path / "hf", "BertForPreTraining", "BertConfig", _BERT)
+    whole = open_tensor_file(tmp_path / "hf")
+    kept = {n: whole.tensor(n) for n in whole.keys() if "seq_relationship" not in n}
+    (tmp_path / "in").mkdir()
+    save_tensors(kept, tmp_path / "in" / "model.safetensors")
+    (tmp_path / "in" / "config.json").write_text((tmp_path / "hf" / "config.json").read_text())
+    convert(tmp_path / "in", tmp_path / "uer.safetensors", "safetensors", FAST)
+    report = convert(tmp_path / "uer.safetensors", tmp_path / "back", "hf")
+    assert any("no place" in note for note in report.notes)
+    _, faults = load(tmp_path / "back", "BertForMaskedLM")
+    assert faults == {}

@@ -30,12 +30,14 @@ class Transform:
         back: the tensor elsewhere to canonical tensors.
         carried: the part of a canonical tensor that survives the way out and back; rows that the
             other side has no place for are left out of it.
+        twins: whether the canonical tensors that come back are one and the same.
     """
 
     label: str
     out: Callable[[Sequence[Tensor]], Tensor]
     back: Callable[[Tensor], tuple[Tensor, ...]]
     carried: Callable[[Tensor], Tensor] = field(default=lambda tensor: tensor)
+    twins: bool = False
 
 
 def _cat(parts: Iterable[Tensor], dim: int = 0) -> Tensor:
@@ -94,15 +96,19 @@ LEADING_AXIS = Transform(
 
 #: One tensor elsewhere stands for both streams of a siamese model.
 BOTH_STREAMS = Transform(
-    "first of two equal streams", lambda parts: parts[0], lambda tensor: (tensor, tensor)
+    "first of two equal streams",
+    lambda parts: parts[0],
+    lambda tensor: (tensor, tensor),
+    twins=True,
 )
 
 #: The same, with the padding row of the segment table.
 BOTH_STREAMS_PAD_ROW = Transform(
     "first of two equal streams, first row (padding) dropped",
     lambda parts: parts[0][1:],
-    lambda tensor: (_zeros_before(tensor, 1), _zeros_before(tensor, 1)),
+    lambda tensor: (_zeros_before(tensor, 1),) * 2,
     lambda tensor: tensor[1:],
+    twins=True,
 )
 
 

@@ -176,7 +176,8 @@ class Checkpoint:
         source = self._source(name)
         if source.make is not None:
             return ("computed", name)
-        return (self.file.storage_key(source.raw), source.index, source.transform.label)
+        index = 0 if source.transform.twins else source.index
+        return (self.file.storage_key(source.raw), index, source.transform.label)
 
     def require_complete(self) -> None:
         """Raise CheckpointError naming everything that is missing, clashing or misshaped."""
