@@ -26,7 +26,6 @@ import argparse
 import importlib.util
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -259,7 +258,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
     train = make_case(args.lines, args.models, args.labels, seed=1)
     test = make_case(args.test_lines, args.models, args.labels, seed=2)
     if not args.json:

@@ -326,6 +326,29 @@ def test_options_that_cannot_be_meant_are_refused(
         search(data, **{"trials": 1, **QUICK, **options})
 
 
+def test_the_benchmark_runs_small(capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.ensemble_search import main
+
+    small = ["--lines", "400", "--test-lines", "200", "--models", "2", "--labels", "3"]
+    main(
+        [
+            *small,
+            "--trials",
+            "2",
+            "--folds",
+            "2",
+            "--rounds",
+            "5",
+            "--methods",
+            "uertool,random,old-random",
+            "--json",
+        ]
+    )
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["method"] for record in records] == ["uertool", "random", "old-random"]
+    assert all(0 < record["test"] <= 1 for record in records)
+
+
 # -- real work --------------------------------------------------------------------------------
 
 
