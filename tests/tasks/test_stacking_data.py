@@ -118,6 +118,19 @@ def test_every_kind_of_file_gives_the_same_numbers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(model.values, values)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".safetensors", ".parquet"])
+def test_what_extract_features_writes_is_read(tmp_path: Path, suffix: str, precision: str) -> None:
+    from uertool.engine.sinks import Note, open_sink
+
+    values = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    with open_sink(tmp_path / f"mean{suffix}", 5, precision=precision) as sink:
+        sink.write(values, [Note(line=i, text=str(i)) for i in range(6)])
+    (model,) = data.load_features(data.find_features([f"{tmp_path}/*"], "train"), 6, "x")
+    tolerance = {"float32": 0, "float16": 2e-3, "int8": 2e-2}[precision]
+    np.testing.assert_allclose(model.values, values, atol=tolerance)
+
+
 def test_half_precision_features_are_read(tmp_path: Path) -> None:
     save_file({"x": torch.ones(3, 2, dtype=torch.bfloat16)}, tmp_path / "a.safetensors")
     np.save(tmp_path / "b.npy", np.ones((3, 2), dtype=np.float16))

@@ -18,6 +18,7 @@ from uertool.text.readers import read_lines
 FloatArray = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
+_SCALES = ".scales"
 _GLOB = re.compile(r"[*?\[]")
 _NUMBER = re.compile(r"(\d+)")
 _ROLE_WORDS = frozenset(("train", "test", "dev", "valid", "val", "oof", "feature", "features"))
@@ -169,7 +170,7 @@ def find_features(
 def _glob(pattern: str) -> list[Path]:
     found = [Path(name) for name in glob.glob(pattern, recursive=True)]
     found = sorted(
-        (path for path in found if path.is_file() and path.suffix in READERS),
+        (path for path in found if _is_features(path)),
         key=lambda path: _natural(str(path)),
     )
     if not found:
@@ -178,6 +179,11 @@ def _glob(pattern: str) -> list[Path]:
             f"Features are files of the kinds {', '.join(READERS)}.",
         )
     return found
+
+
+def _is_features(path: Path) -> bool:
+    # `extract-features --precision int8` puts the factor of each row into a file of its own.
+    return path.is_file() and path.suffix in READERS and not path.stem.endswith(_SCALES)
 
 
 def _numbered(prefix: str, role: str, models_num: int | None) -> list[Path]:
@@ -297,6 +303,9 @@ def _load(path: Path) -> FloatArray:
         )
     try:
         values = np.asarray(reader(path))
+        scales = path.with_name(f"{path.stem}{_SCALES}{path.suffix}")
+        if scales.is_file():
+            values = values * np.asarray(reader(scales))[:, None]
     except UertoolError:
         raise
     except Exception as error:  # each library has its own errors for a file that is not its kind
@@ -341,15 +350,20 @@ def _read_pt(path: Path) -> Any:
 def _read_safetensors(path: Path) -> Any:
     from safetensors.torch import load_file
 
-    return _only_tensor(load_file(path), path).float().numpy()
+    tensors = load_file(path)
+    values = _only_tensor(tensors, path).float()
+    if "scales" in tensors:
+        values = values * tensors["scales"][:, None]
+    return values.numpy()
 
 
 def _only_tensor(tensors: dict[str, Any], path: Path) -> Any:
-    """The one tensor of a file, or the one called "features" where there are several."""
+    """The one tensor of a file, or where there are several the one with the name of a matrix."""
     if len(tensors) == 1:
         return next(iter(tensors.values()))
-    if "features" in tensors:
-        return tensors["features"]
+    for name in ("features", "vectors", "probabilities", "logits"):
+        if name in tensors:
+            return tensors[name]
     raise InputError(
         f"{path} holds {len(tensors)} tensors ({_some(sorted(tensors))}), but one was expected.",
         'Save one matrix, or call it "features".',
@@ -368,12 +382,14 @@ def _read_parquet(path: Path) -> Any:
         rows = table.column(lists[0]).to_pylist()
         if any(row is None or len(row) != len(rows[0]) for row in rows):
             raise InputError(f"{path}: the lists of column {lists[0]!r} are not equally long.")
-        return np.asarray(rows, dtype=np.float32)
+        values = np.asarray(rows, dtype=np.float32)
+        if "scale" in table.column_names:
+            values = values * table.column("scale").to_numpy()[:, None]
+        return values
     columns = [c for c in table.column_names if c not in _ROW_COLUMNS and _is_number(pa, table, c)]
     if not columns:
         raise InputError(f"{path} has no column of numbers.", "Write one column for each label.")
-    values = [table.column(c).to_numpy(zero_copy_only=False) for c in columns]
-    return np.stack(values, axis=1)
+    return np.stack([table.column(c).to_numpy() for c in columns], axis=1)
 
 
 _ROW_COLUMNS = frozenset(("index", "line", "number", "row", "label"))
