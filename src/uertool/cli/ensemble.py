@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 _DATA = "Data"
-_BOOSTING = "LightGBM (over --params; see docs/ensemble.md)"
+_BOOSTING = "LightGBM parameters (in brackets what fit takes without --params)"
 _SCORING = "Scoring"
 _SEARCHING = "Search"
 _OUTPUT = "Output"
