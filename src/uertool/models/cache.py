@@ -28,9 +28,7 @@ class KeyValueCache:
     def __init__(
         self, layers: int, rows: int, heads: int, head_size: int, capacity: int, like: Tensor
     ) -> None:
-        self.store = [
-            like.new_zeros(2, rows, heads, capacity, head_size) for _ in range(layers)
-        ]
+        self.store = [like.new_zeros(2, rows, heads, capacity, head_size) for _ in range(layers)]
         self.lengths = [0] * rows
         self.capacity = capacity
         self._prepare()

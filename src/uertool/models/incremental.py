@@ -12,11 +12,13 @@ All of them know ids only, no text.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from uertool.errors import UsageError
@@ -69,7 +71,7 @@ class IncrementalModel(Protocol):
         """
 
     def step(self, state: Any, ids: Tensor) -> Tensor:
-        """Adds ids [rows], one to each row; gives (and stores in the state) logits [rows, vocab]."""
+        """Adds ids [rows], one a row; gives, and stores in the state, logits [rows, vocab]."""
 
 
 # -- linear layers of one transformer layer -------------------------------------------------------
@@ -95,6 +97,34 @@ class _Packed:
         return self.rows(layer, 0, layer.weight.shape[0])
 
 
+def attend_one(
+    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float
+) -> Tensor:
+    """Attention of one token per row.
+
+    Spelled out, because torch's fused kernel on CPUs takes a coarser exponential, which shows where
+    scores are large (T5 does not scale them).
+
+    Args:
+        q: [rows, heads, head size].
+        keys: [rows, heads, seen, head size].
+        values: likewise.
+        mask: what is added to the scores [rows or 1, heads or 1, 1, seen], or None.
+        scale: factor on the scores.
+
+    Returns:
+        [rows, heads * head size].
+    """
+    rows, heads, size = q.shape
+    if scale != 1.0:
+        q = q * scale
+    scores = torch.matmul(q.unsqueeze(2), keys.transpose(2, 3))
+    if mask is not None:
+        scores = scores.add_(mask)
+    weights = torch.softmax(scores, -1)
+    return torch.matmul(weights, values).view(rows, heads * size)
+
+
 class _SelfStep:
     """Self-attention of one new token per row."""
 
@@ -109,10 +139,7 @@ class _SelfStep:
         """[rows, hidden] to [rows, inner], writing keys and values."""
         parts = self.qkv(x).view(-1, 3, self.heads, self.head_size)
         keys, values = cache.append(layer, parts[:, 1:])
-        out = scaled_dot_product_attention(
-            parts[:, 0].unsqueeze(2), keys, values, attn_mask=mask, scale=self.scale
-        )
-        return out.view(-1, self.inner)
+        return attend_one(parts[:, 0], keys, values, mask, self.scale)
 
     def gather_prompt(
         self, x: Tensor, layer: int, cache: KeyValueCache, mask: Tensor | None
@@ -148,10 +175,9 @@ class _ContextStep:
 
     def gather(self, x: Tensor, layer: int, memory: SourceMemory) -> Tensor:
         """[rows, hidden] to [rows, inner]."""
-        q = self.query(x).view(-1, self.heads, 1, self.head_size)
+        q = self.query(x).view(-1, self.heads, self.head_size)
         keys, values = memory.store[layer].unbind(0)
-        out = scaled_dot_product_attention(q, keys, values, attn_mask=memory.mask, scale=self.scale)
-        return out.view(-1, self.inner)
+        return attend_one(q, keys, values, memory.mask, self.scale)
 
 
 class _FeedForwardStep:
@@ -205,13 +231,9 @@ class _LayerStep:
                 read = self.context.gather(self.norm_context(x), number, memory)
                 x = self.context.out.added(read, x)
             return self.feed_forward.out.added(self.feed_forward.widen(self.norm_last(x)), x)
-        x = self.norm_1(
-            self.attention.out.added(self.attention.gather(x, number, cache, mask), x)
-        )
+        x = self.norm_1(self.attention.out.added(self.attention.gather(x, number, cache, mask), x))
         if self.context is not None and memory is not None:
-            x = self.norm_context(
-                self.context.out.added(self.context.gather(x, number, memory), x)
-            )
+            x = self.norm_context(self.context.out.added(self.context.gather(x, number, memory), x))
         wide = self.feed_forward.widen(x)
         normed: Tensor = self.norm_last(self.feed_forward.out.added(wide, x))
         return normed
@@ -424,9 +446,7 @@ class CachedLm(_Stack):
             found.append(_picked(self.output, x, ids[1:]))
         return found
 
-    def _read(
-        self, prompts: Sequence[Sequence[int]], room: int
-    ) -> tuple[CachedState, Tensor]:
+    def _read(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[CachedState, Tensor]:
         device = next(self.embedding.parameters()).device
         ids = _padded(prompts, device)
         length = ids.shape[1]
@@ -469,8 +489,7 @@ class CachedSeq2seq(_Stack):
         device = next(self.embedding.parameters()).device
         ids = _padded(prompts, device)
         segs = _padded([[1] * len(prompt) for prompt in prompts], device)
-        source = self.model.encode(ids, segs)
-        assert isinstance(source, Tensor)
+        source = self._read_source(ids, segs)
         store = []
         for layer in self.layers:
             assert layer.context is not None
@@ -481,6 +500,15 @@ class CachedSeq2seq(_Stack):
         for token in self.prefix:
             super().step(state, torch.full((len(prompts),), token, device=device))
         return state
+
+    def _read_source(self, ids: Tensor, segs: Tensor) -> Tensor:
+        """The encoder's output [rows, source, hidden]."""
+        # Scores that are not scaled are large; see `attend_one`.
+        exact = self.config.remove_attention_scale and ids.device.type == "cpu"
+        with sdpa_kernel([SDPBackend.MATH]) if exact else contextlib.nullcontext():
+            source = self.model.encode(ids, segs)
+        assert isinstance(source, Tensor)
+        return source
 
     @torch.inference_mode()
     def step(self, state: CachedState, ids: Tensor) -> Tensor:

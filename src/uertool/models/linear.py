@@ -24,13 +24,13 @@ class Linear(Protocol):
     """A linear layer [rows, in] -> [rows, out] with the usual things that follow it."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x W^T + b."""
+        """The product x W^T + b."""
 
     def activated(self, x: Tensor, activation: Activation) -> Tensor:
         """activation(x W^T + b)."""
 
     def added(self, x: Tensor, other: Tensor) -> Tensor:
-        """x W^T + b + other, with other [rows, out]."""
+        """The sum x W^T + b + other, with other [rows, out]."""
 
 
 class PlainLinear:
@@ -71,7 +71,7 @@ class PackedLinear:
     rows = 16
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        # In one process the layout of a weight must not depend on what ran before, hence a constant.
+        # A constant, so that the layout of a weight does not depend on what ran before it.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), self.rows)
         self.bias = bias
         self.product: Callable[..., Any] = torch.ops.mkldnn._linear_pointwise.default
@@ -160,7 +160,8 @@ class Int8Linear:
 
 def _has_vnni() -> bool:
     """Whether the processor multiplies bytes straight into 32 bits."""
-    return bool(torch.cpu._is_vnni_supported()) if hasattr(torch.cpu, "_is_vnni_supported") else False
+    supported = getattr(torch.cpu, "_is_vnni_supported", None)
+    return supported is not None and bool(supported())
 
 
 def make_linear(weight: Tensor, bias: Tensor | None, precision: Precision = "native") -> Linear:

@@ -70,7 +70,11 @@ class BeamGroup:
         return max(2, 1 + stop_tokens) * self.settings.width
 
     def advance(
-        self, scores: list[float], parents: list[int], tokens: list[int], reasons: list[Reason | None]
+        self,
+        scores: list[float],
+        parents: list[int],
+        tokens: list[int],
+        reasons: list[Reason | None],
     ) -> list[tuple[int, int]]:
         """Takes the best continuations of all beams, best first.
 

@@ -1,4 +1,4 @@
-"""T5's gaps: <extra_id_0>, <extra_id_1>, ... in a source, and the words that a target gives for them."""
+"""T5's gaps: <extra_id_0>, <extra_id_1>, ... in a source, and what a target says for them."""
 
 from __future__ import annotations
 

@@ -486,7 +486,7 @@ class Scored:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean negative log-probability; nan for a line without tokens."""
+        """The exponential of the mean negative log-probability; nan for a line without tokens."""
         return perplexity(self.log_probability, self.tokens)
 
 

@@ -60,7 +60,9 @@ class Sampling:
                 "in (0, 1], or 0 to leave it out",
             ),
         ]
-        wrong = [f"{name} is {value} and must be {must}" for bad, name, value, must in problems if bad]
+        wrong = [
+            f"{name} is {value} and must be {must}" for bad, name, value, must in problems if bad
+        ]
         if wrong:
             raise UsageError("; ".join(wrong) + ".")
 

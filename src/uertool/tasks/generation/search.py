@@ -190,9 +190,7 @@ class Beams:
         stopping: when a text ends.
     """
 
-    def __init__(
-        self, settings: BeamSettings, rules: Sequence[Rule], stopping: Stopping
-    ) -> None:
+    def __init__(self, settings: BeamSettings, rules: Sequence[Rule], stopping: Stopping) -> None:
         self.settings = settings
         self.rules = rules
         self.stopping = stopping
