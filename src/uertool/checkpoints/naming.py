@@ -43,7 +43,14 @@ class Transform:
 def _cat(parts: Iterable[Tensor], dim: int = 0) -> Tensor:
     import torch
 
-    return torch.cat(list(parts), dim)
+    joined = list(parts)
+    if joined[0].is_meta:
+        # Only the shape is asked for. torch.cat on the meta device gives it too, but imports half
+        # of torch's compiler first, which takes longer than opening a large checkpoint.
+        shape = list(joined[0].shape)
+        shape[dim] = sum(part.shape[dim] for part in joined)
+        return joined[0].new_empty(shape)
+    return torch.cat(joined, dim)
 
 
 def _zeros_before(tensor: Tensor, rows: int) -> Tensor:
