@@ -120,4 +120,4 @@ class BeamGroup:
         longest = settings.early_stopping == "never" and settings.length_penalty > 0
         length = self.room if longest else self.length
         best = self.running[0] / length**settings.length_penalty
-        return best > self.finished[-1].score
+        return bool(best > self.finished[-1].score)

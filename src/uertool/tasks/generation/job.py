@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from uertool.errors import InputError, UsageError
 from uertool.models.incremental import (
@@ -16,7 +16,7 @@ from uertool.models.incremental import (
     make_incremental,
 )
 from uertool.models.linear import Precision
-from uertool.tasks.generation.beam import BeamSettings, Hypothesis
+from uertool.tasks.generation.beam import Hypothesis
 from uertool.tasks.generation.filling import Gaps
 from uertool.tasks.generation.logits import (
     ForbiddenWords,
@@ -27,102 +27,31 @@ from uertool.tasks.generation.logits import (
     Rule,
 )
 from uertool.tasks.generation.marks import Marks, find_marks, stop_ids, word_ids
-from uertool.tasks.generation.sampling import Sampling
 from uertool.tasks.generation.search import (
     Beams,
     Independent,
     Request,
     Result,
     Row,
-    Strategy,
     search,
 )
+from uertool.tasks.generation.settings import Decoding, Truncate
 from uertool.tasks.generation.stopping import Reason, Stopping
-from uertool.tasks.generation.text import continuation
+from uertool.tasks.generation.text import Growing, continuation
 
 if TYPE_CHECKING:
     from uertool.models.registry import LoadedModel
     from uertool.text.tokenizers import Tokenizer
 
-Truncate = Literal["left", "right", "error"]
-
 #: How many lines are tokenized together.
 _CHUNK = 256
 
+#: Texts in progress at once: on a CPU more of them are no faster each, a GPU wants to be busy.
+_ROWS = {"cpu": 16}
+_ROWS_ELSEWHERE = 64
 
-@dataclass(frozen=True)
-class Decoding:
-    """How texts are generated.
-
-    Attributes:
-        sampling: how a token is drawn; not used by beam search.
-        beams: beam search instead, or None.
-        returns: texts per prompt.
-        seed: of all random streams.
-        seq_length: most tokens of prompt and text together, or of a source; None for what the model
-            can hold.
-        tgt_seq_length: most tokens of a target, its start included; None likewise.
-        max_new_tokens: most new tokens, or None.
-        min_new_tokens: no end mark before so many.
-        repetition_penalty: see logits.RepetitionPenalty; 1 for none.
-        no_repeat_ngram: no n tokens twice in the same order; 0 for none.
-        forbid: words that are not to be written.
-        stop_tokens: tokens that end a text; None for the model's end mark, () for none.
-        stop_strings: text that ends a text and is cut off with what follows.
-        truncate: what of a prompt that is too long is cut off; "error" refuses it.
-        rows: texts in progress at once.
-        tokens: most prompt tokens to read at once.
-    """
-
-    sampling: Sampling = field(default_factory=Sampling)
-    beams: BeamSettings | None = None
-    returns: int = 1
-    seed: int = 7
-    seq_length: int | None = None
-    tgt_seq_length: int | None = None
-    max_new_tokens: int | None = None
-    min_new_tokens: int = 0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    forbid: Sequence[str] = ()
-    stop_tokens: Sequence[str] | None = None
-    stop_strings: Sequence[str] = ()
-    truncate: Truncate = "error"
-    rows: int = 16
-    tokens: int = 8192
-
-    def __post_init__(self) -> None:
-        problems = []
-        for name, value, least in (
-            ("--num_return", self.returns, 1),
-            ("--batch_size", self.rows, 1),
-            ("--min_new_tokens", self.min_new_tokens, 0),
-            ("--no_repeat_ngram", self.no_repeat_ngram, 0),
-            ("--max_new_tokens", self.max_new_tokens, 1),
-            ("--seq_length", self.seq_length, 1),
-            ("--tgt_seq_length", self.tgt_seq_length, 2),
-        ):
-            if value is not None and value < least:
-                problems.append(f"{name} is {value} and must be {least} or more")
-        if self.repetition_penalty <= 0:
-            problems.append(
-                f"--repetition_penalty is {self.repetition_penalty} and must be above 0"
-            )
-        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
-            problems.append(
-                f"--min_new_tokens {self.min_new_tokens} is more than --max_new_tokens "
-                f"{self.max_new_tokens}"
-            )
-        if self.beams is not None and self.returns > self.beams.width:
-            problems.append(
-                f"--num_return {self.returns} is more than --beam {self.beams.width} can give"
-            )
-        if any(not string for string in self.stop_strings):
-            problems.append("--stop_string is empty")
-        if self.truncate not in ("left", "right", "error"):
-            problems.append(f"--truncate is {self.truncate!r} and must be left, right or error")
-        if problems:
-            raise UsageError("; ".join(problems) + ".")
+#: Told of text as it comes: the prompt, which of its texts, and what is new of it.
+OnText = Callable[["Prompt", int, str], None]
 
 
 @dataclass(frozen=True)
@@ -194,6 +123,7 @@ class Generator:
             loaded.model, precision=precision, prefix=self.marks.target
         )
         self.gaps = Gaps(self.tokenizer) if self.seq2seq else None
+        self.rows = _ROWS.get(loaded.device.type, _ROWS_ELSEWHERE)
 
     # -- generating ---------------------------------------------------------------------------
 
@@ -202,7 +132,7 @@ class Generator:
         prompts: Iterable[Prompt],
         decoding: Decoding,
         *,
-        on_token: Callable[[Row, int], None] | None = None,
+        on_text: OnText | None = None,
         on_empty: Callable[[Prompt], None] | None = None,
     ) -> Iterator[list[Generated]]:
         """Generates texts for any number of prompts.
@@ -210,7 +140,7 @@ class Generator:
         Args:
             prompts: read as they are needed.
             decoding: how.
-            on_token: called with every new token as it comes (not with beams).
+            on_text: told of every piece of readable text as it comes (not with beams).
             on_empty: told of every prompt without tokens.
 
         Yields:
@@ -221,27 +151,49 @@ class Generator:
             InputError: a prompt that is too long while `truncate` is "error", or an empty one that
                 the model has no start mark for.
         """
-        strategy = self.strategy(decoding, on_token)
-        requests = self._requests(prompts, decoding, on_empty)
+        live = _Live(self, on_text) if on_text is not None else None
+        strategy = self.strategy(decoding, live)
+        stopping = strategy.stopping
+        if live is not None:
+            live.stopping = stopping
         waiting: dict[int, Result] = {}
         results = search(
             self.model,
-            _numbered(requests),
+            _numbered(self._requests(prompts, decoding, on_empty)),
             strategy,
-            rows=decoding.rows,
+            rows=decoding.rows or self.rows,
             tokens=decoding.tokens,
         )
-        stopping = strategy.stopping
         following = 0
         for result in results:
             waiting[result.request.payload.place] = result
             while following in waiting:
-                yield self._texts(waiting.pop(following), stopping, decoding.returns)
+                texts = self._texts(waiting.pop(following), stopping, decoding.returns)
+                if live is not None:
+                    live.finish(following, texts)
+                yield texts
                 following += 1
 
-    def strategy(
-        self, decoding: Decoding, on_token: Callable[[Row, int], None] | None = None
-    ) -> Independent | Beams:
+    def check(self, prompts: Iterable[Prompt], decoding: Decoding) -> int:
+        """Sees that every prompt fits, without generating anything.
+
+        Returns:
+            The number of prompts.
+
+        Raises:
+            UsageError, InputError: what `generate` would raise later.
+        """
+        self.strategy(decoding)
+        return sum(1 for _ in self._requests(prompts, decoding, None))
+
+    def filled(self, generated: Generated) -> str:
+        """A source with its gaps filled from the target that a T5 wrote for it."""
+        if not self.gaps:
+            return generated.prompt.text
+        answers = self.gaps.answers(generated.ids, self.target_tokenizer)
+        return self.gaps.fill(generated.prompt.text.strip(), answers)
+
+    def strategy(self, decoding: Decoding, live: _Live | None = None) -> Independent | Beams:
         """The search that settings ask for. Raises UsageError for words the vocabulary lacks."""
         tokenizer, marks = self.target_tokenizer, self.marks
         stops = marks.stop
@@ -262,6 +214,11 @@ class Generator:
         if marks.forced_last is not None:
             rules.append(ForcedToken(marks.forced_last, last=True))
         if decoding.beams is not None:
+            if live is not None:
+                raise UsageError(
+                    "Beam search knows its text at the end only, so there is nothing to stream.",
+                    "Leave out --stream or --beam.",
+                )
             return Beams(decoding.beams, rules, stopping)
         return Independent(
             decoding.sampling,
@@ -269,7 +226,7 @@ class Generator:
             stopping,
             seed=decoding.seed,
             width=decoding.returns,
-            on_token=on_token,
+            on_token=live,
         )
 
     def _texts(self, result: Result, stopping: Stopping, returns: int) -> list[Generated]:
@@ -361,6 +318,8 @@ class Generator:
         decoding: Decoding,
         on_empty: Callable[[Prompt], None] | None,
     ) -> Iterator[Request]:
+        self._check_lengths(decoding)
+        room: int | None
         for prompt, body in self._encoded(prompts):
             if not body and on_empty is not None:
                 on_empty(prompt)
@@ -378,6 +337,18 @@ class Generator:
                 context = ids
             assert room is not None
             yield Request(prompt.number, ids, context, room, _Place(prompt, cut))
+
+    def _check_lengths(self, decoding: Decoding) -> None:
+        for option, wanted, table in (
+            ("--seq_length", decoding.seq_length, self.model.max_prompt),
+            ("--tgt_seq_length", decoding.tgt_seq_length, self.model.max_length),
+        ):
+            if wanted is not None and table is not None and wanted > table:
+                raise UsageError(
+                    f"{option} {wanted} is beyond the position table of {self.name}, which has "
+                    f"{table} places.",
+                    f"Give {option} {table} or less.",
+                )
 
     def _line_limits(self, decoding: Decoding) -> tuple[int | None, int]:
         """Most tokens of a prompt with its text, and how many of them a cut prompt must leave."""
@@ -461,6 +432,43 @@ class Generator:
         return (start,), ()
 
 
+class _Live:
+    """Turns tokens as they come into readable text.
+
+    Args:
+        generator: whose tokens.
+        on_text: told of it.
+    """
+
+    def __init__(self, generator: Generator, on_text: OnText) -> None:
+        self.generator = generator
+        self.on_text = on_text
+        self.stopping = Stopping()
+        self.growing: dict[tuple[int, int], Growing] = {}
+
+    def __call__(self, row: Row, token: int) -> None:
+        """One more token of a row."""
+        request = row.group.request
+        key = (request.payload.place, row.number)
+        if key not in self.growing:
+            before = () if self.generator.seq2seq else request.prompt
+            tokenizer = self.generator.target_tokenizer
+            self.growing[key] = Growing(tokenizer, before, self.stopping.strings)
+        if token not in self.stopping.tokens:
+            self._tell(request.payload.prompt, row.number, self.growing[key].add(token))
+
+    def finish(self, place: int, texts: Sequence[Generated]) -> None:
+        """The texts of a prompt are finished."""
+        for text in texts:
+            growing = self.growing.pop((place, text.number), None)
+            if growing is not None:
+                self._tell(text.prompt, text.number, growing.rest(text.new_text))
+
+    def _tell(self, prompt: Prompt, number: int, more: str) -> None:
+        if more:
+            self.on_text(prompt, number, more)
+
+
 @dataclass
 class _Place:
     """Where a request came from."""
@@ -537,12 +545,4 @@ def _refuse_unfit(loaded: LoadedModel) -> None:
     )
 
 
-__all__ = [
-    "Decoding",
-    "Generated",
-    "Generator",
-    "Prompt",
-    "Scored",
-    "Strategy",
-    "perplexity",
-]
+__all__ = ["Generated", "Generator", "Prompt", "Scored", "perplexity"]

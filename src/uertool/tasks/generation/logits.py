@@ -19,12 +19,17 @@ NEVER = float("-inf")
 class Progress(Protocol):
     """What a rule may know of a row."""
 
-    #: Prompt (for an encoder-decoder: the start of the target) and new tokens.
-    context: list[int]
-    #: How many of them are new.
-    length: int
-    #: How many new ones there may be.
-    room: int
+    @property
+    def context(self) -> list[int]:
+        """Prompt (for an encoder-decoder: the start of the target) and new tokens."""
+
+    @property
+    def length(self) -> int:
+        """How many of them are new."""
+
+    @property
+    def room(self) -> int:
+        """How many new ones there may be."""
 
 
 class Rule(Protocol):

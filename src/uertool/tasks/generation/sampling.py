@@ -129,7 +129,7 @@ def _typical(scores: Tensor, mass: float) -> Tensor:
     probabilities = log_probabilities.exp()
     entropy = -(log_probabilities * probabilities).nansum(-1, keepdim=True)
     distance = (-log_probabilities - entropy).abs()
-    nearest, order = distance.sort(-1, stable=True)
+    nearest, order = distance.sort(dim=-1, stable=True)
     cumulative = probabilities.gather(-1, order).cumsum(-1)
     last = (cumulative < mass).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
     return scores.masked_fill(distance > nearest.gather(-1, last), float("-inf"))

@@ -24,11 +24,15 @@ class Growing:
     Args:
         tokenizer: of the side that is generated.
         prompt: ids in front, for the joint; empty for a target.
+        strings: stop strings; what may be the beginning of one is held back until it is clear.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], strings: Sequence[str] = ()
+    ) -> None:
         self.tokenizer = tokenizer
         self.prompt = list(prompt)
+        self.strings = tuple(strings)
         self.new: list[int] = []
         self.shown = ""
 
@@ -36,13 +40,30 @@ class Growing:
         """What there is to show after one more token; empty while a character is incomplete."""
         self.new.append(token)
         text = continuation(self.tokenizer, self.prompt, self.new)
-        if text.endswith("\ufffd") or not text.startswith(self.shown):
+        if text.endswith("\ufffd"):
+            return ""
+        return self._show(text[: len(text) - self._unclear(text)])
+
+    def rest(self, text: str) -> str:
+        """What of the finished text was not shown yet."""
+        return self._show(text)
+
+    def _show(self, text: str) -> str:
+        if not text.startswith(self.shown):
             return ""
         more = text[len(self.shown) :]
         self.shown = text
         return more
 
-    def rest(self) -> str:
-        """What was held back."""
-        text = continuation(self.tokenizer, self.prompt, self.new)
-        return text[len(self.shown) :] if text.startswith(self.shown) else ""
+    def _unclear(self, text: str) -> int:
+        """How many characters at the end belong, or may belong, to a stop string."""
+        found = [text.find(string) for string in self.strings if string in text]
+        if found:
+            return len(text) - min(found)
+        lengths = [
+            length
+            for string in self.strings
+            for length in range(1, len(string))
+            if text.endswith(string[:length])
+        ]
+        return max(lengths, default=0)
