@@ -53,7 +53,9 @@ class BadLine:
     reason: str
 
 
-class _Raw(NamedTuple):
+class RawLine(NamedTuple):
+    """A line as bytes, with its number and where it starts."""
+
     number: int
     offset: int
     data: bytes
@@ -130,25 +132,19 @@ def _lines(
     on_bytes: Callable[[int], None] | None,
 ) -> Iterator[Line]:
     name = name_of(source)
-    table = _Table(column, name) if column is not None else None
+    parser = LineParser(name, column, field)
     first, step = (shard[0] - 1, shard[1]) if shard is not None else (0, 1)
     with open_bytes(source) as stream:
-        for raw in _raw_lines(read_blocks(stream, name, on_bytes)):
-            header = table is not None and table.wants_header
+        for raw in raw_lines(read_blocks(stream, name, on_bytes)):
+            header = parser.wants_header
             if not header and raw.number % step != first:
                 continue
             try:
-                text = _decode(raw.data)
-                if table is not None:
-                    if header:
-                        table.read_header(text)
-                        continue
-                    line = table.line(raw.number, text)
-                elif field is not None:
-                    line = _record(raw.number, text, field)
-                else:
-                    line = Line(raw.number, text)
-            except _BadContentError as error:
+                if header:
+                    parser.read_header(raw.data)
+                    continue
+                line = parser.line(raw.number, raw.data)
+            except BadContentError as error:
                 bad = BadLine(raw.number, raw.offset + error.offset, error.reason)
                 if on_bad is None or header:
                     raise InputError(
@@ -158,11 +154,54 @@ def _lines(
                 on_bad(bad)
                 continue
             yield line
-        if table is not None and table.wants_header:
+        if parser.wants_header:
             raise InputError(f"{name} is empty, so it has no column {column!r}.")
 
 
-class _BadContentError(Exception):
+class LineParser:
+    """Bytes of lines into `Line`s: plain text, a column of a table, or a field of JSON records.
+
+    Args:
+        name: what to call the input in messages.
+        column, field: as for `read_lines`.
+    """
+
+    def __init__(
+        self, name: str, column: str | int | None = None, field: str | None = None
+    ) -> None:
+        self._table = _Table(column, name) if column is not None else None
+        self._field = field
+
+    @property
+    def wants_header(self) -> bool:
+        """Whether the header line of a table must come first, by `read_header`."""
+        return self._table is not None and self._table.wants_header
+
+    def read_header(self, data: bytes) -> None:
+        """Take in the header line.
+
+        Raises:
+            InputError: it lacks the column.
+            BadContentError: it is not text.
+        """
+        assert self._table is not None
+        self._table.read_header(_decode(data))
+
+    def line(self, number: int, data: bytes) -> Line:
+        """The line of this number.
+
+        Raises:
+            BadContentError: it cannot be read.
+        """
+        text = _decode(data)
+        if self._table is not None:
+            return self._table.line(number, text)
+        if self._field is not None:
+            return _record(number, text, self._field)
+        return Line(number, text)
+
+
+class BadContentError(Exception):
     """What is wrong within a line, before its place in the input is known."""
 
     def __init__(self, reason: str, offset: int = 0, hint: str | None = None) -> None:
@@ -176,7 +215,7 @@ def _decode(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _BadContentError(
+        raise BadContentError(
             f"invalid UTF-8, 0x{data[error.start]:02x} at byte {error.start} of the line",
             error.start,
             "Convert the file to UTF-8, for example with: iconv -f GB18030 -t UTF-8.",
@@ -213,7 +252,7 @@ class _Table:
         cells = text.split("\t")
         if self.index >= len(cells):
             there = "1 column" if len(cells) == 1 else f"{len(cells)} columns"
-            raise _BadContentError(f"it has {there}, so column {self.wanted!r} is missing")
+            raise BadContentError(f"it has {there}, so column {self.wanted!r} is missing")
         columns = self.columns or [str(i) for i in range(len(cells))]
         return Line(number, cells[self.index], dict(zip(columns, cells, strict=False)))
 
@@ -224,20 +263,20 @@ def _record(number: int, text: str, wanted: str) -> Line:
     try:
         record = json.loads(text)
     except ValueError as error:
-        raise _BadContentError(f"invalid JSON, {error}") from None
+        raise BadContentError(f"invalid JSON, {error}") from None
     except RecursionError:
-        raise _BadContentError("invalid JSON, nested too deeply") from None
+        raise BadContentError("invalid JSON, nested too deeply") from None
     if not isinstance(record, dict):
-        raise _BadContentError(f"a JSON object was expected, not a {type(record).__name__}")
+        raise BadContentError(f"a JSON object was expected, not a {type(record).__name__}")
     fields = {
         str(key): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in record.items()
     }
     if wanted not in fields:
         known = ", ".join(repr(key) for key in fields) or "none"
-        raise _BadContentError(f"it has no field {wanted!r}; its fields are {known}")
+        raise BadContentError(f"it has no field {wanted!r}; its fields are {known}")
     if not isinstance(record[wanted], str):
-        raise _BadContentError(f"its field {wanted!r} is not text")
+        raise BadContentError(f"its field {wanted!r} is not text")
     return Line(number, fields[wanted], fields)
 
 
@@ -344,9 +383,14 @@ def read_blocks(
         yield block
 
 
-def _raw_lines(blocks: Iterable[bytes]) -> Iterator[_Raw]:
-    """Lines as bytes without their ends, with number and byte offset."""
-    number = offset = 0
+def raw_lines(blocks: Iterable[bytes], *, number: int = 0, offset: int = 0) -> Iterator[RawLine]:
+    """Lines as bytes without their ends, with number and byte offset.
+
+    Args:
+        blocks: bytes of the input; they begin where a line begins.
+        number: the number of that line.
+        offset: where it starts; a byte order mark is looked for at 0 only.
+    """
     rest = b""
     held: list[bytes] = []  # the pieces of a line longer than a block
     for block in blocks:
@@ -376,11 +420,11 @@ def _raw_lines(blocks: Iterable[bytes]) -> Iterator[_Raw]:
             else:
                 held.append(last)
         for line in lines:
-            yield _Raw(number, offset, line.rstrip(b"\r\n"))
+            yield RawLine(number, offset, line.rstrip(b"\r\n"))
             number += 1
             offset += len(line)
     tail = b"".join([*held, rest])
     for line in tail.splitlines(keepends=True):
-        yield _Raw(number, offset, line.rstrip(b"\r\n"))
+        yield RawLine(number, offset, line.rstrip(b"\r\n"))
         number += 1
         offset += len(line)
