@@ -27,9 +27,11 @@ BELOW = {
 }
 
 #: Arrows against the order that are meant: the weight tables speak of ModelConfig, which is plain
-#: data, and a loaded model's methods hand over to the tasks when they are called.
+#: data, a loaded model's methods hand over to the tasks when they are called, and a model is asked
+#: for by the name of a device, which the engine understands.
 MEANT = {
     ("checkpoints", "uertool.models.config"),
+    ("models/registry.py", "uertool.engine.device"),
     ("models/registry.py", "uertool.tasks"),
 }
 

@@ -93,14 +93,12 @@ class ModelConfig:
     has_lmtarget_bias: bool = False
     labels_num: int = 0
     pooling: Literal["first", "mean", "max", "last"] = "first"
-    #: Factor on the decoder's output before the output layer (Hugging Face's tied T5: hidden**-0.5).
+    #: Factor on what enters the output layer (Hugging Face's tied T5: hidden**-0.5).
     lm_scale: float = 1.0
     #: Activation inside the MLM head; None is hidden_act, as UER-py has it.
     mlm_act: Activation | None = None
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-
-    # Filled by resolve(); see models/config_resolution in CONTRIBUTING.
 
     @property
     def head_size(self) -> int:
@@ -139,5 +137,13 @@ class ModelConfig:
         return tuple(f.name for f in dataclasses.fields(cls) if f.name != "sources")
 
 
-__all__ = ["ACTIVATIONS", "EMBEDDINGS", "ENCODERS", "LEGACY_TARGETS", "MASKS", "TARGETS",
-           "ConfigError", "ModelConfig"]
+__all__ = [
+    "ACTIVATIONS",
+    "EMBEDDINGS",
+    "ENCODERS",
+    "LEGACY_TARGETS",
+    "MASKS",
+    "TARGETS",
+    "ConfigError",
+    "ModelConfig",
+]

@@ -1,0 +1,89 @@
+"""What stands on the encoder: masked words, next words, sentence pairs, labels, answer spans."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from uertool.models.config import ModelConfig
+from uertool.models.feed_forward import ACTIVATIONS
+from uertool.models.norm import make_norm
+
+
+class MlmHead(nn.Module):
+    """Scores of every word in the place of a masked one: [..., hidden] to [..., vocab]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        factorized = config.factorized_embedding_parameterization
+        size = config.word_size if factorized else config.hidden_size
+        self.activation = ACTIVATIONS[config.mlm_act or config.hidden_act]
+        self.linear_1 = nn.Linear(config.hidden_size, size)
+        self.layer_norm = make_norm(config, size)
+        self.linear_2 = nn.Linear(size, config.vocab_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.linear_2(self.layer_norm(self.activation(self.linear_1(hidden))))
+
+
+class LmHead(nn.Module):
+    """Scores of every word as the next one: [..., hidden] to [..., vocab]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        decoder = config.decoder is not None
+        vocab = (config.tgt_vocab_size if decoder else 0) or config.vocab_size
+        self.output_layer = nn.Linear(config.hidden_size, vocab, bias=config.has_lmtarget_bias)
+        self.scale = config.lm_scale
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self.scale != 1.0:
+            hidden = hidden * self.scale
+        return self.output_layer(hidden)
+
+
+class Pooler(nn.Module):
+    """BERT's pooler: tanh of a linear layer on the first token, [batch, hidden] to the same."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first: Tensor) -> Tensor:
+        return torch.tanh(self.linear_1(first))
+
+
+class PooledHead(nn.Module):
+    """Scores of labels for a whole text, through a pooler: [batch, hidden] to [batch, labels]."""
+
+    def __init__(self, config: ModelConfig, labels: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.linear_2 = nn.Linear(config.hidden_size, labels)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.linear_2(torch.tanh(self.linear_1(pooled)))
+
+
+class TokenHead(nn.Module):
+    """Scores of labels for every token: [..., hidden] to [..., labels]."""
+
+    def __init__(self, config: ModelConfig, labels: int) -> None:
+        super().__init__()
+        self.output_layer = nn.Linear(config.hidden_size, labels)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.output_layer(hidden)
+
+
+class SiameseHead(nn.Module):
+    """Scores of labels for a pair of texts, from [u, v, |u - v|, u * v] as UER-py has it."""
+
+    def __init__(self, config: ModelConfig, labels: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(4 * config.hidden_size, labels)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Vectors [batch, hidden] of the two texts to [batch, labels]."""
+        both = torch.cat([first, second, (first - second).abs(), first * second], dim=-1)
+        return self.classifier(both)

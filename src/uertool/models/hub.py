@@ -1,0 +1,60 @@
+"""Models named hf:owner/name: brought here by huggingface_hub, or found in its cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from uertool.errors import CheckpointError, MissingExtraError
+
+PREFIX = "hf:"
+
+_SMALL = ["*.json", "*.txt", "*.model"]
+
+
+def is_hub_reference(reference: str) -> bool:
+    """Whether a reference names a model on the hub."""
+    return reference.startswith(PREFIX)
+
+
+def download(reference: str) -> Path:
+    """The local folder of `hf:owner/name` or `hf:owner/name@revision`.
+
+    HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured. Safetensors are preferred: weights in
+    torch's format are fetched only where there are no others.
+
+    Raises:
+        MissingExtraError: huggingface_hub is not installed.
+        CheckpointError: there is no such model, or it cannot be reached and is not in the cache.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    except ImportError as error:
+        raise MissingExtraError("huggingface_hub", "hub", "A model named hf:...") from error
+    name, _, revision = reference.removeprefix(PREFIX).partition("@")
+    try:
+        folder = Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=[*_SMALL, "*.safetensors"]
+            )
+        )
+        if not any(folder.glob("*.safetensors")):
+            more = ["pytorch_model*.bin", *_SMALL]
+            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=more))
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"{reference} is no name of a model on the hub: {error}.", "Write hf:owner/name."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"There is no model {name} on the hub, or it may not be seen without a token.",
+            "Check the spelling; set HF_TOKEN for a private one.",
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        # The library has no common base for a lost connection, a full disk and offline mode.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{reference} could not be fetched, and is not whole in the cache: {reason}",
+            "Check the connection, or download it elsewhere and name its folder.",
+        ) from error
+    return folder

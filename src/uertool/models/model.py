@@ -1,0 +1,167 @@
+"""UerModel: one configurable model for everything that UER-py's scripts run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from uertool.errors import UsageError
+from uertool.models.config import ModelConfig
+from uertool.models.decoder import TransformerDecoder, memory_seen
+from uertool.models.embeddings import (
+    DualEmbedding,
+    Embedding,
+    main_embedding,
+    stream_config,
+    target_embedding,
+)
+from uertool.models.encoders import TransformerEncoder, make_encoder
+from uertool.models.heads import LmHead, MlmHead, PooledHead, Pooler, SiameseHead, TokenHead
+
+
+class DualEncoder(nn.Module):
+    """The two encoders of a siamese model."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder_0 = TransformerEncoder(stream_config(config))
+        self.encoder_1 = TransformerEncoder(stream_config(config))
+
+    def stream(self, number: int) -> TransformerEncoder:
+        """One of the two."""
+        return self.encoder_0 if number == 0 else self.encoder_1
+
+
+class UerModel(nn.Module):
+    """Embedding, encoder, decoder where there is one, and the heads that were loaded.
+
+    Args:
+        config: sizes and switches.
+        heads: which heads to build: "mlm", "lm", "sp", "cls", "token_cls", "qa", "siamese",
+            "pooler". A decoder is built for "lm" only.
+        label_counts: number of labels of "sp", "cls", "token_cls", "qa" and "siamese".
+
+    A head that was not built is None.
+    """
+
+    mlm: MlmHead | None = None
+    lm: LmHead | None = None
+    sp: PooledHead | None = None
+    classifier: PooledHead | None = None
+    token_classifier: TokenHead | None = None
+    qa: TokenHead | None = None
+    siamese: SiameseHead | None = None
+    pooler: Pooler | None = None
+    decoder: TransformerDecoder | None = None
+    tgt_embedding: Embedding | None = None
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        heads: Sequence[str] = (),
+        label_counts: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        labels = dict(label_counts or {})
+        self.config = config
+        self.embedding: Embedding | DualEmbedding
+        if config.encoder == "dual":
+            self.embedding = DualEmbedding(config)
+            self.encoder: nn.Module = DualEncoder(config)
+        else:
+            self.embedding = main_embedding(config)
+            self.encoder = make_encoder(config)
+        if config.decoder is not None and "lm" in heads:
+            self.tgt_embedding = target_embedding(config)
+            self.decoder = TransformerDecoder(config)
+        if "mlm" in heads:
+            self.mlm = MlmHead(config)
+        if "lm" in heads:
+            self.lm = LmHead(config)
+        if "sp" in heads:
+            self.sp = PooledHead(config, labels.get("sp", 2))
+        if "cls" in heads:
+            self.classifier = PooledHead(config, labels["cls"])
+        if "token_cls" in heads:
+            self.token_classifier = TokenHead(config, labels["token_cls"])
+        if "qa" in heads:
+            self.qa = TokenHead(config, labels.get("qa", 2))
+        if "siamese" in heads:
+            self.siamese = SiameseHead(config, labels["siamese"])
+        if "pooler" in heads:
+            self.pooler = Pooler(config)
+
+    def encode(
+        self,
+        ids: Tensor,
+        segs: Tensor,
+        layers: Sequence[int] | None = None,
+        positions: Tensor | None = None,
+        *,
+        stream: int = 0,
+    ) -> Tensor | list[Tensor]:
+        """Hidden states of a batch of texts.
+
+        Args:
+            ids: token ids [batch, length].
+            segs: 0 for padding, 1 or 2 for the first or second text [batch, length].
+            layers: the layers whose states are wanted: 0 is what enters the first layer, -1 the
+                last. None gives the last one alone, not in a list.
+            positions: [batch, k]: the states of the last layer are computed there only.
+            stream: which side of a siamese model reads the text, 0 or 1.
+
+        Returns:
+            [batch, length, hidden] of the last layer, after the final norm where there is one;
+            [batch, k, hidden] with `positions`; with `layers` a list, one for each, in their order.
+
+        Raises:
+            UsageError: a layer that the model has not, or layers of an encoder that gives its last
+                one only; `positions` together with `layers`.
+            InputError: the texts are longer than the position table.
+        """
+        last = self.config.layers_num
+        wanted = [last] if layers is None else [self._layer(layer) for layer in layers]
+        if positions is not None and wanted != [last]:
+            raise UsageError("Positions can be picked from the last layer only.")
+        encoder = self.encoder
+        if isinstance(self.embedding, DualEmbedding):
+            vectors = self.embedding.stream(stream, ids, segs)
+            assert isinstance(encoder, DualEncoder)
+            encoder = encoder.stream(stream)
+        else:
+            vectors = self.embedding(ids, segs)
+        found = encoder(vectors, segs, sorted(set(wanted)), positions)
+        by_layer = dict(zip(sorted(set(wanted)), found, strict=True))
+        if layers is None:
+            return by_layer[last]
+        return [by_layer[layer] for layer in wanted]
+
+    def decode(self, ids: Tensor, segs: Tensor, tgt_ids: Tensor) -> Tensor:
+        """Hidden states of whole targets [batch, target, hidden], for teacher forcing.
+
+        Args:
+            ids, segs: the source, see `encode`.
+            tgt_ids: the target [batch, target].
+
+        Raises:
+            UsageError: the model has no decoder.
+        """
+        if self.decoder is None or self.tgt_embedding is None:
+            raise UsageError("This model has no decoder.")
+        source = self.encode(ids, segs)
+        assert isinstance(source, Tensor)
+        vectors = self.tgt_embedding(tgt_ids, torch.ones_like(tgt_ids))
+        hidden: Tensor = self.decoder(vectors, source, memory_seen(self.config, ids, segs))
+        return hidden
+
+    def _layer(self, number: int) -> int:
+        last = self.config.layers_num
+        layer = number + last + 1 if number < 0 else number
+        if not 0 <= layer <= last:
+            raise UsageError(
+                f"There is no layer {number}: the model has {last}.",
+                f"Choose from 0 (what enters the first layer) to {last}, or -1 to {-last - 1}.",
+            )
+        return layer
