@@ -299,7 +299,7 @@ def open_bytes(source: str | Path | TextIO | BinaryIO) -> Iterator[BinaryIO]:
     """
     if isinstance(source, (str, Path)) and str(source) != "-":
         with _open_file(source) as opened:
-            yield _unzipped(opened)
+            yield unzipped(opened)
         return
     stream = sys.stdin if isinstance(source, (str, Path)) else source
     if isinstance(stream, io.TextIOBase) and not hasattr(stream, "buffer"):
@@ -307,11 +307,11 @@ def open_bytes(source: str | Path | TextIO | BinaryIO) -> Iterator[BinaryIO]:
         return
     raw = cast(BinaryIO, getattr(stream, "buffer", stream))
     if hasattr(raw, "peek"):
-        yield _unzipped(raw)
+        yield unzipped(raw)
         return
     buffered = io.BufferedReader(cast(io.RawIOBase, raw))
     try:
-        yield _unzipped(cast(BinaryIO, buffered))
+        yield unzipped(cast(BinaryIO, buffered))
     finally:
         buffered.detach()  # or it would close the caller's stream with itself
 
@@ -327,7 +327,7 @@ def _open_file(path: str | Path) -> BinaryIO:
         raise InputError(f"The input {path} cannot be read: {error.strerror}.") from None
 
 
-def _unzipped(stream: BinaryIO) -> BinaryIO:
+def unzipped(stream: BinaryIO) -> BinaryIO:
     """A stream that can peek, or what is in it where it is gzip."""
     if cast(io.BufferedReader, stream).peek(2)[:2] == _GZIP_MAGIC:
         return cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))
