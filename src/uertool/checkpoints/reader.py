@@ -104,6 +104,7 @@ class Checkpoint:
         self.missing: tuple[str, ...] = ()
         self.problems: tuple[str, ...] = ()
         self._sources: dict[str, _Source] = {}
+        self._copies: dict[str, tuple[str, ...]] = {}  # canonical name to further raw names
         self._infos: dict[str, TensorInfo] = {}
         self._raw, self.multi_gpu = _unwrapped(file.keys())
         if not self._raw:
@@ -171,6 +172,15 @@ class Checkpoint:
         """The raw name that a canonical one comes from; "" for one that is computed."""
         return self._source(name).raw
 
+    def raw_names(self, name: str) -> tuple[str, ...]:
+        """Every raw name that stands for a canonical one: its source, and copies of that.
+
+        Empty for a tensor that is computed or that the file does not store (a tied one).
+        """
+        source = self._source(name)
+        own = source.make is None and name in self._copies
+        return (source.raw, *self._copies[name]) if own else ()
+
     def storage_key(self, name: str) -> Hashable:
         """Equal keys mean the same numbers."""
         source = self._source(name)
@@ -222,6 +232,7 @@ class Checkpoint:
                 clashes.append(f"{self._sources[canonical].raw} and {raw} are both {canonical}")
                 continue
             self._sources[canonical] = _Source(raw)
+            self._copies[canonical] = ()
         self.unmapped = tuple(unmapped)
         self.dropped = tuple(dropped)
         self.problems = tuple(clashes)
@@ -278,7 +289,7 @@ class Checkpoint:
         heads = chosen.heads_in(set(names), "hf", classes[0] if classes else None)
         self.heads = tuple(head.name for head in heads)
         self._take(chosen, heads, names, "hf", layers)
-        used = {source.raw for source in self._sources.values()} | self._copies
+        used = {source.raw for source in self._sources.values()}.union(*self._copies.values())
         rest = [raw for raw in modern.values() if raw not in used]
         plain = {raw: name for name, raw in modern.items()}
         self.dropped = tuple(raw for raw in rest if chosen.ignores(plain[raw]))
@@ -362,13 +373,12 @@ class Checkpoint:
         heads = tuple(heads)
         places = list(arch.weight_map(heads, self.hf_config).places(layers))
         problems: list[str] = []
-        copies: set[str] = set()
         for place in places:
             there = [names[name] for name in place.readable(side) if name in names]
             if not there:
                 self._derive(place)
                 continue
-            copies.update(there[1:])
+            self._copies.update(dict.fromkeys(place.uer, tuple(there[1:])))
             transform = place.rule.transform(side)
             if not self._fits(transform, there[0], len(place.uer)):
                 problems.append(
@@ -378,7 +388,6 @@ class Checkpoint:
                 continue
             for index, name in enumerate(place.uer):
                 self._sources[name] = _Source(there[0], transform, index)
-        self._copies = copies
         for place in places:
             self._tie(place)
         self.problems = tuple(problems)

@@ -1,4 +1,4 @@
-"""`uertool vocab`: build a vocabulary from a corpus, and compare two vocabularies."""
+"""`uertool vocab`: build a vocabulary from a corpus, compare two, and change a model's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from uertool.cli.options import opt, truth
 from uertool.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from uertool.tasks.vocab_adaptation import AdaptReport, SideReport
     from uertool.tasks.vocab_building import BuiltVocab
     from uertool.tasks.vocab_diff import Coverage, VocabDiff
 
@@ -22,6 +23,9 @@ app = typer.Typer(no_args_is_help=True, help="Build, compare and change vocabula
 _COUNTED = "Counted vocabularies"
 _TRAINED = "Trained subword vocabularies"
 _CORPUS = "On a corpus"
+_DECODER = "A decoder with a vocabulary of its own"
+_OLD_TOKENIZER = "The old tokenizer, which takes new words apart"
+_NEW_ROWS = "Rows of new words"
 
 _Corpus = Annotated[
     list[str] | None,
@@ -326,3 +330,195 @@ def _coverage_words(coverage: Coverage) -> str:
         f"({coverage.covered_kinds} of {coverage.kinds} different), "
         f"[UNK] rate {100 * coverage.unknown_rate:.4f}% of {coverage.tokens} tokens"
     )
+
+
+# -- adapt ----------------------------------------------------------------------------------------
+
+
+@app.command("adapt")
+def adapt(
+    old_model_path: Annotated[
+        str | None,
+        opt(
+            "--old-model-path",
+            "--load-model-path",
+            "--model",
+            "-m",
+            help="A checkpoint of UER-py, or a Hugging Face file or folder",
+        ),
+    ] = None,
+    old_vocab_path: Annotated[
+        str | None,
+        opt("--old-vocab-path", help="Its vocabulary (of a folder: by default the one in it)"),
+    ] = None,
+    new_vocab_path: Annotated[
+        str | None,
+        opt("--new-vocab-path", help="The vocabulary that it gets: a file, or a tokenizer folder"),
+    ] = None,
+    new_model_path: Annotated[
+        str | None,
+        opt(
+            "--new-model-path",
+            "--output",
+            "-o",
+            help="A .bin or .safetensors file, or a folder if the model is one",
+        ),
+    ] = None,
+    old_spm_model_path: Annotated[
+        str | None, opt("--old-spm-model-path", help="Sentencepiece model as the old vocabulary")
+    ] = None,
+    new_spm_model_path: Annotated[
+        str | None, opt("--new-spm-model-path", help="Sentencepiece model as the new vocabulary")
+    ] = None,
+    init: Annotated[
+        str,
+        opt("--init", help="mean-of-pieces, normal, zero or similar", panel=_NEW_ROWS),
+    ] = "mean-of-pieces",
+    similar_path: Annotated[
+        str | None,
+        opt(
+            "--similar-path",
+            "--word-vectors-path",
+            help="For similar: vectors of old and new words, as word2vec writes them",
+            panel=_NEW_ROWS,
+        ),
+    ] = None,
+    neighbours: Annotated[
+        int, opt("--neighbours", help="For similar: how many of the nearest count", panel=_NEW_ROWS)
+    ] = 10,
+    temperature: Annotated[
+        float,
+        opt("--temperature", help="For similar: of the softmax over cosines", panel=_NEW_ROWS),
+    ] = 0.1,
+    seed: Annotated[int, opt("--seed", help="Decides what is drawn", panel=_NEW_ROWS)] = 7,
+    tokenizer: Annotated[
+        str,
+        opt("--tokenizer", help="bert, char, space, bpe or xlmroberta", panel=_OLD_TOKENIZER),
+    ] = "bert",
+    merges_path: Annotated[
+        str | None, opt("--merges-path", help="Merges of bpe", panel=_OLD_TOKENIZER)
+    ] = None,
+    do_lower_case: Annotated[
+        str,
+        opt("--do-lower-case", help="For bert", panel=_OLD_TOKENIZER, metavar="true|false"),
+    ] = "true",
+    old_tgt_vocab_path: Annotated[
+        str | None, opt("--old-tgt-vocab-path", help="What it has", panel=_DECODER)
+    ] = None,
+    new_tgt_vocab_path: Annotated[
+        str | None, opt("--new-tgt-vocab-path", help="What it gets", panel=_DECODER)
+    ] = None,
+    arch: Annotated[
+        str | None, opt("--arch", help="The architecture, where names do not tell")
+    ] = None,
+    dry_run: Annotated[bool, opt("--dry-run", help="Say what would change, write nothing")] = False,
+    lists: Annotated[
+        list[str] | None,
+        opt("--list", help="Also list composed, drawn, zero, renamed or dropped words"),
+    ] = None,
+    overwrite: Annotated[bool, opt("--overwrite", help="Replace an existing output")] = False,
+    json: Annotated[bool, opt("--json", help="The report as one line of JSON")] = False,
+    save_run: Annotated[
+        bool, opt("--save-run", help="Write arguments and hashes of the inputs beside the output")
+    ] = False,
+    quiet: Annotated[bool, opt("--quiet", "-q", help="No progress and no summary")] = False,
+) -> None:
+    """Give a model another vocabulary: rows of shared words are copied, new ones are made."""
+    from uertool.cli.average import follow
+    from uertool.tasks import vocab_adaptation
+    from uertool.tasks.vocab_adaptation import VocabChange
+
+    console.set_level(quiet=quiet)
+    if old_model_path is None:
+        raise UsageError("No model was named.", "Name one with --old_model_path.")
+    if save_run and (new_model_path is None or dry_run):
+        raise UsageError("--save-run goes beside an output, and there is none.")
+    wanted = [name.replace("-", "_") for name in lists or ()]
+    for name in wanted:
+        if name not in _WORD_LISTS:
+            raise UsageError(f"There is no list {name!r}.", f"Choose of {', '.join(_WORD_LISTS)}.")
+    if (old_tgt_vocab_path is None) != (new_tgt_vocab_path is None):
+        raise UsageError("--old_tgt_vocab_path and --new_tgt_vocab_path go together.")
+    with console.progress(None, "Writing", unit="tensors") as ticker:
+        report = vocab_adaptation.adapt_vocab(
+            old_model_path,
+            new_model_path,
+            VocabChange(old_vocab_path, new_vocab_path, old_spm_model_path, new_spm_model_path),
+            target_change=VocabChange(old_tgt_vocab_path, new_tgt_vocab_path),
+            init=init,  # type: ignore[arg-type]  # checked there, with the list of methods
+            tokenizer=tokenizer,
+            merges_path=merges_path,
+            do_lower_case=truth("--do-lower-case", do_lower_case),
+            similar_path=similar_path,
+            neighbours=neighbours,
+            temperature=temperature,
+            seed=seed,
+            arch=arch,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            progress=follow(ticker),
+        )
+    if save_run and new_model_path is not None:
+        named = (old_model_path, old_vocab_path, new_vocab_path, old_spm_model_path)
+        more = (new_spm_model_path, old_tgt_vocab_path, new_tgt_vocab_path, similar_path)
+        run_record.write(new_model_path, inputs=[*named, *more], results=_adapt_record(report, ()))
+    if json:
+        console.json_line(_adapt_record(report, wanted))
+    else:
+        _say_adapted(report, wanted)
+
+
+_WORD_LISTS = ("composed", "drawn", "zero", "renamed", "dropped")
+
+
+def _adapt_record(report: AdaptReport, lists: Sequence[str]) -> dict[str, Any]:
+    """The report as JSON types."""
+
+    def side(found: SideReport) -> dict[str, Any]:
+        record = {k: v for k, v in vars(found).items() if k != "words"}
+        if lists:
+            record["lists"] = {name: list(found.words[name]) for name in lists}
+        return record
+
+    return {
+        "init": report.init,
+        "vocabularies": [side(found) for found in report.sides],
+        "tensors": [vars(tensor) for tensor in report.tensors],
+        "kept": report.kept,
+        "written": [str(path) for path in report.written],
+        "notes": report.notes,
+    }
+
+
+def _say_adapted(report: AdaptReport, lists: Sequence[str]) -> None:
+    for sentence in report.notes:
+        console.note(sentence)
+    if not console.is_quiet():
+        numbers = ("copied", "renamed", "composed", "drawn", "zero", "dropped")
+        columns = ("vocabulary", "old", "new", *numbers)
+        console.table(
+            columns,
+            [
+                (s.side, s.old_size, s.new_size, *(getattr(s, name) for name in numbers))
+                for s in report.sides
+            ],
+            right=columns[1:],
+        )
+        console.table(
+            ("tensor", "was", "becomes"),
+            [
+                (t.name, "x".join(map(str, t.old_shape)), "x".join(map(str, t.new_shape)))
+                for t in report.tensors
+            ],
+        )
+        console.out(f"{report.kept} tensors stay as they are")
+    for found in report.sides:
+        for name in lists:
+            console.out(f"\n{name} ({found.side}):")
+            for word in found.words[name]:
+                console.out(word)
+    if not console.is_quiet():
+        for path in report.written:
+            console.out(f"wrote {path}")
+        if not report.written:
+            console.note("Nothing was written (--dry-run).")
