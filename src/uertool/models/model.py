@@ -46,16 +46,16 @@ class UerModel(nn.Module):
     A head that was not built is None.
     """
 
-    mlm: MlmHead | None = None
-    lm: LmHead | None = None
-    sp: PooledHead | None = None
-    classifier: PooledHead | None = None
-    token_classifier: TokenHead | None = None
-    qa: TokenHead | None = None
-    siamese: SiameseHead | None = None
-    pooler: Pooler | None = None
-    decoder: TransformerDecoder | None = None
-    tgt_embedding: Embedding | None = None
+    mlm: MlmHead | None
+    lm: LmHead | None
+    sp: PooledHead | None
+    classifier: PooledHead | None
+    token_classifier: TokenHead | None
+    qa: TokenHead | None
+    siamese: SiameseHead | None
+    pooler: Pooler | None
+    decoder: TransformerDecoder | None
+    tgt_embedding: Embedding | None
 
     def __init__(
         self,
@@ -66,6 +66,9 @@ class UerModel(nn.Module):
         super().__init__()
         labels = dict(label_counts or {})
         self.config = config
+        # Not as class attributes: they would hide the modules that are set below.
+        self.mlm = self.lm = self.sp = self.classifier = self.token_classifier = None
+        self.qa = self.siamese = self.pooler = self.decoder = self.tgt_embedding = None
         self.embedding: Embedding | DualEmbedding
         if config.encoder == "dual":
             self.embedding = DualEmbedding(config)

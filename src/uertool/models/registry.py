@@ -206,7 +206,7 @@ def _load(
     if unknown:
         raise UsageError(f"There is no head {', '.join(unknown)}; there are {', '.join(HEADS)}.")
     tokenizer = sides.source(checkpoint, config)
-    tgt_tokenizer = sides.target(checkpoint, config)
+    tgt_tokenizer = sides.target(checkpoint, config) if "lm" in chosen else None
     built = build_model(checkpoint, config, chosen, device, dtype)
     return LoadedModel(
         model=built.model,
