@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uertool.errors import UertoolError
     from uertool.models.config import ModelConfig
     from uertool.models.registry import LoadedModel, load_model
+    from uertool.tasks.whitening import Whitening
     from uertool.text.tokenizers import Tokenizer, make_tokenizer
     from uertool.text.vocab import Vocab
 
@@ -31,6 +32,7 @@ _PUBLIC = {
     "Tokenizer": "uertool.text.tokenizers",
     "UertoolError": "uertool.errors",
     "Vocab": "uertool.text.vocab",
+    "Whitening": "uertool.tasks.whitening",
     "load_model": "uertool.models.registry",
     "make_tokenizer": "uertool.text.tokenizers",
     "open_checkpoint": "uertool.checkpoints.reader",
@@ -43,6 +45,7 @@ __all__ = [
     "Tokenizer",
     "UertoolError",
     "Vocab",
+    "Whitening",
     "__version__",
     "load_model",
     "make_tokenizer",
