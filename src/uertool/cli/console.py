@@ -150,6 +150,23 @@ def bar(share: float, width: int = 20) -> str:
     return ("█" * full + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[part]).ljust(width)
 
 
+def bars(rows: Sequence[tuple[str, float]], *, width: int = 24) -> None:
+    """Labels with their shares and a bar each, aligned for characters of any width."""
+    widest = max((width_of(label) for label, _ in rows), default=0)
+    best = max((share for _, share in rows), default=0.0) or 1.0
+    for n, (label, share) in enumerate(rows):
+        blanks = " " * (widest - width_of(label))
+        # The longest bar is the best one, so that differences show where all are small.
+        out(f"  {n + 1:>3}  {label}{blanks}  {share:>6.1%}  {bar(share / best, width).rstrip()}")
+
+
+def heading(text: str) -> None:
+    """A line that what follows belongs to; bold on a terminal."""
+    from rich.text import Text
+
+    rich_print(Text(text, style="bold"))
+
+
 def _can_show(text: str) -> bool:
     try:
         text.encode(sys.stdout.encoding or "ascii")

@@ -14,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -22,10 +23,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from uertool.cli import console
-from uertool.errors import UsageError
+from uertool.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from uertool.models.registry import LoadedModel
+    from uertool.text.readers import BadLine, Line
 
 Result = TypeVar("Result")
 
@@ -237,6 +239,11 @@ class ModelOptions(OptionGroup):
         ),
     ] = None
 
+    def files(self) -> list[str | Path | None]:
+        """What was read for the model, for the record of a run."""
+        named = (self.config_path, self.vocab_path, self.spm_model_path, self.merges_path)
+        return [self.reference, *named]
+
     @property
     def reference(self) -> str:
         """The model that was named, or the bundled one."""
@@ -257,13 +264,19 @@ class ModelOptions(OptionGroup):
         return given
 
     def load(
-        self, device: DeviceOptions | None = None, *, heads: tuple[str, ...] = (), **more: Any
+        self,
+        device: DeviceOptions | None = None,
+        *,
+        heads: tuple[str, ...] = (),
+        aloud: bool = True,
+        **more: Any,
     ) -> LoadedModel:
         """The model, ready to run.
 
         Args:
             device: where and in which type of number; the registry's choice if None.
             heads: heads that the job needs, see `load_model`.
+            aloud: whether what was assumed is said; a worker leaves that to its parent.
             more: further overrides, such as those of a decoder.
 
         Raises:
@@ -277,7 +290,7 @@ class ModelOptions(OptionGroup):
 
         device = device or DeviceOptions()
         device.apply_threads()
-        return load_model(
+        loaded = load_model(
             self.reference,
             device=device.device,
             dtype=device.dtype,
@@ -288,6 +301,23 @@ class ModelOptions(OptionGroup):
             **self.overrides(),
             **more,
         )
+        if aloud:
+            tell(loaded)
+        return loaded
+
+
+def tell(loaded: LoadedModel) -> None:
+    """Say what was assumed about a model; with --verbose all that is known of it."""
+    for sentence in loaded.notes:
+        console.warn(sentence)
+    for sentence in loaded.details:
+        console.detail(sentence)
+    sources = loaded.config.sources
+    for name, value in loaded.config.to_json().items():
+        where = sources.get(name, "default")
+        shown = " ".join(map(str, value)) if isinstance(value, list) else value
+        console.detail(f"  {name} = {shown} ({where})")
+    console.detail(f"Runs on {loaded.device} in {str(loaded.dtype).removeprefix('torch.')}.")
 
 
 def split_embedding(text: str) -> tuple[str, ...]:
@@ -345,6 +375,68 @@ class TextOptions(OptionGroup):
             metavar="I/N",
         ),
     ] = None
+
+    skip_bad: Annotated[
+        bool,
+        opt("--skip-bad", help="Leave out lines that cannot be read, and count them", panel=_TEXT),
+    ] = False
+
+    def source(self, arguments: Sequence[str] | None, what: str) -> str | None:
+        """Where text comes from: a path or "-", or None if it is the arguments themselves.
+
+        Without any of them what is piped in is read.
+
+        Args:
+            arguments: texts on the command line.
+            what: what is missing if there is nothing, for example "a text".
+
+        Raises:
+            UsageError: there is no text at all, or two kinds of it.
+            InputError: the path does not exist.
+        """
+        given = [text for text in arguments or () if text != "-"]
+        if given and self.test_path is not None:
+            raise UsageError(
+                "Texts were given on the command line and in --test-path.", "Give one of the two."
+            )
+        if given:
+            return None
+        if self.test_path is not None:
+            if self.test_path != "-" and not Path(self.test_path).exists():
+                raise InputError(f"The input {self.test_path} does not exist.", "Check the path.")
+            return self.test_path
+        if not arguments and sys.stdin.isatty():
+            raise UsageError(
+                f"There is no {what}.",
+                "Write it on the command line, name a file with --test-path, or pipe it in.",
+            )
+        return "-"
+
+    def lines(
+        self, arguments: Sequence[str] | None, what: str = "text", bad: list[BadLine] | None = None
+    ) -> Iterator[Line]:
+        """The lines to work on, streamed: arguments, a file or what is piped in.
+
+        Args:
+            arguments: texts on the command line, each a line.
+            what: see `source`.
+            bad: with --skip-bad, the lines that could not be read are appended here.
+        """
+        from uertool.text.readers import Line, read_lines
+
+        source = self.source(arguments, what)
+        if source is None:
+            part, parts = self.parts() or (1, 1)
+            numbered = (Line(n, text) for n, text in enumerate(arguments or ()))
+            return (line for line in numbered if line.number % parts == part - 1)
+        kept: list[BadLine] = [] if bad is None else bad
+        return read_lines(
+            source,
+            column=self.column,
+            field=self.field,
+            shard=self.parts(),
+            on_bad=kept.append if self.skip_bad else None,
+        )
 
     def parts(self) -> tuple[int, int] | None:
         """The shard as a pair, or None."""

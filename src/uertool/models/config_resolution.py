@@ -362,6 +362,7 @@ def _assume_heads(
             f"Set --heads_num to a divisor of {inner}.",
         )
     values["attention_head_size"] = inner // heads
+    sources["attention_head_size"] = sources["heads_num"]
 
 
 def _require(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:

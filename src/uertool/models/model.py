@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -46,17 +47,6 @@ class UerModel(nn.Module):
     A head that was not built is None.
     """
 
-    mlm: MlmHead | None
-    lm: LmHead | None
-    sp: PooledHead | None
-    classifier: PooledHead | None
-    token_classifier: TokenHead | None
-    qa: TokenHead | None
-    siamese: SiameseHead | None
-    pooler: Pooler | None
-    decoder: TransformerDecoder | None
-    tgt_embedding: Embedding | None
-
     def __init__(
         self,
         config: ModelConfig,
@@ -66,9 +56,6 @@ class UerModel(nn.Module):
         super().__init__()
         labels = dict(label_counts or {})
         self.config = config
-        # Not as class attributes: they would hide the modules that are set below.
-        self.mlm = self.lm = self.sp = self.classifier = self.token_classifier = None
-        self.qa = self.siamese = self.pooler = self.decoder = self.tgt_embedding = None
         self.embedding: Embedding | DualEmbedding
         if config.encoder == "dual":
             self.embedding = DualEmbedding(config)
@@ -76,25 +63,41 @@ class UerModel(nn.Module):
         else:
             self.embedding = main_embedding(config)
             self.encoder = make_encoder(config)
-        if config.decoder is not None and "lm" in heads:
-            self.tgt_embedding = target_embedding(config)
-            self.decoder = TransformerDecoder(config)
-        if "mlm" in heads:
-            self.mlm = MlmHead(config)
-        if "lm" in heads:
-            self.lm = LmHead(config)
-        if "sp" in heads:
-            self.sp = PooledHead(config, labels.get("sp", 2))
-        if "cls" in heads:
-            self.classifier = PooledHead(config, labels["cls"])
-        if "token_cls" in heads:
-            self.token_classifier = TokenHead(config, labels["token_cls"])
-        if "qa" in heads:
-            self.qa = TokenHead(config, labels.get("qa", 2))
-        if "siamese" in heads:
-            self.siamese = SiameseHead(config, labels["siamese"])
-        if "pooler" in heads:
-            self.pooler = Pooler(config)
+        decodes = config.decoder is not None and "lm" in heads
+        self.tgt_embedding = target_embedding(config) if decodes else None
+        self.decoder = TransformerDecoder(config) if decodes else None
+        self.mlm = MlmHead(config) if "mlm" in heads else None
+        self.lm = LmHead(config) if "lm" in heads else None
+        self.sp = PooledHead(config, labels["sp"]) if "sp" in heads else None
+        self.classifier = PooledHead(config, labels["cls"]) if "cls" in heads else None
+        self.token_classifier = (
+            TokenHead(config, labels["token_cls"]) if "token_cls" in heads else None
+        )
+        self.qa = TokenHead(config, labels["qa"]) if "qa" in heads else None
+        self.siamese = SiameseHead(config, labels["siamese"]) if "siamese" in heads else None
+        self.pooler = Pooler(config) if "pooler" in heads else None
+
+    @overload
+    def encode(
+        self,
+        ids: Tensor,
+        segs: Tensor,
+        layers: None = None,
+        positions: Tensor | None = None,
+        *,
+        stream: int = 0,
+    ) -> Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        ids: Tensor,
+        segs: Tensor,
+        layers: Sequence[int],
+        positions: Tensor | None = None,
+        *,
+        stream: int = 0,
+    ) -> list[Tensor]: ...
 
     def encode(
         self,
@@ -154,7 +157,6 @@ class UerModel(nn.Module):
         if self.decoder is None or self.tgt_embedding is None:
             raise UsageError("This model has no decoder.")
         source = self.encode(ids, segs)
-        assert isinstance(source, Tensor)
         vectors = self.tgt_embedding(tgt_ids, torch.ones_like(tgt_ids))
         hidden: Tensor = self.decoder(vectors, source, memory_seen(self.config, ids, segs))
         return hidden

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,9 @@ from uertool.text.readers import Line
 if TYPE_CHECKING:
     from uertool.models.registry import LoadedModel
 
+#: Tokens of a line that are read unless something else is asked for.
+DEFAULT_LENGTH = 128
+
 _UNUSED = re.compile(r"\[unused\d+\]")
 
 
@@ -38,7 +41,8 @@ class ClozeSettings:
 
     Attributes:
         topn: how many guesses for each mask.
-        seq_length: most tokens of a line, special ones included; longer lines are cut.
+        seq_length: most tokens of a line, special ones included; longer lines are cut. None is 128,
+            or as many as the model has positions for.
         batch_size: most lines of a batch; None leaves it to the number of tokens.
         rule: what is masked where a line does not say so itself.
         targets: words to be scored in the place of the masks; neighbouring masks are one place.
@@ -48,7 +52,7 @@ class ClozeSettings:
     """
 
     topn: int = 10
-    seq_length: int = 128
+    seq_length: int | None = None
     batch_size: int | None = 64
     rule: MaskRule = field(default_factory=MaskRule)
     targets: tuple[str, ...] = ()
@@ -145,6 +149,7 @@ class ClozeResult:
         variant: which variant it is, from 0.
         was_cut: whether the line was longer than what fits.
         reason: why nothing was masked, or None.
+        fields: the other columns or fields of the line.
     """
 
     line: int
@@ -157,6 +162,7 @@ class ClozeResult:
     variant: int = 0
     was_cut: bool = False
     reason: Unmasked | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         found = [
@@ -213,8 +219,14 @@ class ClozeJob:
             )
         self.settings = settings
         self.tokenizer = loaded.tokenizer
-        self.limits = limits_for(loaded, settings)
-        self._masker = Masker(self.tokenizer, settings.rule, settings.seq_length)
+        self.seq_length = length_for(loaded, settings.seq_length)
+        self.limits = Limits(
+            tokens=max(token_budget(loaded.device), self.seq_length),
+            rows=settings.batch_size,
+            pad_id=loaded.tokenizer.pad_id or 0,
+            pad_to=self.seq_length if loaded.config.needs_full_length else None,
+        )
+        self._masker = Masker(self.tokenizer, settings.rule, self.seq_length)
         self._filler = Filler(
             loaded.model, loaded.device, self.limits.tokens, self.limits.pad_id, self.limits.pad_to
         )
@@ -256,6 +268,7 @@ class ClozeJob:
             variant=variant,
             was_cut=masked.was_cut,
             reason=masked.reason,
+            fields=line.fields,
             **found,
         )
 
@@ -304,7 +317,7 @@ class ClozeJob:
                 self._filler,
                 slots,
                 self._words,
-                most=self.settings.seq_length,
+                most=self.seq_length,
                 mask_id=self._masker.mask_id,
                 order=self.settings.order,
             )
@@ -349,7 +362,7 @@ class ClozeJob:
         ]
 
     def _words_as_ids(self) -> list[list[int]]:
-        words = self.tokenizer.encode_batch(list(self.settings.targets))
+        words: list[list[int]] = self.tokenizer.encode_batch(list(self.settings.targets))
         wrong = [
             text
             for text, ids in zip(self.settings.targets, words, strict=True)
@@ -371,25 +384,22 @@ class ClozeJob:
         return sorted(vocab.special_ids | unused)
 
 
-def limits_for(loaded: LoadedModel, settings: ClozeSettings) -> Limits:
-    """How a model's batches are cut.
+def length_for(loaded: LoadedModel, wanted: int | None) -> int:
+    """Most tokens of a line: what is wanted, or 128 where the model has positions for them.
 
     Raises:
-        UsageError: seq_length is beyond the position table.
+        UsageError: more are wanted than the model has positions for.
     """
-    config = loaded.config
-    if "pos" in config.embedding and settings.seq_length > config.max_seq_length:
+    rows = loaded.config.max_seq_length if "pos" in loaded.config.embedding else None
+    if wanted is None:
+        return DEFAULT_LENGTH if rows is None else min(DEFAULT_LENGTH, rows)
+    if rows is not None and wanted > rows:
         raise UsageError(
-            f"--seq-length {settings.seq_length} is beyond the position table of "
-            f"{loaded.reference}, which has {config.max_seq_length} rows.",
-            f"Give --seq-length {config.max_seq_length} or less.",
+            f"--seq-length {wanted} is beyond the position table of {loaded.reference}, which has "
+            f"{rows} rows.",
+            f"Give --seq-length {rows} or less.",
         )
-    return Limits(
-        tokens=max(token_budget(loaded.device), settings.seq_length),
-        rows=settings.batch_size,
-        pad_id=loaded.tokenizer.pad_id or 0,
-        pad_to=settings.seq_length if config.needs_full_length else None,
-    )
+    return wanted
 
 
 def neighbours(positions: Sequence[int]) -> list[tuple[int, int]]:
@@ -436,7 +446,7 @@ def cloze(
         texts: lines; write [MASK] where something is to be guessed.
         settings: what is asked; or its fields by name, for example `topn=3`.
         changes: fields of `ClozeSettings`; `mask_word`, `mask_ratio`, `whole_words` and `seed`
-            stand for those of its rule. seq_length is at most what the model has positions for.
+            stand for those of its rule.
 
     Returns:
         One result for each text, in their order; with `augment` one for each variant.
@@ -451,8 +461,6 @@ def cloze(
             for name in ("mask_word", "mask_ratio", "whole_words", "seed")
             if name in changes
         }
-        if "pos" in loaded.config.embedding:
-            changes.setdefault("seq_length", min(128, loaded.config.max_seq_length))
         changes.setdefault("rule", MaskRule(**rule))
         settings = ClozeSettings(**{**changes, "targets": tuple(changes.get("targets", ()))})
     chosen = settings
