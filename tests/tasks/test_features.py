@@ -73,8 +73,12 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("folder", WITH_HIDDEN, ids=lambda folder: folder.name)
 def test_poolings_are_those_of_uer_py(folder: Path) -> None:
     loaded = loaded_fixture(folder)
+    lengths = (np.load(folder / "expected/hidden.npz")["seg"] > 0).sum(1)
+    siamese = folder.name.startswith("sbert")  # these were read with [SEP], cut off of long ones
+    same = lengths < LENGTH if siamese else lengths > 0
     for pooling in UER_POOLINGS:
-        assert_close(vectors_of(loaded, folder, pooling=pooling), expected_pooling(folder, pooling))
+        found = vectors_of(loaded, folder, pooling=pooling, add_sep=siamese or None)
+        assert_close(found[same], expected_pooling(folder, pooling)[same])
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def similarities(vectors: Block) -> npt.NDArray[np.float32]:
 def draw_vectors(
     path: Path, before: Block, after: Block, notes: list[Note], *, overwrite: bool = True
 ) -> None:
-    """A map of the finished vectors with some of their texts, and histograms of cosines.
+    """A map of the vectors with some of their texts, and histograms of cosines.
 
     Args:
         path: .png, .svg or .pdf.
@@ -114,7 +114,7 @@ def draw_vectors(
         # A figure of its own, not pyplot's: no window, no state that others share.
         figure = Figure(figsize=(13, 6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        _map(left, after, notes, font is not None)
+        _map(left, before, notes, font is not None)
         _histogram(right, before, after)
         with atomic_path(path, overwrite=overwrite) as partial:
             figure.savefig(partial, format=path.suffix.lower()[1:], dpi=130)
