@@ -131,10 +131,7 @@ def _show(result: Inspection, *, quiet: bool) -> None:
                 ],
             )
         if result.settings:
-            console.table(
-                ("setting", "value", "from"),
-                [(s.name, str(s.value), s.source) for s in result.settings],
-            )
+            _show_settings(result)
         if result.services:
             console.table(
                 ("command", "possible", "lacks"),
@@ -170,6 +167,23 @@ def _facts(result: Inspection) -> list[tuple[str, str]]:
     if result.run is not None:
         facts.append(("forward pass", ", ".join(f"{k} {v}" for k, v in result.run.items())))
     return [(name, value) for name, value in facts if value]
+
+
+def _show_settings(result: Inspection) -> None:
+    learned = [setting for setting in result.settings if setting.source != "default"]
+    console.table(
+        ("setting", "value", "from"),
+        [
+            (
+                setting.name,
+                " ".join(setting.value) if isinstance(setting.value, tuple) else str(setting.value),
+                f"{setting.source}: {setting.how}" if setting.how else setting.source,
+            )
+            for setting in learned
+        ],
+    )
+    if len(learned) < len(result.settings):
+        console.out(f"{len(result.settings) - len(learned)} more settings have their defaults.")
 
 
 def _show_security(result: Inspection) -> None:

@@ -490,9 +490,10 @@ class _MergeJob:
         if not isinstance(self.merger, Ties):
             return
         again = True
+        tied = self.shared_ties()  # a tensor with two names has its values once
         while again:
             for info in self.infos:
-                if info.dtype.is_floating_point:
+                if info.dtype.is_floating_point and info.name not in tied:
                     self.merger.survey(self.blocks_of(info))
             again = self.merger.next_round()
 
@@ -510,6 +511,12 @@ class _MergeJob:
             )  # fmt: skip
             self.report.written = tuple(written)
             return
+        if isinstance(model, CanonicalView):
+            raise UsageError(
+                f"Unified models have UER-py's names, which do not belong into a folder like "
+                f"{model.path}.",
+                "Name a .bin or .safetensors file for the output.",
+            )
         with atomic_folder(output, overwrite=overwrite) as partial:
             save_tensors(
                 self.merged(), partial / "model.safetensors", infos=self.infos, tied=tied,

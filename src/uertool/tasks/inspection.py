@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from uertool.checkpoints.pickle_guard import PickleReport, Verdict, scan_pickle
 from uertool.checkpoints.tensor_file import TensorFile, open_tensor_file
-from uertool.errors import CheckpointError, ConfigError, MissingExtraError, UertoolError, VocabError
+from uertool.errors import CheckpointError, MissingExtraError, UertoolError, VocabError
+from uertool.tasks.model_settings import Setting, settings_of
+from uertool.tasks.services import Service, services
 from uertool.tasks.tensor_health import Health, Progress, examine
 
 if TYPE_CHECKING:
     from uertool.checkpoints.reader import Checkpoint
-
-#: Keys that only a Hugging Face configuration has.
-_HF_KEYS = frozenset(
-    ["model_type", "architectures", "transformers_version", "num_hidden_layers", "n_layer"]
-)
 
 #: A table padded to a round number of rows, as many are, has at most this many more than tokens.
 _PADDING_ROWS = 128
@@ -42,31 +37,13 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One value of the model configuration and where it came from."""
-
-    name: str
-    value: Any
-    source: str
-
-
-@dataclass(frozen=True)
 class Part:
-    """A part of the model: how many tensors, parameters and bytes it has."""
+    """A part of the model: how many tensors, parameters and bytes it has, tied ones once."""
 
     name: str
     tensors: int
     parameters: int
     bytes: int
-
-
-@dataclass(frozen=True)
-class Service:
-    """Whether a uertool command can work with the checkpoint, and if not, what it lacks."""
-
-    command: str
-    possible: bool
-    lacks: str = ""
 
 
 @dataclass
@@ -158,13 +135,15 @@ def inspect_checkpoint(
 
     Args:
         path: a file, a folder or a TensorFlow prefix.
-        vocab_path: a vocabulary to compare with the embedding.
+        vocab_path: a vocabulary to compare with the embedding; by default the folder's own.
         config_path: a configuration to compare with the tensors.
         spm_model_path: a sentencepiece model to compare with the embedding.
         numbers: whether every tensor is read (checksums, NaN, zeros, twins).
         progress: called while the numbers are read.
     """
     result = Inspection(Path(path))
+    if vocab_path is None and (Path(path) / "vocab.txt").is_file():
+        vocab_path = Path(path) / "vocab.txt"
     result.security = _security(Path(path), result)
     try:
         file = open_tensor_file(path)
@@ -228,6 +207,7 @@ def run_once(
         ids = torch.arange(length, device=loaded.device)[None] % loaded.config.vocab_size
         with torch.inference_mode():
             hidden = loaded.model.encode(ids, torch.ones_like(ids))
+            assert isinstance(hidden, torch.Tensor)
     except UertoolError as error:
         result.fail(error)
         return
@@ -381,46 +361,19 @@ def part_of(name: str) -> str:
 
 
 def _size_by_part(checkpoint: Checkpoint, result: Inspection) -> None:
+    """Tensors of every part; what is stored once counts once, where it comes first."""
     sizes: dict[str, list[int]] = {}
+    seen: set[Hashable] = set()
     for name in checkpoint.keys():  # noqa: SIM118
         info = checkpoint.info(name)
-        numel = 1
-        for size in info.shape:
-            numel *= size
         entry = sizes.setdefault(part_of(name), [0, 0, 0])
         entry[0] += 1
-        entry[1] += numel
-        entry[2] += numel * info.dtype.itemsize
+        key = (checkpoint.storage_key(name), info.shape)
+        if key not in seen:
+            seen.add(key)
+            entry[1] += info.numel
+            entry[2] += info.nbytes
     result.parts = [Part(name, *numbers) for name, numbers in sizes.items()]
-
-
-_ENCODER = (r"encoder\.", "an encoder")
-_WORDS = (r"(tgt_)?embedding\.(dual\.embedding_\d+\.)?word\.", "a word embedding")
-
-#: Command, and what it needs: a pattern that some canonical name must match, in words.
-_NEEDS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    ("cloze", (_ENCODER, (r"target\.mlm\.", "an MLM head"))),
-    ("features", (_ENCODER,)),
-    ("embeddings", (_WORDS,)),
-    ("topn", (_ENCODER, _WORDS)),
-    ("generate lm", (_ENCODER, (r"target\.lm\.", "an LM head"))),
-    ("generate seq2seq", ((r"decoder\.", "a decoder"), (r"target\.lm\.", "an LM head"))),
-    ("vocab adapt", (_WORDS,)),
-    ("average", ()),
-)
-
-
-def services(names: Iterable[str], architecture: str | None) -> list[Service]:
-    """For which commands a checkpoint with these canonical names can serve."""
-    held = list(names)
-    found = []
-    for command, needs in _NEEDS:
-        lacks = [words for pattern, words in needs if not any(re.match(pattern, n) for n in held)]
-        if command == "generate lm" and any(name.startswith("decoder.") for name in held):
-            lacks = ["a model without decoder: this one is for generate seq2seq"]
-        found.append(Service(command, not lacks, ", ".join(lacks)))
-    lack = "" if architecture else "an architecture that other formats know"
-    return [*found, Service("convert", not lack, lack)]
 
 
 def embedding_rows(checkpoint: Checkpoint) -> int | None:
@@ -437,42 +390,13 @@ def embedding_rows(checkpoint: Checkpoint) -> int | None:
 def _check_configuration(
     checkpoint: Checkpoint, config_path: str | Path | None, result: Inspection
 ) -> None:
-    """Infer the configuration, put the file over it, and list every contradiction."""
-    from uertool.checkpoints.inference import infer_config
-
-    try:
-        inferred = infer_config(checkpoint)
-    except UertoolError as error:
-        result.fail(error)
-        return
-    result.settings = [Setting(name, value, "inferred") for name, value in inferred.items()]
-    if config_path is None:
-        return
-    try:
-        given = _read_config(Path(config_path))
-    except ConfigError as error:
-        result.fail(error)
-        return
-    foreign = sorted(_HF_KEYS & set(given))
-    if foreign and result.layout == "uer":
-        result.problem(
-            f"{config_path} is a Hugging Face configuration (it has {', '.join(foreign)}), "
-            "but the checkpoint has UER-py's names.",
-            "Give the UER-py configuration (emb_size, hidden_size, layers_num, ...), "
-            "or none: most values are inferred.",
-        )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no valid JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not a JSON object of settings.")
-    return content
+    """List the settings, and every contradiction between a configuration and the tensors."""
+    found = settings_of(checkpoint, config_path)
+    result.settings = list(found.values)
+    for sentence in found.notes:
+        result.note(sentence)
+    if found.problem is not None:
+        result.fail(found.problem)
 
 
 def _check_vocab(
@@ -545,7 +469,7 @@ def as_json(result: Inspection) -> dict[str, Any]:
         "dtypes": result.dtypes,
         "parts": [vars(part) for part in result.parts],
         "settings": [
-            {"name": s.name, "value": _plain(s.value), "source": s.source} for s in result.settings
+            {**vars(setting), "value": _plain(setting.value)} for setting in result.settings
         ],
         "services": [vars(service) for service in result.services],
         "not_finite": result.health.not_finite,
