@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.functional import scaled_dot_product_attention
 
+from uertool.models.attend import attend
 from uertool.models.attention import SelfAttention, scaled_bias
 from uertool.models.config import ModelConfig
 from uertool.models.feed_forward import FeedForward
@@ -47,11 +47,11 @@ class ContextAttention(SelfAttention):
             seen: [batch, source] bool, False at padding.
         """
         keys, values = self.memory(source)
-        out = scaled_dot_product_attention(
+        out = attend(
             self.query(x).transpose(1, 2),
             keys.transpose(1, 2),
             values.transpose(1, 2),
-            attn_mask=seen[:, None, None, :],
+            seen[:, None, None, :],
             scale=self.scale,
         )
         mixed: Tensor = self.final_linear(out.transpose(1, 2).flatten(-2))

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
+from uertool.models.attend import attend
 from uertool.models.config import MaskName
 
 
@@ -70,9 +70,7 @@ def _attend(
     if bias is not None and seen is not None:
         bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
     mask = seen if bias is None else bias
-    out = scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale
-    )
+    out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, scale=scale)
     return out.transpose(1, 2)
 
 
@@ -103,9 +101,8 @@ class PaddedLayout:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         if self.bias is None and self.mask == "causal":
-            return scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True, scale=scale
-            ).transpose(1, 2)
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            return attend(q, k, v, scale=scale, causal=True).transpose(1, 2)
         return _attend(q, k, v, self.seen, self.bias, scale)
 
     def attend_at(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float) -> Tensor:
