@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def save_google(
     prefix: str | Path,
     *,
     overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> list[Path]:
     """Write a TensorFlow checkpoint under a prefix such as FOLDER/bert_model.ckpt.
 
@@ -30,6 +31,8 @@ def save_google(
         tensors: names and tensors, consumed one at a time.
         prefix: the path without .index and .data-....
         overwrite: whether files of that prefix may be replaced.
+        check: looks at the finished checkpoint under a partial prefix; if it raises, nothing is
+            put in place.
 
     Returns:
         The files written.
@@ -58,6 +61,8 @@ def save_google(
         tensorflow.raw_ops.MergeV2Checkpoints(
             checkpoint_prefixes=parts, destination_prefix=str(whole), delete_old_dirs=False
         )
+        if check is not None:
+            check(whole)
         made = sorted(aside.glob(f"{target.name}.*"))
         for old in target.parent.glob(f"{target.name}.data-*"):
             old.unlink()

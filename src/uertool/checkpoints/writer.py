@@ -69,6 +69,7 @@ def save_tensors(
     ties: Ties = "copy",
     max_shard_size: int | str | None = None,
     overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> list[Path]:
     """Write tensors under their names; nothing is left behind if that fails.
 
@@ -88,6 +89,8 @@ def save_tensors(
         max_shard_size: the most bytes of one file, as a number or "5GB"; larger outputs become
             NAME-00001-of-0000N files with an index, of which each tensor is in one.
         overwrite: whether existing files may be replaced.
+        check: looks at the finished file under its partial name; if it raises, the target stays
+            as it was. Shards are not checked like this.
 
     Returns:
         The files written, an index last.
@@ -110,6 +113,8 @@ def save_tensors(
     if limit is None:
         with atomic_path(target, overwrite=overwrite) as partial:
             job.write(partial, pairs, infos)
+            if check is not None:
+                check(partial)
         return [target]
     if infos is None:
         raise AssertionError("shards need to know the sizes of what is to come: give infos")

@@ -230,7 +230,9 @@ def _run(
         to = "safetensors"
     options = _options(words)
     if _is_many(Path(source)):
-        _run_many(Path(source), Path(target), to, options, sources, as_json=as_json)
+        _run_many(
+            Path(source), Path(target), to, options, sources, dry_run=dry_run, as_json=as_json
+        )
         return
     report = convert(source, target, to, options, sources=sources, dry_run=dry_run)  # type: ignore[arg-type]
     _show(report, dry_run=dry_run, as_json=as_json)
@@ -276,7 +278,7 @@ def _is_many(source: Path) -> bool:
 
     if not source.is_dir() or any((source / name).exists() for name in STANDARD_NAMES):
         return False
-    if list(source.glob("*.index")) or list(source.glob("*.index.json")):
+    if list(source.glob("*.index.json")):
         return False
     found = checkpoints_in(source)
     return len(found) > 1 or (len(found) == 1 and found[0].is_dir())
@@ -289,6 +291,7 @@ def _run_many(
     options: ConversionOptions,
     sources: tuple[str, ...],
     *,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     from uertool.errors import UertoolError
@@ -346,8 +349,9 @@ def _show(report: ConversionReport, *, dry_run: bool, as_json: bool) -> None:
     console.out(_proof(report))
     proof = report.verification
     if proof is not None:
-        for what, difference in proof.differences.items():
-            console.out(f"largest difference, {what}: {difference:.2g}")
+        for what, values in proof.differences.items():
+            told = ", ".join(f"{value:.2g} ({name})" for name, value in values.items())
+            console.out(f"largest difference, {what}: {told}")
         for note in proof.notes:
             console.note(note)
     for file in report.files:

@@ -7,12 +7,14 @@ and written one at a time. The output is then read back and compared (`verificat
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
-from uertool.checkpoints.writer import is_weight_file
+from uertool.checkpoints.writer import FORMATS, is_weight_file
 from uertool.errors import CheckpointError, UertoolError, UsageError
 from uertool.models.config import LEGACY_TARGETS
 from uertool.tasks.conversion_job import ConversionJob
@@ -64,8 +66,7 @@ def convert(
         job = ConversionJob(checkpoint, Path(target), to, chosen)
         if dry_run:
             return job.report()
-        files = job.write()
-        proof = job.prove() if chosen.verify else None
+        files, proof = job.run()
     return job.report(files, proof, time.perf_counter() - began)
 
 
@@ -76,11 +77,12 @@ def convert_folder(
     options: ConversionOptions | None = None,
     *,
     sources: tuple[str, ...] = (),
+    dry_run: bool = False,
 ) -> Iterator[tuple[Path, ConversionReport | UertoolError]]:
     """Convert every checkpoint of a folder, yielding what became of each.
 
-    Checkpoints are the weight files of the folder and its sub-folders with weights. A failure does
-    not stop the others.
+    Checkpoints are the weight files and TensorFlow prefixes of the folder, and its sub-folders with
+    weights. A failure does not stop the others.
 
     Raises:
         CheckpointError: the folder holds no checkpoints.
@@ -89,34 +91,56 @@ def convert_folder(
     if not found:
         raise CheckpointError(f"{source} holds no checkpoints.")
     folder = Path(target)
-    folder.mkdir(parents=True, exist_ok=True)
-    for item in found:
-        stem = item.name if item.is_dir() else item.stem
-        place = folder / stem
-        if to in ("uer", "safetensors"):
-            place = place.with_name(stem + (".safetensors" if to == "safetensors" else ".bin"))
-        if to == "google":
-            place.mkdir(exist_ok=True)
-            place = place / "bert_model.ckpt"
+    if not dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
+    for item, place in _places(found, folder, to):
+        if to == "google" and not dry_run:
+            place.parent.mkdir(exist_ok=True)
         try:
-            yield item, convert(item, place, to, options, sources=sources)
+            yield item, convert(item, place, to, options, sources=sources, dry_run=dry_run)
         except UertoolError as error:
+            if to == "google" and not dry_run:
+                with contextlib.suppress(OSError):
+                    place.parent.rmdir()  # unless something lies in it
             yield item, error
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The weight files of a folder, and its sub-folders that hold one model each."""
-    weights = [item for item in folder.iterdir() if item.is_file() and is_weight_file(item)]
-    inner = [
-        item
-        for item in folder.iterdir()
-        if item.is_dir()
-        and any(
-            file.is_file() and (is_weight_file(file) or file.suffix == ".index")
-            for file in item.iterdir()
-        )
-    ]
-    return sorted([*weights, *inner])
+    """The weight files and TensorFlow prefixes of a folder, and its sub-folders with one model."""
+    found = []
+    for item in folder.iterdir():
+        if item.is_dir():
+            if any(_holds_weights(file) for file in item.iterdir()):
+                found.append(item)
+        elif item.suffix == ".index" and item.is_file():
+            found.append(item.with_suffix(""))
+        elif item.is_file() and is_weight_file(item):
+            found.append(item)
+    return sorted(found)
+
+
+def _holds_weights(file: Path) -> bool:
+    return file.is_file() and (is_weight_file(file) or file.suffix == ".index")
+
+
+def _places(found: Sequence[Path], folder: Path, to: Target) -> Iterator[tuple[Path, Path]]:
+    """Where each checkpoint goes; names that would be the same keep their suffix as well."""
+    stems = Counter(_stem(item) for item in found)
+    for item in found:
+        stem = _stem(item)
+        name = stem if stems[stem] == 1 else item.name.replace(".", "-")
+        if to == "google":
+            yield item, folder / name / "bert_model.ckpt"
+        elif to == "hf":
+            yield item, folder / name
+        else:
+            yield item, folder / (name + (".safetensors" if to == "safetensors" else ".bin"))
+
+
+def _stem(item: Path) -> str:
+    """The name without a suffix of weights; UER-py's training step is a part of it."""
+    suffix, mark, step = item.suffix.partition("-")
+    return item.stem + mark + step if suffix in FORMATS else item.name
 
 
 def _check_layout(checkpoint: Checkpoint, sources: tuple[str, ...]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -45,7 +44,7 @@ from uertool.tasks.hf_files import (
 )
 from uertool.tasks.source_config import hugging_face_words, source_config
 from uertool.tasks.tensor_views import TensorView
-from uertool.tasks.verification import Verification, verify_tensors
+from uertool.tasks.verification import Verification, verify
 
 
 class ConversionJob:
@@ -63,7 +62,8 @@ class ConversionJob:
         self._check_target()
         self._check_source()
         self.arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
-        self.config = self._source_config()
+        self.source_config = self.config = self._source_config()
+        self.not_finite: dict[str, int] = {}
         self.original = (
             checkpoint.hf_config
             or checkpoint.stored_hf_config
@@ -128,16 +128,30 @@ class ConversionJob:
             )
 
     def _source_config(self) -> ModelConfig:
-        return source_config(self.checkpoint, self.options.config_path, self.options.settings)
+        settings = dict(self.options.settings)
+        needs_heads = self.to == "hf" and not self.weights_only
+        path = self.options.config_path
+        found = source_config(self.checkpoint, path, settings, needs_heads=needs_heads)
+        layers = self.options.layers_num
+        if layers is not None and found.config.sources.get("layers_num") == "assumed":
+            # One layer used many times: neither tensors nor a file tell how often.
+            settings["layers_num"] = layers
+            found = source_config(self.checkpoint, path, settings, needs_heads=needs_heads)
+        self.notes.extend(found.notes)
+        return found.config
 
     def _check_counts(self) -> None:
         faults = []
-        for name, given, stack in (
-            ("layers_num", self.options.layers_num, "encoder"),
-            ("decoder_layers_num", self.options.decoder_layers_num, "decoder"),
+        for name, given, there, stack in (
+            ("layers_num", self.options.layers_num, self.config.layers_num, "encoder"),
+            (
+                "decoder_layers_num",
+                self.options.decoder_layers_num,
+                self.config.decoder_layers_num,
+                "decoder",
+            ),
         ):
-            there = self.config.layers_num if stack == "encoder" else self.config.decoder_layers_num
-            if given is not None and given != there and not self.config.parameter_sharing:
+            if given is not None and given != there:
                 faults.append(f"--{name} is {given}, but the {stack} has {there} layers")
         if faults:
             raise ConfigError(
@@ -440,20 +454,45 @@ class ConversionJob:
 
     # Writing
 
-    def write(self) -> list[Path]:
-        """Write everything; returns the files."""
+    def run(self) -> tuple[list[Path], Verification | None]:
+        """Write everything and prove it before it is put in its place.
+
+        Returns:
+            The files written, and what reading back showed; None if that was not asked for.
+
+        Raises:
+            CheckpointError: the output is not what the source holds; what lay at the target before
+                is unchanged.
+            OutputError: the target exists or cannot be written.
+        """
+        proofs: list[Verification] = []
+
+        def check(place: Path) -> None:
+            if self.options.verify:
+                proofs.append(verify(self, place))
+
+        files = self._write(check)
+        return files, proofs[0] if proofs else None
+
+    def _write(self, check: Callable[[Path], None]) -> list[Path]:
         if self.to == "google":
-            return self._write_google()
+            return self._write_google(check)
         if self.weights_only:
-            files = self._write_weights(self.target, self._metadata())
+            files = self._write_weights(self.target, self._metadata(), check)
             return files if self.to == "hf" else [*files, *self._vocab_files()]
         assert self.to == "hf"
         with atomic_folder(self.target, overwrite=self.options.overwrite) as folder:
             self._write_weights(folder / "model.safetensors", {"format": "pt"})
             self._write_beside(folder)
+            check(folder)
         return sorted(self.target.iterdir())
 
-    def _write_weights(self, path: Path, metadata: Mapping[str, str]) -> list[Path]:
+    def _write_weights(
+        self,
+        path: Path,
+        metadata: Mapping[str, str],
+        check: Callable[[Path], None] | None = None,
+    ) -> list[Path]:
         final = path == self.target
         limit = self.options.max_shard_size
         if limit is None and not final and _size(self.plan.tensors) > 50 * 10**9:
@@ -466,23 +505,22 @@ class ConversionJob:
             tied=self._ties(),
             max_shard_size=None if is_weight_file(self.target) else limit,
             overwrite=self.options.overwrite if final else True,
+            check=check,
         )
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        bad: list[str] = []
         for planned in self.plan.tensors:
             parts = [self.view.read(name) for name in planned.sources]
             for name, part in zip(planned.sources, parts, strict=True):
-                if name not in bad and not _finite(part):
-                    bad.append(name)
-                    self._not_finite(name, part)
+                if name not in self.not_finite and not _finite(part):
+                    self._note_not_finite(name, part)
             out = parts[0] if planned.transform is KEEP else planned.transform.out(parts)
             yield planned.name, out
             for name in planned.sources:
                 self.view.release(name)
 
-    def _not_finite(self, name: str, tensor: torch.Tensor) -> None:
-        count = int((~torch.isfinite(tensor)).sum())
+    def _note_not_finite(self, name: str, tensor: torch.Tensor) -> None:
+        self.not_finite[name] = count = int((~torch.isfinite(tensor)).sum())
         message = f"{self.checkpoint.path}: {name} holds {count} values that are NaN or infinite."
         if not self.options.allow_nan:
             raise CheckpointError(
@@ -523,7 +561,7 @@ class ConversionJob:
         content = config_json(
             self.config,
             self.arch,
-            written_class(self.arch, self.plan.heads, self.original),
+            self.hf_class,
             tied=self.tied_words,
             ids=ids,
             labels=self.options.labels,
@@ -551,8 +589,10 @@ class ConversionJob:
             return TokenizerSource(folder=self.checkpoint.path)
         return TokenizerSource()
 
-    def _write_google(self) -> list[Path]:
-        files = save_google(self._tensors(), self.target, overwrite=self.options.overwrite)
+    def _write_google(self, check: Callable[[Path], None]) -> list[Path]:
+        files = save_google(
+            self._tensors(), self.target, overwrite=self.options.overwrite, check=check
+        )
         if self.config.heads_num:
             assert self.arch is not None
             values = self.arch.config_to_hf(self.config)
@@ -581,17 +621,12 @@ class ConversionJob:
 
     # Afterwards
 
-    def prove(self) -> Verification:
-        """Read the output back, compare it with what was meant, and run it beside the source.
-
-        An output that is not right is removed again.
-        """
-        try:
-            count = verify_tensors(self)
-        except CheckpointError:
-            _remove(self.target)
-            raise
-        return Verification(count, {})
+    @property
+    def hf_class(self) -> str:
+        """Hugging Face's class of the output, "" for other outputs."""
+        if self.to != "hf" or self.arch is None:
+            return ""
+        return written_class(self.arch, self.plan.heads, self.original)
 
     def report(
         self,
@@ -604,16 +639,13 @@ class ConversionJob:
         if self.checkpoint.generation:
             source = f"{source} ({self.checkpoint.generation})"  # type: ignore[assignment]
         target = self.to if self.to != "uer" else f"uer ({self.options.layout})"
-        hf_class = ""
-        if self.to == "hf" and self.arch is not None:
-            hf_class = written_class(self.arch, self.plan.heads, self.original)
         return ConversionReport(
             source=self.checkpoint.path,
             target=self.target,
             direction=f"{source} to {target}",
             architecture=self.checkpoint.architecture,
             heads=self.plan.heads or self.heads,
-            hf_class=hf_class,
+            hf_class=self.hf_class,
             rows=tuple(_row(planned) for planned in self.plan.tensors),
             left_over=self.plan.left_over,
             dropped=self.checkpoint.dropped,
@@ -663,14 +695,6 @@ def _same(view: TensorView, one: str, other: str) -> bool:
 def _cast(view: TensorView, dtype: torch.dtype) -> TensorView:
     infos = {name: TensorInfo(name, info.shape, dtype) for name, info in view.infos.items()}
     return TensorView(infos, lambda name: view.read(name).to(dtype), view.release, view.key)
-
-
-def _remove(target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target, ignore_errors=True)
-        return
-    for item in (target, *target.parent.glob(f"{target.name}.*")):
-        item.unlink(missing_ok=True)
 
 
 def _vocab_beside(checkpoint: Checkpoint) -> Path | None:

@@ -66,9 +66,8 @@ def _scored(tokenizer: SentencePieceTokenizer) -> list[tuple[str, float]]:
     """Every piece with its score, in the order of the ids."""
     import sentencepiece
 
-    processor: Any = sentencepiece.SentencePieceProcessor(
-        model_proto=tokenizer.__getstate__()["_processor"]
-    )
+    proto: Any = tokenizer.__getstate__()["_processor"]
+    processor: Any = sentencepiece.SentencePieceProcessor(model_proto=proto)
     known = {
         processor.id_to_piece(index): float(processor.get_score(index))
         for index in range(processor.get_piece_size())
