@@ -7,6 +7,7 @@ a plain matrix-vector product; with int8 there is a quarter of the bytes to read
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
@@ -125,9 +126,12 @@ class Int8Linear:
         weight = weight.float()
         scale = (weight.abs().amax(1) / 127.0).clamp(min=1e-12)
         codes = torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8)
-        quantized = torch._make_per_channel_quantized_tensor(
-            codes, scale.double(), torch.zeros(len(scale), dtype=torch.int64), 0
-        )
+        with warnings.catch_warnings():
+            # torch plans to drop its quantized tensors; where they are gone, this raises.
+            warnings.simplefilter("ignore", UserWarning)
+            quantized = torch._make_per_channel_quantized_tensor(
+                codes, scale.double(), torch.zeros(len(scale), dtype=torch.int64), 0
+            )
         engine = torch.backends.quantized.engine
         torch.backends.quantized.engine = "fbgemm"
         try:

@@ -19,7 +19,7 @@ def generate(
     *,
     precision: Precision = "native",
     **settings: Any,
-) -> list[Generated]:
+) -> list[list[Generated]]:
     """Continues prompts, or transforms sources where the model is an encoder-decoder.
 
     Args:
@@ -30,12 +30,11 @@ def generate(
             `temperature=0`, `beam=4`, `max_new_tokens=50`.
 
     Returns:
-        `num_return` texts (one by default) for each prompt, in the order of the prompts.
+        For each prompt, in their order, its texts: one, or `num_return`, beams best first.
 
     Raises:
         UertoolError: the model cannot generate, a setting cannot be meant, a prompt is too long.
     """
     lines = [prompts] if isinstance(prompts, str) else prompts
     numbered = (Prompt(number, text) for number, text in enumerate(lines))
-    found = Generator(loaded, precision).generate(numbered, make_decoding(**settings))
-    return [text for texts in found for text in texts]
+    return list(Generator(loaded, precision).generate(numbered, make_decoding(**settings)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from uertool.errors import InputError, UsageError
@@ -61,10 +61,12 @@ class Prompt:
     Attributes:
         number: its line number; decides its random stream.
         text: the line.
+        fields: what else is known of the line, kept for the output.
     """
 
     number: int
     text: str
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -397,11 +399,13 @@ class Generator:
             return [*before, *body, *after], 0
         if truncate == "error":
             text = "and needs room for at least one more " if reserve else ""
+            table = self.model.max_prompt
+            most = "" if table is None else f" (the model has places for {table})"
+            more = "" if limit == table else f", or raise --seq_length{most}"
             raise InputError(
                 f"Line {prompt.number + 1} has {count} tokens with its marks {text}"
                 f"but only {limit} are allowed.",
-                "Cut it with --truncate left or --truncate right, or raise --seq_length "
-                f"({self._table()}).",
+                f"Cut it with --truncate left or --truncate right{more}.",
             )
         reserve = min(reserve, max(1, limit // 2)) if reserve else 0
         keep = max(limit - reserve - len(before) - len(after), 0)
@@ -414,10 +418,6 @@ class Generator:
                 "Raise --seq_length.",
             )
         return ids, len(body) - len(kept)
-
-    def _table(self) -> str:
-        limit = self.model.max_prompt
-        return "the model has no limit" if limit is None else f"the model holds {limit}"
 
     def _around(self, prompt: Prompt, body: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         before, after = self.marks.before, self.marks.after

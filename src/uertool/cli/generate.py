@@ -1,0 +1,547 @@
+"""`uertool generate`: continue texts with a language model, or transform them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from uertool.cli import console, run_record
+from uertool.cli.generate_options import DecodingOptions, GenerationDevice, TargetOptions
+from uertool.cli.generate_output import (
+    Form,
+    Summary,
+    Writer,
+    choose_form,
+    report_bad,
+    score_line,
+)
+from uertool.cli.options import ModelOptions, OutputOptions, TextOptions, opt, option_groups
+from uertool.errors import InputError, UertoolError, UsageError
+
+if TYPE_CHECKING:
+    from uertool.tasks.generation.job import Generated, Generator, Prompt
+    from uertool.tasks.generation.settings import Decoding
+    from uertool.text.readers import BadLine
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Continue text with a language model, or transform it with an encoder-decoder.",
+)
+
+_OUTPUT = "Output"
+_LENGTH = "Length and end"
+_TEXT = "Input"
+
+#: Targets of training that each command can use; the old flag names one.
+LM_TARGETS = frozenset({"lm"})
+SEQ2SEQ_TARGETS = frozenset({"seq2seq", "t5", "bart", "gsg", "prefixlm", "lm"})
+
+_Prompts = Annotated[list[str] | None, typer.Argument(help="Texts, each a prompt.")]
+_Form = Annotated[
+    Form,
+    opt(
+        "--format",
+        help="old (prompt, then text), text or jsonl; in a file old, else text",
+        panel=_OUTPUT,
+    ),
+]
+_Raw = Annotated[
+    bool,
+    opt("--raw-tokens", help="Join tokens as the old scripts did, ## and all", panel=_OUTPUT),
+]
+_Stream = Annotated[
+    bool, opt("--stream", help="Show every text as it grows, one by one", panel=_OUTPUT)
+]
+_Interactive = Annotated[
+    bool, opt("--interactive", help="Ask for prompts, one after the other", panel=_TEXT)
+]
+_LmBias = Annotated[
+    bool | None,
+    opt(
+        "--has-lmtarget-bias/--no-has-lmtarget-bias",
+        help="The output layer has a bias; the file tells by itself",
+        panel="Model settings (each overrides the config file; seldom needed)",
+    ),
+]
+
+
+@app.command("lm")
+@option_groups
+def lm(
+    prompts: _Prompts = None,
+    *,
+    seq_length: Annotated[
+        int | None,
+        opt(
+            "--seq-length",
+            help="Most tokens of prompt and text together [default: 128]",
+            panel=_LENGTH,
+        ),
+    ] = None,
+    score: Annotated[
+        bool,
+        opt("--score", help="Generate nothing; give the perplexity of each line", panel=_OUTPUT),
+    ] = False,
+    interactive: _Interactive = False,
+    stream: _Stream = False,
+    raw_tokens: _Raw = False,
+    form: _Form = "auto",
+    target: Annotated[
+        str | None, opt("--target", help="lm; the file tells by itself", panel=_OUTPUT)
+    ] = None,
+    has_lmtarget_bias: _LmBias = None,
+    decoding: DecodingOptions,
+    model: ModelOptions,
+    text: TextOptions,
+    device: GenerationDevice,
+    output: OutputOptions,
+) -> None:
+    """Continue every line of a text with a language model.
+
+    Tokens are drawn among the 70 best unless other options say how; every line draws from a random
+    stream of its own, so a text depends on its line and `--seed` only.
+
+        uertool generate lm "今天天气" --model gpt2.bin --vocab-path vocab.txt --stream
+
+        uertool generate lm --test-path beginnings.txt --prediction-path texts.jsonl --greedy
+
+        uertool generate lm --test-path lines.txt --model gpt2_folder --score
+    """
+    _check_target(target, LM_TARGETS, "uertool generate seq2seq")
+    run = _Run(
+        settings=decoding.decoding(seed=output.seed, seq_length=seq_length),
+        text=text,
+        output=output,
+        form=choose_form(form, output),
+        live=stream,
+        raw=raw_tokens,
+    )
+    if score and (stream or interactive):
+        raise UsageError("--score generates nothing, so --stream and --interactive have no sense.")
+    run.check(prompts, interactive=interactive)
+    generator = device.generator(model, **_given(has_lmtarget_bias=has_lmtarget_bias))
+    if generator.seq2seq:
+        raise UsageError(
+            f"{generator.name} is an encoder-decoder.", "Use it with: uertool generate seq2seq."
+        )
+    if score:
+        run.score(generator, prompts, seq_length, decoding.truncate, model.files())
+    elif interactive:
+        run.converse(generator)
+    else:
+        run.generate(generator, prompts, model.files())
+
+
+@app.command("seq2seq")
+@option_groups
+def seq2seq(
+    prompts: _Prompts = None,
+    *,
+    seq_length: Annotated[
+        int | None,
+        opt("--seq-length", help="Most tokens of a source [default: all]", panel=_LENGTH),
+    ] = None,
+    tgt_seq_length: Annotated[
+        int | None,
+        opt("--tgt-seq-length", help="Most tokens of a target [default: 128]", panel=_LENGTH),
+    ] = None,
+    fill: Annotated[
+        bool,
+        opt("--fill", help="T5: print the source with its <extra_id_N> filled", panel=_OUTPUT),
+    ] = False,
+    reference: Annotated[
+        Path | None,
+        opt("--reference", help="Expected outputs; BLEU and chrF are reported", panel=_OUTPUT),
+    ] = None,
+    bleu_tokenize: Annotated[
+        str,
+        opt("--bleu-tokenize", help="auto, 13a, zh, char, intl or none", panel=_OUTPUT),
+    ] = "auto",
+    interactive: _Interactive = False,
+    stream: _Stream = False,
+    raw_tokens: _Raw = False,
+    form: _Form = "auto",
+    target: Annotated[
+        str | None, opt("--target", help="seq2seq or t5; the file tells by itself", panel=_OUTPUT)
+    ] = None,
+    has_lmtarget_bias: _LmBias = None,
+    decoding: DecodingOptions,
+    model: ModelOptions,
+    decoder: TargetOptions,
+    text: TextOptions,
+    device: GenerationDevice,
+    output: OutputOptions,
+) -> None:
+    """Transform every line of a text with an encoder-decoder: translate, summarize, fill gaps.
+
+    Plain encoder-decoders, T5, T5 v1.1, BART and Pegasus. As in UER-py tokens are drawn among the
+    70 best unless told otherwise; `--beam 4` is the usual way to translate.
+
+        uertool generate seq2seq --test-path english.txt --prediction-path chinese.txt --beam 4
+
+        uertool generate seq2seq "今天<extra_id_0>很好" --model t5_folder --greedy --fill
+    """
+    _check_target(target, SEQ2SEQ_TARGETS, "uertool generate lm")
+    run = _Run(
+        settings=decoding.decoding(
+            seed=output.seed, seq_length=seq_length, tgt_seq_length=tgt_seq_length
+        ),
+        text=text,
+        output=output,
+        form=choose_form(form, output),
+        live=stream,
+        raw=raw_tokens,
+        fill=fill,
+        reference=reference,
+        bleu_tokenize=bleu_tokenize,
+    )
+    run.check(prompts, interactive=interactive)
+    overrides = {**decoder.overrides(), **_given(has_lmtarget_bias=has_lmtarget_bias)}
+    generator = device.generator(model, **overrides)
+    if not generator.seq2seq:
+        raise UsageError(
+            f"{generator.name} is a language model without a decoder.",
+            "Use it with: uertool generate lm.",
+        )
+    if fill and not generator.gaps:
+        raise UsageError(
+            f"--fill needs sentinels, and {generator.tokenizer.vocab.source} has none.",
+            "It is for T5, whose vocabulary has <extra_id_0> and so on.",
+        )
+    if interactive:
+        run.converse(generator)
+    else:
+        files = [*model.files(), decoder.tgt_vocab_path, decoder.tgt_spm_model_path, reference]
+        run.generate(generator, prompts, files)
+
+
+def _check_target(target: str | None, fitting: frozenset[str], other: str) -> None:
+    if target is not None and not fitting & set(target.split(",")):
+        raise UsageError(
+            f"--target {target} does not fit; this command takes {', '.join(sorted(fitting))}.",
+            f"Perhaps {other} is meant; or leave --target out.",
+        )
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass
+class _Run:
+    """One call of the command: what is wanted, apart from the model."""
+
+    settings: Decoding
+    text: TextOptions
+    output: OutputOptions
+    form: Form
+    live: bool
+    raw: bool
+    fill: bool = False
+    reference: Path | None = None
+    bleu_tokenize: str = "auto"
+
+    # -- before the model is loaded -----------------------------------------------------------
+
+    def check(self, prompts: Sequence[str] | None, *, interactive: bool) -> None:
+        """Refuses what cannot be meant, and outputs that exist."""
+        self.output.apply()
+        if self.live:
+            for wrong, option in (
+                (self.form == "jsonl" and self._to_stdout, "--json"),
+                (self.settings.returns > 1, "--num-return"),
+                (self.settings.beams is not None, "--beam"),
+                (self.raw, "--raw-tokens"),
+                (self.fill, "--fill"),
+            ):
+                if wrong:
+                    raise UsageError(f"--stream and {option} cannot be combined.")
+        if interactive:
+            named = prompts or self.text.test_path or self.output.prediction_path
+            if named or self.reference is not None or self.form == "jsonl":
+                raise UsageError(
+                    "--interactive asks for prompts and answers on the terminal; it takes no "
+                    "texts, files or --json."
+                )
+        else:
+            self.text.source(prompts, "prompt")
+        if self.reference is not None:
+            from uertool.tasks.generation.judging import require
+
+            require(self.bleu_tokenize)
+
+    @property
+    def _to_stdout(self) -> bool:
+        return self.output.prediction_path in (None, "-")
+
+    # -- generating ---------------------------------------------------------------------------
+
+    def generate(
+        self, generator: Generator, prompts: Sequence[str] | None, files: Sequence[Any]
+    ) -> None:
+        """Texts for all prompts."""
+        bad: list[BadLine] = []
+        summary = Summary()
+        judged = self._check_prompts(generator, prompts)
+        screen = _Screen(generator, self.form) if self.live else None
+        settings = self.settings
+        if screen is not None:
+            settings = dataclasses.replace(settings, rows=1)
+        started = time.perf_counter()
+        with _kept(self.output, summary) as stream, self._progress() as advance:
+            write = Writer(
+                self.form, stream, raw=self.raw, fill=generator.filled if self.fill else None
+            )
+            for texts in generator.generate(
+                self._prompts(prompts, bad),
+                settings,
+                on_text=screen,
+                on_empty=lambda _: summary.count_empty(),
+            ):
+                if screen is not None:
+                    screen.finish(texts[0])
+                if screen is None or not self._to_stdout:
+                    write(texts)
+                summary.add(texts)
+                if judged is not None:
+                    judged.add(texts[0], generator.filled(texts[0]) if self.fill else None)
+                advance()
+        seconds = time.perf_counter() - started
+        summary.report(seconds)
+        report_bad(bad)
+        results: dict[str, Any] = {**dataclasses.asdict(summary), "seconds": round(seconds, 3)}
+        if judged is not None:
+            results |= judged.report(self.bleu_tokenize)
+        self._record(generator, prompts, files, results)
+
+    def _check_prompts(self, generator: Generator, prompts: Sequence[str] | None) -> _Judged | None:
+        """Says at once what would otherwise end a long run in its middle."""
+        judged = None
+        if self.reference is not None:
+            judged = _Judged(self.reference, self.text)
+        source = self.text.source(prompts, "prompt")
+        again = source is None or (source != "-" and Path(source).is_file())
+        if again and (self.settings.truncate == "error" or judged is not None):
+            count = generator.check(self._prompts(prompts, []), self.settings)
+            if judged is not None:
+                judged.check(count)
+        return judged
+
+    def _prompts(self, prompts: Sequence[str] | None, bad: list[BadLine]) -> Iterator[Prompt]:
+        from uertool.tasks.generation.job import Prompt
+
+        for line in self.text.lines(prompts, "prompt", bad):
+            yield Prompt(line.number, line.text, line.fields)
+
+    def _progress(self) -> contextlib.AbstractContextManager[console.Ticker]:
+        if self.live or (self._to_stdout and console.out_is_terminal()):
+            return contextlib.nullcontext(console.Ticker())  # the texts themselves show progress
+        return console.progress(None, "Generate", unit="prompts")
+
+    def _record(
+        self,
+        generator: Generator,
+        prompts: Sequence[str] | None,
+        files: Sequence[Any],
+        results: dict[str, Any],
+    ) -> None:
+        if self.output.save_run and self.output.prediction_path is not None:
+            run_record.write(
+                self.output.prediction_path,
+                inputs=[*files, self.text.source(prompts, "prompt")],
+                settings={
+                    "decoding": dataclasses.asdict(self.settings),
+                    "model": generator.config.to_json(),
+                },
+                results=results,
+            )
+
+    # -- scoring ------------------------------------------------------------------------------
+
+    def score(
+        self,
+        generator: Generator,
+        prompts: Sequence[str] | None,
+        seq_length: int | None,
+        truncate: Any,
+        files: Sequence[Any],
+    ) -> None:
+        """The perplexity of every line, and of all of them together."""
+        from uertool.tasks.generation.job import perplexity
+
+        bad: list[BadLine] = []
+        summary = Summary()
+        total = 0.0
+        with _kept(self.output, summary) as stream, self._progress() as advance:
+            lines = self._prompts(prompts, bad)
+            for scored in generator.score(lines, seq_length=seq_length, truncate=truncate):
+                stream.write(score_line(scored, self.form) + "\n")
+                total += scored.log_probability
+                summary.prompts += 1
+                summary.tokens += scored.tokens
+                advance()
+        overall = perplexity(total, summary.tokens)
+        console.note(
+            f"perplexity {overall:,.4f} over {summary.tokens:,} tokens of {summary.prompts:,} lines"
+        )
+        report_bad(bad)
+        found = {"lines": summary.prompts, "tokens": summary.tokens, "perplexity": overall}
+        self._record(generator, prompts, files, found)
+
+    # -- in conversation ----------------------------------------------------------------------
+
+    def converse(self, generator: Generator) -> None:
+        """Asks for a prompt, answers, and so on until the input ends."""
+        from uertool.tasks.generation.job import Prompt
+
+        console.note("Write a prompt and press Enter. Ctrl-C stops a text, Ctrl-D ends.")
+        live = self.settings.beams is None and self.settings.returns == 1
+        live = live and not self.raw and not self.fill
+        writer = Writer(
+            "text", sys.stdout, raw=self.raw, fill=generator.filled if self.fill else None
+        )
+        for number, line in enumerate(_typed()):
+            screen = _Screen(generator, "text") if live else None
+            try:
+                for texts in generator.generate(
+                    [Prompt(number, line)], self.settings, on_text=screen
+                ):
+                    if screen is None:
+                        writer(texts)
+                    else:
+                        screen.finish(texts[0])
+            except KeyboardInterrupt:
+                console.out()
+            except UertoolError as error:
+                console.error(error.message, error.hint)
+
+
+def _typed() -> Iterator[str]:
+    """Lines that a person types, blank ones left out, until Ctrl-D."""
+    asking = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
+    if asking:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - gives `input` its history and its editing keys
+    while True:
+        try:
+            line = input(asking)
+        except EOFError:
+            if asking:
+                console.out()
+            return
+        if line.strip():
+            yield line
+
+
+@contextlib.contextmanager
+def _kept(output: OutputOptions, summary: Summary) -> Iterator[TextIO]:
+    """The stream for results; after Ctrl-C a file with those that were finished is kept."""
+    from uertool.files import atomic_text
+
+    if output.prediction_path is None:
+        yield sys.stdout
+        return
+    stopped: KeyboardInterrupt | None = None
+    with atomic_text(output.prediction_path, overwrite=output.overwrite) as stream:
+        try:
+            yield stream
+        except KeyboardInterrupt as stop:
+            if not summary.prompts:
+                raise
+            stopped = stop
+    if stopped is not None:
+        if output.prediction_path != "-":
+            console.note(f"{output.prediction_path} holds the first {summary.prompts:,} results.")
+        raise stopped
+
+
+class _Screen:
+    """Shows texts as they grow, with their prompt before them where they continue it.
+
+    Args:
+        generator: tells whether texts continue their prompts.
+        form: in the old layout the prompt has a line of its own as well.
+    """
+
+    def __init__(self, generator: Generator, form: Form) -> None:
+        self.continues = not generator.seq2seq
+        self.form = form
+        self.begun = False
+        self.blank = ""
+
+    def __call__(self, prompt: Prompt, number: int, more: str) -> None:
+        self._begin(prompt)
+        console.out(more, end="")
+        sys.stdout.flush()
+
+    def _begin(self, prompt: Prompt) -> None:
+        if self.begun:
+            return
+        self.begun = True
+        if self.form == "old":
+            console.out(self.blank + prompt.text)
+            self.blank = "\n"
+        if self.continues:
+            console.out(prompt.text, end="")
+
+    def finish(self, text: Generated) -> None:
+        """The text is complete."""
+        self._begin(text.prompt)
+        console.out()
+        sys.stdout.flush()
+        self.begun = False
+
+
+class _Judged:
+    """Texts beside their references.
+
+    Args:
+        path: the references, one for each line of the input.
+        text: how the input is read.
+    """
+
+    def __init__(self, path: Path, text: TextOptions) -> None:
+        from uertool.text.readers import read_lines
+
+        self.path = path
+        self.references = [line.text for line in read_lines(path)]
+        named = text.column is not None and not text.column.isdecimal()
+        self.before = 1 if named else 0  # the header of a table has a number too
+        self.whole = text.shard is None and not text.skip_bad
+        self.found: list[str] = []
+        self.expected: list[str] = []
+
+    def check(self, count: int) -> None:
+        """Raises InputError unless there is a reference for each of so many lines."""
+        if self.whole and count != len(self.references):
+            raise InputError(
+                f"The input has {count:,} lines, but {self.path} has {len(self.references):,}.",
+                "A reference belongs to the line of the same number.",
+            )
+
+    def add(self, text: Generated, filled: str | None) -> None:
+        """The first text of a prompt."""
+        at = text.prompt.number - self.before
+        if at >= len(self.references):
+            raise InputError(f"{self.path} has no reference for line {at + 1} of the input.")
+        self.found.append(text.new_text if filled is None else filled)
+        self.expected.append(self.references[at])
+
+    def report(self, tokenize: str) -> dict[str, Any]:
+        """Says the scores, and gives them for the record."""
+        from uertool.tasks.generation.judging import judge
+
+        if not self.found:
+            return {}
+        scores = judge(self.found, self.expected, tokenize)
+        console.note(f"BLEU {scores.bleu:.2f} ({scores.bleu_signature})")
+        console.note(f"chrF {scores.chrf:.2f} ({scores.chrf_signature})")
+        return dataclasses.asdict(scores)

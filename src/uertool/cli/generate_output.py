@@ -1,0 +1,196 @@
+"""Generated texts as lines, JSON lines or the old layout, and what is said about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from uertool.cli import console
+from uertool.cli.options import OutputOptions
+from uertool.errors import UsageError
+
+if TYPE_CHECKING:
+    from uertool.tasks.generation.job import Generated, Scored
+    from uertool.text.readers import BadLine
+
+Form = Literal["auto", "old", "text", "jsonl"]
+
+#: Why texts end, in words.
+_REASONS = {
+    "stop_token": "at an end mark",
+    "stop_string": "at a stop string",
+    "length": "at their limit of tokens",
+}
+
+
+def choose_form(form: Form, output: OutputOptions) -> Form:
+    """The format that was asked for, or that fits where the results go.
+
+    Raises:
+        UsageError: two formats were asked for.
+    """
+    if output.json:
+        if form not in ("auto", "jsonl"):
+            raise UsageError(f"--json and --format {form} were both given.", "Give one of them.")
+        return "jsonl"
+    if form != "auto":
+        return form
+    if output.prediction_path in (None, "-"):
+        return "text"
+    return "jsonl" if str(output.prediction_path).endswith((".jsonl", ".json")) else "old"
+
+
+class Writer:
+    """Writes the texts of one prompt after the other.
+
+    - old: UER-py's layout, the prompt and below it the text, a blank line between two prompts;
+    - text: the texts alone, one line each;
+    - jsonl: ids, log-probability and why it ended as well.
+
+    Args:
+        form: one of these.
+        stream: where to.
+        raw: tokens joined as they are, special ones and ## included.
+        fill: gives a source with its gaps filled, to be written in place of the target.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        stream: TextIO,
+        *,
+        raw: bool = False,
+        fill: Callable[[Generated], str] | None = None,
+    ) -> None:
+        self.form = form
+        self.stream = stream
+        self.raw = raw
+        self.fill = fill
+        self.begun = False
+
+    def __call__(self, texts: Sequence[Generated]) -> None:
+        if self.form == "jsonl":
+            lines = [console.json_text(self.record(text)) for text in texts]
+        else:
+            lines = [_one_line(self.shown(text)) for text in texts]
+        if self.form == "old":
+            lines.insert(0, _one_line(texts[0].prompt.text))
+            if self.begun:
+                lines.insert(0, "")
+        self.stream.write("".join(f"{line}\n" for line in lines))
+        # A reader of a pipe or a terminal wants it now, and an interrupted run keeps it.
+        self.stream.flush()
+        self.begun = True
+
+    def shown(self, text: Generated) -> str:
+        """What stands for a text."""
+        if self.fill is not None:
+            return self.fill(text)
+        return text.raw if self.raw else text.text
+
+    def record(self, text: Generated) -> dict[str, Any]:
+        """A text as JSON."""
+        known: dict[str, Any] = {"line": text.prompt.number, "prompt": text.prompt.text}
+        if text.prompt.fields:
+            known["fields"] = dict(text.prompt.fields)
+        known |= {
+            "number": text.number,
+            "text": text.text,
+            "new_text": text.new_text,
+            "prompt_ids": list(text.prompt_ids),
+            "ids": list(text.ids),
+            "log_probability": text.log_probability,
+            "score": text.score,
+            "reason": text.reason,
+        }
+        if text.truncated:
+            known["truncated"] = text.truncated
+        if self.raw:
+            known["raw"] = text.raw
+        if self.fill is not None:
+            known["filled"] = self.fill(text)
+        return known
+
+
+def _one_line(text: str) -> str:
+    # Some vocabularies can write a line end, which would look like the next text.
+    return " ".join(text.splitlines()) if "\n" in text or "\r" in text else text
+
+
+def score_line(scored: Scored, form: Form) -> str:
+    """The perplexity of a line, before it; or all about it as JSON."""
+    if form != "jsonl":
+        return f"{scored.perplexity:.4f}\t{_one_line(scored.prompt.text)}"
+    known: dict[str, Any] = {"line": scored.prompt.number, "text": scored.prompt.text}
+    if scored.prompt.fields:
+        known["fields"] = dict(scored.prompt.fields)
+    return console.json_text(
+        {
+            **known,
+            "tokens": scored.tokens,
+            "log_probability": scored.log_probability,
+            "perplexity": scored.perplexity,
+        }
+    )
+
+
+@dataclass
+class Summary:
+    """What a run did."""
+
+    prompts: int = 0
+    texts: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    empty: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def add(self, texts: Sequence[Generated]) -> None:
+        """Counts the texts of one prompt."""
+        self.prompts += 1
+        self.texts += len(texts)
+        self.truncated += bool(texts and texts[0].truncated)
+        for text in texts:
+            self.tokens += len(text.ids)
+            self.reasons[text.reason] = self.reasons.get(text.reason, 0) + 1
+
+    def count_empty(self) -> None:
+        """One more prompt without tokens."""
+        self.empty += 1
+
+    def report(self, seconds: float) -> None:
+        """Says it on standard error."""
+        rate = self.tokens / seconds if seconds > 0 else 0.0
+        ends = ", ".join(
+            f"{count:,} ended {_REASONS.get(reason, reason)}"
+            for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])
+        )
+        console.note(
+            f"{_count(self.texts, 'text')} for {_count(self.prompts, 'prompt')}, "
+            f"{_count(self.tokens, 'token')} in {seconds:.1f} s ({rate:,.0f} a second)"
+            + (f"; {ends}" if ends else "")
+        )
+        if self.truncated:
+            console.warn(
+                f"{_count(self.truncated, 'prompt')} longer than what is allowed, and cut; "
+                "see --seq-length and --truncate"
+            )
+        if self.empty:
+            console.warn(
+                f"{_count(self.empty, 'prompt')} without words; what stands there was begun "
+                "from the start mark alone"
+            )
+
+
+def report_bad(bad: Sequence[BadLine]) -> None:
+    """Says how many lines were left out, and why the first of them."""
+    if bad:
+        console.warn(
+            f"{_count(len(bad), 'line')} left out; the first is line {bad[0].number + 1}: "
+            f"{bad[0].reason}"
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
