@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.conftest import FIXTURES
 
+from tests.conftest import FIXTURES
 from uertool.models.registry import LoadedModel, load_model
 
 

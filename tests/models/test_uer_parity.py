@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from tests.conftest import FIXTURES, MODELS, fixture_folders
 from tests.models.model_fixtures import load_fixture
-
 from uertool.models.registry import load_model
 
 TOLERANCE = 1e-4

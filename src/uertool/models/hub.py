@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from uertool.errors import CheckpointError, MissingExtraError
@@ -29,8 +30,11 @@ def download(reference: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+        from huggingface_hub.utils import disable_progress_bars
     except ImportError as error:
         raise MissingExtraError("huggingface_hub", "hub", "A model named hf:...") from error
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     name, _, revision = reference.removeprefix(PREFIX).partition("@")
     try:
         folder = Path(
