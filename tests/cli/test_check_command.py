@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.checkpoints.malicious import corpus
-from tests.conftest import FIXTURES
+from tests.conftest import FIXTURES, fixture_folders
 from uertool.checkpoints.tensor_file import open_tensor_file
 from uertool.cli.app import main
 
@@ -110,19 +110,32 @@ def test_two_generations_are_compared_by_meaning(capsys: pytest.CaptureFixture[s
     assert not report["counts"].get("only in the first")
 
 
-@pytest.mark.parametrize("folder", ["bert-legacy", "gpt2-modular", "t5-modular", "enc-gru-legacy"])
-def test_run_does_a_forward_pass(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
-    path = FIXTURES / folder
-    code = main(
-        [
-            *("check", str(path / "model.bin"), "--run", "--device", "cpu", "--json", "--fast"),
-            *("--vocab_path", str(path / "vocab.txt"), "--config_path", str(path / "config.json")),
-        ]
-    )
+@pytest.mark.parametrize("folder", fixture_folders("model.bin"), ids=lambda path: path.name)
+def test_run_does_a_forward_pass_with_every_head(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(folder / "model.bin")
+    assert main(["check", model, "--run", "--device", "cpu", "--json", "--fast"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["findings"] == [] or code == 0, report["findings"]
+    outputs = report["run"]["outputs"]
     assert report["run"]["finite"] is True
-    assert report["run"]["hidden"].endswith("x32")
+    assert outputs["hidden"][-1] == 32
+    assert set(report["heads"]) - {"pooler"} <= set(outputs)
+
+
+def test_a_model_that_does_not_run_is_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = torch.load(MODEL, weights_only=True)
+    torch.save(tensors, tmp_path / "m.bin")
+    assert main(["check", str(tmp_path / "m.bin"), "--run", "--fast"]) == 1
+    assert "--heads_num" in capsys.readouterr().out
+    tensors["encoder.transformer.1.feed_forward.linear_1.bias"][0] = float("inf")
+    torch.save(tensors, tmp_path / "m.bin")
+    config = str(BERT / "config.json")
+    arguments = ["--run", "--fast", "--config_path", config, "--device", "cpu"]
+    assert main(["check", str(tmp_path / "m.bin"), *arguments]) == 1
+    assert "forward pass gives NaN" in capsys.readouterr().out
 
 
 def test_a_missing_name_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

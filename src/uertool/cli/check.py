@@ -95,9 +95,7 @@ def check(
             progress=follow(ticker),
         )
     if run and result.architecture_known:
-        inspection.run_once(
-            result, device=device.device, dtype=device.dtype, vocab=vocab_path, config=config_path
-        )
+        inspection.run_once(result, device=device.device, dtype=device.dtype, config=config_path)
     if json:
         console.json_line(inspection.as_json(result))
     else:
@@ -165,7 +163,10 @@ def _facts(result: Inspection) -> list[tuple[str, str]]:
         ("number types", ", ".join(f"{name} ({n})" for name, n in result.dtypes.items())),
     ]
     if result.run is not None:
-        facts.append(("forward pass", ", ".join(f"{k} {v}" for k, v in result.run.items())))
+        run = result.run
+        facts.append(("forward pass", f"{run.device}, {run.dtype}, {run.run_seconds:.2f} s"))
+        shapes = [f"{name} {'x'.join(map(str, shape))}" for name, shape in run.outputs.items()]
+        facts.append(("gives", ", ".join(shapes)))
     return [(name, value) for name, value in facts if value]
 
 

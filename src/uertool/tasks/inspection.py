@@ -16,6 +16,7 @@ from uertool.tasks.tensor_health import Health, Progress, examine
 
 if TYPE_CHECKING:
     from uertool.checkpoints.reader import Checkpoint
+    from uertool.tasks.trial_run import TrialRun
 
 #: A table padded to a round number of rows, as many are, has at most this many more than tokens.
 _PADDING_ROWS = 128
@@ -90,7 +91,7 @@ class Inspection:
     health: Health = field(default_factory=Health)
     security: list[PickleReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    run: dict[str, Any] | None = None
+    run: TrialRun | None = None
 
     @property
     def good(self) -> bool:
@@ -187,40 +188,22 @@ def run_once(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    vocab: str | Path | None = None,
     config: str | Path | None = None,
 ) -> None:
     """Load the model as a command would, run one forward pass and note what came out."""
-    import time
-
-    import torch
-
-    from uertool.models.registry import load_model
+    from uertool.tasks.trial_run import trial_run
 
     try:
-        start = time.perf_counter()
-        loaded = load_model(
-            str(result.path), device=device, dtype=dtype, vocab=vocab, config=config
-        )
-        seconds = time.perf_counter() - start
-        length = min(16, loaded.config.max_seq_length)
-        ids = torch.arange(length, device=loaded.device)[None] % loaded.config.vocab_size
-        with torch.inference_mode():
-            hidden = loaded.model.encode(ids, torch.ones_like(ids))
-            assert isinstance(hidden, torch.Tensor)
+        result.run = trial_run(result.path, device=device, dtype=dtype, config=config)
     except UertoolError as error:
-        result.fail(error)
+        if error.message not in {finding.what for finding in result.problems}:
+            result.fail(error)
         return
-    finite = bool(torch.isfinite(hidden).all())
-    result.run = {
-        "device": str(loaded.device),
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "hidden": "x".join(map(str, hidden.shape)),
-        "finite": finite,
-        "load_seconds": round(seconds, 3),
-    }
-    if not finite:
-        result.problem("The forward pass gives NaN or infinite values.")
+    if not result.run.finite:
+        result.problem(
+            f"The forward pass gives NaN or infinite values: {', '.join(result.run.not_finite)}.",
+            "In float16 numbers overflow early; try --dtype float32 or bfloat16.",
+        )
 
 
 def open_alike(first: str | Path, second: str | Path) -> tuple[TensorFile, TensorFile, bool]:
@@ -478,7 +461,7 @@ def as_json(result: Inspection) -> dict[str, Any]:
         "tied": [list(group) for group in result.health.tied],
         "twins": [list(group) for group in result.health.twins],
         "security": [_security_json(report) for report in result.security],
-        "run": result.run,
+        "run": result.run.as_record() if result.run is not None else None,
         "findings": [vars(finding) for finding in result.findings],
     }
 
