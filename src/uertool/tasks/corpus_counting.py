@@ -159,6 +159,13 @@ def count_corpus(
     return tally
 
 
+def count_text(text: str, counting: Counting) -> Tally:
+    """Count the tokens of whole lines, with a line feed between two of them."""
+    counter: _Counter = _COUNTERS[counting.delimiter]()
+    counter.count(_normalized(text, counting.normalization), True, True)
+    return counter.tally()
+
+
 # -- ranges ---------------------------------------------------------------------------------------
 
 

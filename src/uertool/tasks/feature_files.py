@@ -197,7 +197,7 @@ def extract_to_file(
         for window in results(spool.line):
             for found in window:
                 _count(spool.counts, found)
-            spool.append(*_rows(window))
+            spool.append(*rows_and_notes(window))
             spool.commit(window[-1].line)
         for name in ("lines", "blank", "cut"):
             setattr(report, name, spool.counts.get(name, 0))
@@ -250,7 +250,7 @@ def _count(counts: dict[str, int], found: Features) -> None:
         counts[name] = counts.get(name, 0) + more
 
 
-def _rows(window: Sequence[Features]) -> tuple[Block, list[Note]]:
+def rows_and_notes(window: Sequence[Features]) -> tuple[Block, list[Note]]:
     """The rows of a window as one block, and what each is of."""
     notes: list[Note] = []
     for found in window:
@@ -279,7 +279,7 @@ def _stream(
         for window in windows:
             for found in window:
                 _count(counts, found)
-            block, notes = _rows(window)
+            block, notes = rows_and_notes(window)
             done = finish(block, whitening, plan.normalize)
             sink.write(done, notes)
             rows_of(notes)

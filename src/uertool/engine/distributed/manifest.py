@@ -1,0 +1,62 @@
+"""The manifest of a folder of shards: what it holds, what it was made of, and how."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+MANIFEST = "manifest.json"
+ERRORS = "errors.jsonl"
+FORMAT = "uertool-shards-1"
+
+#: The libraries whose versions may change a result.
+LIBRARIES = ("torch", "numpy", "tokenizers", "pyarrow", "ray")
+
+
+def make_manifest(
+    *,
+    command: str,
+    suffix: str,
+    fingerprint: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    inputs: Sequence[Mapping[str, Any]],
+    shards: Sequence[Mapping[str, Any]],
+    errors: int,
+) -> dict[str, Any]:
+    """The manifest as plain data; the same run gives the same one, however it went.
+
+    Args:
+        command: what was done.
+        suffix: of the shards.
+        fingerprint: what decides the results; another run with the same has nothing to do.
+        identity: of these, options and model.
+        inputs: the files, with bytes and lines.
+        shards: records of the shards in order.
+        errors: lines of errors.jsonl.
+    """
+    from uertool import __version__
+
+    counts: dict[str, int] = {}
+    for shard in shards:
+        for name, count in shard["counts"].items():
+            counts[name] = counts.get(name, 0) + count
+    return {
+        "format": FORMAT,
+        "command": command,
+        "suffix": suffix,
+        "lines": sum(shard["lines"] for shard in shards),
+        "rows": sum(shard["rows"] for shard in shards),
+        "errors": errors,
+        "counts": counts,
+        "options": dict(identity),
+        "versions": {
+            "uertool": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in LIBRARIES},
+        },
+        "input": [dict(entry) for entry in inputs],
+        "shards": [dict(shard) for shard in shards],
+        "fingerprint": dict(fingerprint),
+    }
