@@ -1,0 +1,209 @@
+"""Every switch of the transformer against UER-py's formulas written out, packed and padded."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models import literal
+from uertool.checkpoints.reader import open_checkpoint
+from uertool.models.config import ModelConfig
+from uertool.models.config_resolution import resolve_config
+from uertool.models.layout import PackedLayout, PaddedLayout, make_layout
+from uertool.models.loading import build_model
+from uertool.models.model import UerModel
+
+VOCAB, HIDDEN, INNER, HEADS, LAYERS = 50, 32, 48, 4, 2
+
+
+def tensors_of(
+    *,
+    emb: int = HIDDEN,
+    pre: bool = False,
+    gated: bool = False,
+    shared: bool = False,
+    bias: bool = True,
+    norm: bool = True,
+) -> dict[str, torch.Tensor]:
+    """A small transformer's weights under UER-py's names, from a seeded generator."""
+    numbers = torch.Generator().manual_seed(5)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=numbers) * 0.3
+
+    found: dict[str, torch.Tensor] = {}
+
+    def line(name: str, out: int, into: int, *, biased: bool) -> None:
+        found[f"{name}.weight"] = random(out, into)
+        if biased:
+            found[f"{name}.bias"] = random(out)
+
+    def scale(name: str, size: int) -> None:
+        found[f"{name}.gamma"], found[f"{name}.beta"] = random(size) + 1.0, random(size)
+
+    for part, rows in (("word", VOCAB), ("pos", 24), ("seg", 3)):
+        found[f"embedding.{part}.embedding.weight"] = random(rows, emb)
+    if norm:
+        scale("embedding.layer_norm", emb)
+    if emb != HIDDEN:
+        line("encoder.linear", HIDDEN, emb, biased=True)
+    for number in range(1 if shared else LAYERS):
+        layer = "encoder.transformer" + ("" if shared else f".{number}")
+        for part in range(3):
+            line(f"{layer}.self_attn.linear_layers.{part}", HIDDEN, HIDDEN, biased=bias)
+        line(f"{layer}.self_attn.final_linear", HIDDEN, HIDDEN, biased=bias)
+        for name in ("linear_1", *(["linear_gate"] if gated else [])):
+            line(f"{layer}.feed_forward.{name}", INNER, HIDDEN, biased=bias)
+        line(f"{layer}.feed_forward.linear_2", HIDDEN, INNER, biased=bias)
+        scale(f"{layer}.layer_norm_1", HIDDEN)
+        scale(f"{layer}.layer_norm_2", HIDDEN)
+    if pre:
+        scale("encoder.layer_norm", HIDDEN)
+    return found
+
+
+def model_of(tensors: dict[str, torch.Tensor], folder: Path, **flags: Any) -> UerModel:
+    path = folder / "model.bin"
+    torch.save(tensors, path)
+    with open_checkpoint(path) as checkpoint:
+        config = resolve_config(checkpoint, None, {"heads_num": HEADS, **flags}).config
+        return build_model(checkpoint, config, (), torch.device("cpu"), torch.float32).model
+
+
+def batch(*, second: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of unequal length; with `second` some of their tokens are of a second text."""
+    lengths = torch.tensor([3, 9, 1, 9, 6])
+    numbers = torch.Generator().manual_seed(3)
+    ids = torch.randint(1, VOCAB, (5, 9), generator=numbers)
+    places = torch.arange(9)
+    segs = (places < lengths[:, None]).long()
+    if second:
+        segs = segs + ((places >= lengths[:, None] // 2) & (segs > 0)).long()
+    return ids * (segs > 0), segs
+
+
+def compare(model: UerModel, tensors: dict[str, torch.Tensor], *, second: bool = False) -> None:
+    ids, segs = batch(second=second)
+    expected = literal.hidden_states(tensors, model.config, ids, segs)
+    with torch.inference_mode():
+        found = model.encode(ids, segs, layers=range(len(expected)))
+    for own, theirs in zip(found, expected, strict=True):
+        scale = max(1.0, float(theirs[segs > 0].abs().max()))
+        assert (own - theirs)[segs > 0].abs().max() < 1e-5 * scale
+
+
+SWITCHES = [
+    {},
+    {"pre": True},
+    {"gated": True, "hidden_act": "silu"},
+    {"shared": True, "emb": 16, "layers_num": 3},
+    {"bias": False, "pre": True, "norm": False},
+    {"pre": True, "gated": True, "hidden_act": "gelu_fast"},
+]
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+@pytest.mark.parametrize("mask", ["fully_visible", "causal", "causal_with_prefix"])
+@pytest.mark.parametrize("switches", SWITCHES, ids=lambda s: "-".join(s) or "bert")
+def test_switches_compute_what_uer_pys_formulas_say(
+    tmp_path: Path, switches: dict[str, Any], mask: str, residual: bool
+) -> None:
+    flags = {name: switches[name] for name in ("hidden_act", "layers_num") if name in switches}
+    made = tensors_of(**{name: value for name, value in switches.items() if name not in flags})
+    model = model_of(made, tmp_path, mask=mask, has_residual_attention=residual, **flags)
+    compare(model, made, second=mask == "causal_with_prefix")
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_fast", "relu", "silu", "linear", "tanh"])
+def test_activations_are_those_of_the_formulas(tmp_path: Path, act: str) -> None:
+    made = tensors_of()
+    compare(model_of(made, tmp_path, hidden_act=act), made)
+
+
+def test_scores_are_not_scaled_if_that_was_removed(tmp_path: Path) -> None:
+    made = tensors_of()
+    compare(model_of(made, tmp_path, remove_attention_scale=True), made)
+
+
+@pytest.mark.parametrize("mask", ["fully_visible", "causal", "causal_with_prefix"])
+def test_packed_and_padded_rows_attend_alike(mask: Any) -> None:
+    _, segs = batch(second=mask == "causal_with_prefix")
+    numbers = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(*segs.shape, 2, 8, generator=numbers) for _ in range(3))
+    bias = torch.randn(1, 2, 9, 9, generator=numbers)
+    places = torch.tensor([[0, 2], [8, 3], [0, 0], [1, 1], [5, 0]])
+    for part in (None, bias):
+        padded = PaddedLayout(segs, mask, part)
+        packed = PackedLayout(segs, (segs > 0).sum(1), mask, part)
+        one = padded.attend(q, k, v, 0.5)
+        flat = packed.attend(
+            *(packed.pack(x.flatten(2)).unflatten(1, (2, 8)) for x in (q, k, v)), 0.5
+        )
+        other = packed.unpack(flat.flatten(1)).unflatten(2, (2, 8))
+        assert torch.allclose(one[segs > 0], other[segs > 0], atol=1e-6)
+        chosen = padded.select(q.flatten(2), places).unflatten(2, (2, 8))
+        one = padded.attend_at(chosen, k, v, places, 0.5)
+        keys, values = (packed.pack(x.flatten(2)).unflatten(1, (2, 8)) for x in (k, v))
+        other = packed.attend_at(chosen, keys, values, places, 0.5)
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_rows_of_one_length_or_alone_are_not_packed() -> None:
+    segs = torch.ones(3, 4, dtype=torch.long)
+    assert isinstance(make_layout(segs, "fully_visible", None), PaddedLayout)
+    assert isinstance(make_layout(segs[:1], "fully_visible", None), PaddedLayout)
+    assert isinstance(make_layout(batch()[1], "fully_visible", None), PackedLayout)
+
+
+def test_padding_in_front_or_between_is_left_padded() -> None:
+    segs = torch.tensor([[0, 1, 1], [1, 0, 1], [1, 1, 1]])
+    assert isinstance(make_layout(segs, "fully_visible", None), PaddedLayout)
+
+
+def test_a_row_of_padding_alone_gives_numbers() -> None:
+    config = ModelConfig(
+        vocab_size=9, hidden_size=8, layers_num=1, heads_num=2, feedforward_size=8, norm="standard"
+    )
+    model = UerModel(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        hidden = model.encode(
+            torch.zeros(2, 3, dtype=torch.long), torch.tensor([[0, 0, 0], [1, 1, 0]])
+        )
+    assert torch.isfinite(hidden).all()
+
+
+def test_bidirectional_recurrent_encoders_need_their_whole_length() -> None:
+    names = ("birnn", "bilstm", "bigru", "lstm", "transformer", "gatedcnn")
+    needs = {
+        name: ModelConfig(vocab_size=2, hidden_size=2, layers_num=1, encoder=name).needs_full_length
+        for name in names
+    }
+    assert needs == {name: name.startswith("bi") for name in names}
+    both = ModelConfig(
+        vocab_size=2, hidden_size=2, layers_num=1, encoder="lstm", bidirectional=True
+    )
+    assert both.needs_full_length
+
+
+def test_sinusoids_follow_both_generations_formulas() -> None:
+    import math
+
+    from uertool.models.positions import sinusoid_legacy, sinusoid_modular
+
+    size, length = 8, 7
+    legacy, modular = sinusoid_legacy(length, size), sinusoid_modular(length, size)
+    for place, column in itertools.product(range(length), range(size // 2)):
+        old = place * math.exp(-math.log(10000.0) * 2 * column / size)
+        new = place * math.exp(-math.log(10000.0) * column / (size // 2 - 1))
+        assert legacy[place, 2 * column].item() == pytest.approx(math.sin(old), abs=1e-5)
+        assert legacy[place, 2 * column + 1].item() == pytest.approx(math.cos(old), abs=1e-5)
+        if place:
+            assert modular[place, 2 * column].item() == pytest.approx(math.sin(new), abs=1e-5)
+            assert modular[place, 2 * column + 1].item() == pytest.approx(math.cos(new), abs=1e-5)
+    assert not modular[0].any()
