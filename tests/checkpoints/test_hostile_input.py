@@ -16,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
-from tests.checkpoints.malicious import pack, torch_zip
 
+from tests.checkpoints.malicious import pack, torch_zip
 from uertool.checkpoints.pickle_guard import scan_pickle
 from uertool.checkpoints.tensor_file import open_tensor_file
 from uertool.errors import CheckpointError

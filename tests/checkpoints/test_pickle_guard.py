@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.checkpoints.malicious import corpus, globals_of
 from tests.conftest import fixture_folders
-
 from uertool.checkpoints import pickle_guard
 from uertool.checkpoints.pickle_guard import Verdict, judge, scan_pickle, walk
 from uertool.checkpoints.tensor_file import open_tensor_file

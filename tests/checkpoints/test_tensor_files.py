@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.conftest import FIXTURES, fixture_folders
 
+from tests.conftest import FIXTURES, fixture_folders
 from uertool.checkpoints.hf_folder import HuggingFaceFolder
 from uertool.checkpoints.tensor_file import TensorFile, open_tensor_file, release_after
 from uertool.errors import CheckpointError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import FIXTURES, fixture_folders
 
+from tests.conftest import FIXTURES, fixture_folders
 from uertool.checkpoints.tensor_file import open_tensor_file
 from uertool.errors import CheckpointError, MissingExtraError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.conftest import FIXTURES
 
+from tests.conftest import FIXTURES
 from uertool.checkpoints.tensor_file import open_tensor_file
 from uertool.cli.app import main
 

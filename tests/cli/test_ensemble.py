@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tasks.stacking_data import write_case, write_labels
 
+from tests.tasks.stacking_data import write_case, write_labels
 from uertool.cli.app import main
 
 SMALL = ["--min-data-in-leaf", "5", "--rounds", "15"]

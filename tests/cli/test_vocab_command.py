@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import TEXT, fixture_folders
 
+from tests.conftest import TEXT, fixture_folders
 from uertool.cli.app import main
 from uertool.text.vocab import Vocab
 

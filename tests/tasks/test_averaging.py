@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.conftest import FIXTURES
 
+from tests.conftest import FIXTURES
 from uertool.checkpoints.tensor_file import open_tensor_file
 from uertool.errors import CheckpointError, InputError, OutputError, UsageError
 from uertool.tasks import averaging

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from tests.checkpoints.malicious import corpus
 from tests.conftest import FIXTURES, fixture_folders
-
 from uertool.checkpoints.tensor_file import open_tensor_file
 from uertool.errors import CheckpointError, UsageError
 from uertool.tasks.repair import to_safetensors, write_clean

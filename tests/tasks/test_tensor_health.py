@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.conftest import FIXTURES
 
+from tests.conftest import FIXTURES
 from uertool.checkpoints.tensor_file import open_tensor_file
 from uertool.tasks import tensor_health
 from uertool.tasks.tensor_health import compare, examine, summary

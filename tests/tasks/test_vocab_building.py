@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import TEXT, fixture_folders
 
+from tests.conftest import TEXT, fixture_folders
 from uertool.errors import InputError, OutputError, UsageError
 from uertool.tasks import corpus_counting
 from uertool.tasks.corpus_counting import Counting, _Range, count_corpus

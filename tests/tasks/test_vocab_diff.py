@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.conftest import TEXT, fixture_folders
 
+from tests.conftest import TEXT, fixture_folders
 from uertool.errors import UsageError
 from uertool.tasks.vocab_diff import diff_vocabs
 from uertool.text.vocab import Vocab

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.conftest import TEXT
 
+from tests.conftest import TEXT
 from uertool.text.detokenize import BYTE_TO_CHAR, join, words
 from uertool.text.tokenizers import make_tokenizer
 

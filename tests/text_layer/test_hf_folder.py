@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import TEXT, fixture_folders
 
+from tests.conftest import TEXT, fixture_folders
 from uertool.errors import VocabError
 from uertool.text.readers import read_lines
 from uertool.text.tokenizers import tokenizer_from_hf_folder

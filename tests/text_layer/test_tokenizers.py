@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from tests.conftest import TEXT, fixture_folders
 from tests.text_layer.plain_tokenizers import bert, bpe
-
 from uertool.errors import InputError, MissingExtraError, UsageError, VocabError
 from uertool.text import bert as bert_module
 from uertool.text.byte_bpe import BpeTokenizer, read_merges

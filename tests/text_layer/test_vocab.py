@@ -6,8 +6,8 @@ import pickle
 from pathlib import Path
 
 import pytest
-from tests.conftest import TEXT
 
+from tests.conftest import TEXT
 from uertool.errors import VocabError
 from uertool.text.vocab import Vocab
 
