@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from uertool.errors import UertoolError
     from uertool.models.config import ModelConfig
     from uertool.models.registry import LoadedModel, load_model
+    from uertool.tasks.neighbours import nearest
     from uertool.tasks.whitening import Whitening
     from uertool.text.tokenizers import Tokenizer, make_tokenizer
     from uertool.text.vocab import Vocab
@@ -35,6 +36,7 @@ _PUBLIC = {
     "Whitening": "uertool.tasks.whitening",
     "load_model": "uertool.models.registry",
     "make_tokenizer": "uertool.text.tokenizers",
+    "nearest": "uertool.tasks.neighbours",
     "open_checkpoint": "uertool.checkpoints.reader",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "__version__",
     "load_model",
     "make_tokenizer",
+    "nearest",
     "open_checkpoint",
 ]
 

@@ -183,11 +183,11 @@ def _parquet(path: Path, rows: int) -> Blocks:
         table = {f: batch.column(f).to_pylist() for f in batch.schema.names if f != name}
         scales = np.asarray(table["scale"], dtype=np.float32) if "scale" in table else None
         texts: list[Any] = table.get("token") or table.get("text") or [""] * count
-        lines = table.get("line") or list(range(row, row + count))
+        lines: list[Any] = table.get("line") or list(range(row, row + count))
         places = table.get("position") or [None] * count
         row += count
         notes = [
-            Note(line, text or "", place)
+            Note(line, str(text or ""), place)
             for line, text, place in zip(lines, texts, places, strict=True)
         ]
         yield _scaled(block, scales, path), notes
@@ -204,7 +204,7 @@ def _jsonl(path: Path, rows: int) -> Blocks:
             raise InputError(f'{path}, line {line.number + 1} has no field "vector".')
         vector = np.asarray(record["vector"], dtype=np.float32) * record.get("scale", 1.0)
         vectors.append(vector)
-        text = record.get("token", record.get("text", ""))
+        text = str(record.get("token", record.get("text", "")))
         notes.append(Note(record.get("line", line.number), text, record.get("position")))
         if len(vectors) == rows:
             yield np.stack(vectors), notes
