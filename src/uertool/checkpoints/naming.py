@@ -166,6 +166,8 @@ class Rule:
         tf_how: transform towards TensorFlow.
         accept: more Hugging Face spellings that are read; only whole folders get them, because
             transformers asks for them and UER-py's converters do not write them.
+        untied: the one of several Hugging Face names that counts where config.json says that
+            words are not tied.
         tied: canonical name whose tensor this is when the other side does not store it.
         tie_if: canonical name that must be there for `tied` to hold.
         optional: whether a complete model may lack it.
@@ -179,6 +181,7 @@ class Rule:
     how: Transform = KEEP
     tf_how: Transform = KEEP
     accept: tuple[str, ...] = ()
+    untied: str = ""
     tied: str = ""
     tie_if: str = ""
     optional: bool = False
@@ -209,6 +212,7 @@ def rule(
     how: Transform = KEEP,
     tf_how: Transform = KEEP,
     accept: tuple[str, ...] = (),
+    untied: str = "",
     tied: str = "",
     tie_if: str = "",
     optional: bool = False,
@@ -216,9 +220,20 @@ def rule(
     derived: Derived | None = None,
 ) -> Rule:
     """A Rule from single names or tuples."""
-    names = (uer,) if isinstance(uer, str) else uer
-    others = ((hf,) if hf else ()) if isinstance(hf, str) else hf
-    return Rule(names, others, tf, how, tf_how, accept, tied, tie_if, optional, script, derived)
+    return Rule(
+        uer=(uer,) if isinstance(uer, str) else uer,
+        hf=((hf,) if hf else ()) if isinstance(hf, str) else hf,
+        tf=tf,
+        how=how,
+        tf_how=tf_how,
+        accept=accept,
+        untied=untied,
+        tied=tied,
+        tie_if=tie_if,
+        optional=optional,
+        script=script,
+        derived=derived,
+    )
 
 
 def dense(
@@ -263,6 +278,7 @@ def renamed(rules: Iterable[Rule], **renames: tuple[str, str]) -> tuple[Rule, ..
         values["uer"] = tuple(moved(name, "uer") for name in row.uer)
         values["hf"] = tuple(moved(name, "hf") for name in row.hf)
         values["accept"] = tuple(moved(name, "hf") for name in row.accept)
+        values["untied"] = moved(row.untied, "hf")
         changed.append(Rule(**values))
     return tuple(changed)
 

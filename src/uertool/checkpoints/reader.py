@@ -373,8 +373,12 @@ class Checkpoint:
         heads = tuple(heads)
         places = list(arch.weight_map(heads, self.hf_config).places(layers))
         problems: list[str] = []
+        untied = (self.hf_config or {}).get("tie_word_embeddings") is False
         for place in places:
             there = [names[name] for name in place.readable(side) if name in names]
+            if untied and place.rule.untied in names:
+                there.remove(names[place.rule.untied])
+                there.insert(0, names[place.rule.untied])
             if not there:
                 self._derive(place)
                 continue

@@ -114,6 +114,7 @@ class ConversionJob:
                 f"{', '.join(wrong[:5])}.",
                 "Quantized checkpoints cannot be converted.",
             )
+        self.notes.extend(_disagreeing(checkpoint))
         if checkpoint.layout == "uer" and len(checkpoint.candidates) > 1 and not self.options.arch:
             others = " or ".join(checkpoint.candidates[1:])
             self.notes.append(
@@ -683,6 +684,20 @@ def _finite(tensor: torch.Tensor) -> bool:
     if math.isfinite(float(tensor.sum())):
         return True
     return bool(torch.isfinite(tensor).all())
+
+
+def _disagreeing(checkpoint: Checkpoint) -> Iterator[str]:
+    """Sentences about names that mean one tensor and hold different numbers."""
+    file = checkpoint.file
+    for name in checkpoint:
+        used, *copies = checkpoint.raw_names(name) or ("",)
+        for copy in copies:
+            if file.storage_key(copy) == file.storage_key(used):
+                continue
+            if not torch.equal(file.tensor(copy), file.tensor(used)):
+                yield f"{copy} and {used} should be one tensor, but differ; {used} is taken."
+            file.release(copy)
+            file.release(used)
 
 
 def _same(view: TensorView, one: str, other: str) -> bool:

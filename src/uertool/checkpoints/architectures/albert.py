@@ -82,6 +82,7 @@ _MLM = Head(
         rule(
             "target.mlm.linear_2.bias",
             ("predictions.bias", "predictions.decoder.bias"),
+            untied="predictions.decoder.bias",
             tf="cls/predictions/output_bias",
         ),
     ),

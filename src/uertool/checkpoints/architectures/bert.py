@@ -105,6 +105,7 @@ MLM = Head(
             "target.mlm.linear_2.bias",
             "cls.predictions.bias",
             accept=("cls.predictions.decoder.bias",),
+            untied="cls.predictions.decoder.bias",
             tf="cls/predictions/output_bias",
         ),
     ),

@@ -96,9 +96,9 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     gated = projection.startswith("gated-")
     # "gated-gelu" has always meant the tanh form there.
     word = "gelu_new" if projection == "gated-gelu" else projection.split("-")[-1]
-    tied = config.get("tie_word_embeddings") is not False
+    scaled = config.get("tie_word_embeddings") is not False
     if "scale_decoder_outputs" in config:
-        tied = bool(config["scale_decoder_outputs"])
+        scaled = bool(config["scale_decoder_outputs"])
     return {
         "vocab_size": number(config, "vocab_size", default=32128),
         "tgt_vocab_size": number(config, "vocab_size", default=32128),
@@ -130,8 +130,8 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
         "relative_attention_max_distance": number(
             config, "relative_attention_max_distance", default=128
         ),
-        # A tied T5 scales what its decoder gives before the output layer.
-        "lm_scale": hidden**-0.5 if tied else 1.0,
+        # A tied T5 scales what its decoder gives before the output layer; mT5 never does.
+        "lm_scale": hidden**-0.5 if scaled and not mt5 else 1.0,
     }
 
 
@@ -156,8 +156,10 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "feed_forward_proj": act,
         "is_encoder_decoder": True,
         "use_cache": True,
-        # Only this keeps transformers from scaling the decoder's output, which UER-py never does.
+        # These two words keep transformers (4 and 5) from scaling the decoder's output, which
+        # UER-py never does.
         "tie_word_embeddings": config.lm_scale != 1.0,
+        "scale_decoder_outputs": config.lm_scale != 1.0,
     }
 
 

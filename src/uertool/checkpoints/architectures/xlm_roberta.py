@@ -64,7 +64,11 @@ _MLM = Head(
             tied="embedding.word.embedding.weight",
             tie_if="target.mlm.linear_1.weight",
         ),
-        rule("target.mlm.linear_2.bias", ("lm_head.bias", "lm_head.decoder.bias")),
+        rule(
+            "target.mlm.linear_2.bias",
+            ("lm_head.bias", "lm_head.decoder.bias"),
+            untied="lm_head.decoder.bias",
+        ),
     ),
     hf=("lm_head.dense.weight",),
     uer=("target.mlm.linear_1.weight",),
