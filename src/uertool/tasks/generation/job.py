@@ -521,27 +521,30 @@ def _smallest(*limits: int | None) -> int | None:
     return min(given) if given else None
 
 
+#: What a model is by what it was trained for, and which command fits it.
+_FITTING: tuple[tuple[str, str, str], ...] = (
+    ("mlm", "a masked-language model", "Fill in masked words with: uertool cloze."),
+    ("cls", "a classifier", "Get sentence vectors with: uertool extract-features."),
+    ("token_cls", "a token classifier", "Get vectors with: uertool extract-features."),
+    ("qa", "a question-answering model", "Get vectors with: uertool extract-features."),
+    ("siamese", "a model of sentence pairs", "Get vectors with: uertool extract-features."),
+    ("", "an encoder alone", "Get sentence vectors with: uertool extract-features."),
+)
+
+
 def _refuse_unfit(loaded: LoadedModel) -> None:
     """Says what a model that cannot generate is, and which command fits it."""
-    if loaded.model.lm is not None:
+    config = loaded.config
+    # A word embedding that serves as output layer makes a language model of a causal body only.
+    tied = config.tie_weights and (config.decoder is not None or config.mask == "causal")
+    if loaded.model.lm is not None and ("lm" in config.target or tied):
         return
-    fits = {
-        "mlm": ("a masked-language model", "Fill masks with: uertool cloze."),
-        "classifier": ("a classifier", "Its sentence vectors: uertool extract-features."),
-        "token_classifier": ("a token classifier", "Its vectors: uertool extract-features."),
-        "qa": ("a question-answering model", "Its vectors: uertool extract-features."),
-        "sp": ("an encoder", "Its sentence vectors: uertool extract-features."),
-    }
-    for head, (what, hint) in fits.items():
-        if getattr(loaded.model, head, None) is not None:
-            raise UsageError(
-                f"{loaded.reference} is {what}; it has no language-model output layer to "
-                "generate with.",
-                hint,
-            )
+    what, hint = next(
+        (what, hint) for name, what, hint in _FITTING if not name or name in config.target
+    )
     raise UsageError(
-        f"{loaded.reference} has no language-model output layer, so it cannot generate.",
-        "Its sentence vectors: uertool extract-features.",
+        f"{loaded.reference} is {what}; it has no language-model output layer to generate with.",
+        hint,
     )
 
 
