@@ -15,6 +15,7 @@ import typer
 
 from uertool.cli import console, run_record
 from uertool.cli.cloze_output import summary_line, writer_for
+from uertool.cli.engine_options import EngineOptions
 from uertool.cli.options import (
     DeviceOptions,
     ModelOptions,
@@ -45,7 +46,16 @@ def cloze(
         typer.Argument(help="Texts; write [MASK] where something is to be guessed."),
     ] = None,
     *,
-    topn: Annotated[int, opt("--topn", help="Guesses for each mask", panel=_ASKED)] = 10,
+    topn: Annotated[
+        int | None,
+        opt(
+            "--topn",
+            help="Guesses for each mask [default: 10]; with --augment draw from so many of the "
+            "best [default: 100]",
+            panel=_ASKED,
+            min=1,
+        ),
+    ] = None,
     targets: Annotated[
         str | None,
         opt(
@@ -61,7 +71,7 @@ def cloze(
     ] = "left-to-right",
     augment: Annotated[
         int,
-        opt("--augment", help="Write N variants of every line", panel=_ASKED, metavar="N"),
+        opt("--augment", help="Write N variants of every line", panel=_ASKED, metavar="N", min=0),
     ] = 0,
     temperature: Annotated[
         float,
@@ -111,6 +121,7 @@ def cloze(
     text: TextOptions,
     device: DeviceOptions,
     output: OutputOptions,
+    engine: EngineOptions,
 ) -> None:
     """Fill in masked words: the n best for every [MASK], or for a token masked at random.
 
@@ -125,11 +136,12 @@ def cloze(
     """
     _check_target(target)
     written = _format(form, output)
-    output.apply()
-    lines_from = text.source(texts, "text")
+    if not engine.is_ray:
+        output.apply()
+        lines_from = text.source(texts, "text")
 
     from uertool.engine.device import resolve_devices
-    from uertool.tasks.cloze import ClozeSettings, ClozeSummary, cloze_lines
+    from uertool.tasks.cloze import ClozeSettings, ClozeSummary, cloze_lines, split_words
     from uertool.tasks.cloze_masking import MaskRule, read_word_list
     from uertool.text.readers import read_lines
 
@@ -141,11 +153,20 @@ def cloze(
         seq_length=seq_length,
         batch_size=batch_size,
         rule=MaskRule(mask_word, mask_ratio, whole_word, words, output.seed),
-        targets=_words(targets),
-        order=fill_order,
+        targets=() if targets is None else split_words(targets),
+        fill_order=fill_order,
         augment=augment,
         temperature=temperature,
     )
+    if engine.is_ray:
+        from uertool.cli import engine_commands
+
+        call = engine_commands.Call(engine, model, text, device, output, texts)
+        started = time.perf_counter()
+        found = engine_commands.cloze(call, settings, written)
+        if found is not None:
+            _report(found, time.perf_counter() - started, settings, [])
+        return
     devices = resolve_devices(device.device)
     bad: list[BadLine] = []
     summary = ClozeSummary()
@@ -170,9 +191,9 @@ def cloze(
         for result in results:
             summary.add(result)
             write(result)
-            advance()
+            advance(result.variant == 0)
     seconds = time.perf_counter() - started
-    _report(summary, seconds, topn, bad)
+    _report(summary, seconds, settings, bad)
     if output.save_run and output.prediction_path is not None:
         run_record.write(
             output.prediction_path,
@@ -195,7 +216,8 @@ def _job(
     from uertool.tasks.cloze import ClozeJob
 
     here = dataclasses.replace(options, device=str(device), threads=None)
-    return ClozeJob(model.load(here, heads=("mlm",), aloud=False), settings)
+    loaded = model.load(here, heads=("mlm",), aloud=False)
+    return ClozeJob(loaded, settings, notices=loaded.notes)
 
 
 def _check_target(target: str | None) -> None:
@@ -204,12 +226,6 @@ def _check_target(target: str | None) -> None:
             f"--target {target} has no masked words to guess.",
             "A cloze test runs with bert, mlm or albert; or leave --target out.",
         )
-
-
-def _words(targets: str | None) -> tuple[str, ...]:
-    if targets is None:
-        return ()
-    return tuple(word.strip() for word in targets.replace("，", ",").replace("、", ",").split(","))
 
 
 def _format(form: str, output: OutputOptions) -> str:
@@ -247,15 +263,25 @@ def _progress(output: OutputOptions) -> contextlib.AbstractContextManager[consol
     return console.progress(None, "Cloze", unit="lines")
 
 
-def _report(summary: ClozeSummary, seconds: float, topn: int, bad: list[BadLine]) -> None:
-    console.note(summary_line(summary, seconds, topn))
+def _report(
+    summary: ClozeSummary, seconds: float, settings: ClozeSettings, bad: list[BadLine]
+) -> None:
+    console.note(summary_line(summary, seconds, settings.best))
+    if settings.rule.whole_words and not settings.rule.word_list:
+        console.note(
+            "Without --word-list each Chinese character counts as a word; "
+            "words of letters were kept whole"
+        )
     reasons = {
         "blank": "blank",
-        "no such word": "without the word to mask",
-        "beyond the cut": "with [MASK] beyond the tokens that are read",
+        "no known token": "no token that the vocabulary knows",
+        "no such word": "the word to mask is not there",
+        "beyond the cut": "[MASK] stands beyond the tokens that are read",
     }
     for reason, count in summary.unmasked.items():
-        console.note(f"{count:,} {_lines(count)} {reasons.get(reason, reason)}: nothing was masked")
+        console.note(
+            f"Nothing is masked in {count:,} {_lines(count)}: {reasons.get(reason, reason)}"
+        )
     if summary.cut:
         console.warn(
             f"{summary.cut:,} {_lines(summary.cut)} longer than what is read, and cut; "

@@ -18,7 +18,9 @@ FORMATS = ("table", "text", "jsonl")
 _BAR = 24
 
 
-def writer_for(form: str, stream: TextIO, *, column: str | None = None) -> Write:
+def writer_for(
+    form: str, stream: TextIO, *, column: str | None = None, header: bool = True
+) -> Write:
     """What writes a result to `stream` in one of `FORMATS`.
 
     Args:
@@ -26,12 +28,13 @@ def writer_for(form: str, stream: TextIO, *, column: str | None = None) -> Write
         stream: an open output.
         column: the column that a table was read by; variants of lines are then written as tables
             too, with the other columns kept.
+        header: whether such tables begin with the names of their columns.
     """
     if form == "table":
         return _table
     if form == "jsonl":
         return lambda result: _write(stream, console.json_text(record(result)) + "\n")
-    return _Text(stream, column)
+    return _Text(stream, column, header)
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -58,8 +61,8 @@ def record(result: ClozeResult) -> dict[str, Any]:
                 "words": [
                     {
                         "word": word.text,
-                        "log_probability": word.log_probability,
-                        "share": word.share,
+                        "log_probability": _short(word.log_probability),
+                        "share": _short(word.share),
                     }
                     for word in slot.words
                 ],
@@ -79,12 +82,17 @@ def _mask(mask: MaskResult) -> dict[str, Any]:
         "token": mask.label,
         "id": mask.label_id,
         "rank": mask.rank,
-        "probability": mask.probability,
+        "probability": None if mask.probability is None else _short(mask.probability),
         "predictions": [
-            {"token": guess.token, "id": guess.id, "probability": guess.probability}
+            {"token": guess.token, "id": guess.id, "probability": _short(guess.probability)}
             for guess in mask.guesses
         ],
     }
+
+
+def _short(number: float) -> float:
+    """Six significant digits: what is beyond depends on which lines stood in a batch."""
+    return float(f"{number:.6g}")
 
 
 # -- the old layout -------------------------------------------------------------------------------
@@ -96,8 +104,9 @@ class _Text:
     Given words are written as `word<TAB>log-probability`, variants as one line each.
     """
 
-    def __init__(self, stream: TextIO, column: str | None) -> None:
+    def __init__(self, stream: TextIO, column: str | None, header: bool) -> None:
         self._stream = stream
+        self._wants_header = header
         self._column = column
         self._header: tuple[str, ...] | None = None
 
@@ -123,7 +132,8 @@ class _Text:
         cells: Mapping[str, str] = {**result.fields, self._column: filled}
         if self._header is None:
             self._header = tuple(cells)
-            if not self._column.isdecimal():  # a file without header was read by number
+            # A file without header was read by number.
+            if self._wants_header and not self._column.isdecimal():
                 self._stream.write("\t".join(self._header) + "\n")
         return "\t".join(cells.get(name, "") for name in self._header)
 
@@ -154,10 +164,13 @@ def _table(result: ClozeResult) -> None:
 
 def summary_line(summary: ClozeSummary, seconds: float, topn: int) -> str:
     """The figures of a run in one line."""
-    parts = [f"{summary.lines:,} lines, {summary.masks:,} masks"]
+    counts = [(summary.lines, "line"), (summary.masks, "mask"), (summary.variants, "variant")]
+    said = [f"{count:,} {name}{'s' * (count != 1)}" for count, name in counts[:1]]
+    said += [f"{count:,} {name}{'s' * (count != 1)}" for count, name in counts[1:] if count]
+    parts = [", ".join(said)]
     if summary.known:
         right, best = summary.right / summary.known, summary.among_best / summary.known
-        parts.append(f"right {right:.1%}, among the {topn} best {best:.1%} of {summary.known:,}")
+        parts.append(f"top-1 {right:.1%}, top-{topn} {best:.1%}")
     if seconds > 0:
-        parts.append(f"{summary.lines / seconds:,.1f} lines/s")
+        parts.append(f"{summary.lines / seconds:,.1f} sentences/s")
     return "; ".join(parts)

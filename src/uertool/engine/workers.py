@@ -42,7 +42,11 @@ _PATIENCE = 5.0  # seconds that a worker gets to end by itself
 
 
 class Job(Protocol[T, R_co]):
-    """What runs on one device: a model that is loaded, and how it is used."""
+    """What runs on one device: a model that is loaded, and how it is used.
+
+    A job that is made in a worker may have `notices`, sentences that the user should read; what
+    all workers say is told once.
+    """
 
     limits: Limits
 
@@ -129,6 +133,7 @@ class _Pool(Generic[T, R]):
         self.on_notice = on_notice
         self.workers: list[_Worker] = []
         self.done: dict[int, list[R]] = {}
+        self.said: set[str] = set()
 
     def start(
         self,
@@ -219,6 +224,10 @@ class _Pool(Generic[T, R]):
         kind, content = message
         if kind == "results":
             self.done[worker.pending.popleft()] = content
+        elif kind == "said":
+            if self.on_notice is not None and content not in self.said:
+                self.said.add(content)
+                self.on_notice(content)
         elif kind == "notice":
             if self.on_notice is not None:
                 self.on_notice(f"{worker.name}: {content}")
@@ -314,6 +323,8 @@ def _work(
     try:
         set_threads(threads)
         job = make_job(torch.device(device))
+        for sentence in getattr(job, "notices", ()):
+            tell("said", sentence)
         for found in run_windows(
             _received(tasks),
             job.encode,

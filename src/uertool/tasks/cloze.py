@@ -9,28 +9,66 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from uertool.engine.batching import Batch, Encoded, Limits
 from uertool.engine.device import token_budget
 from uertool.engine.workers import run_job
 from uertool.errors import ConfigError, UsageError, VocabError
-from uertool.tasks.cloze_filling import Draft, Filler, Order, sample, score_words
-from uertool.tasks.cloze_masking import Masked, Masker, MaskRule, Unmasked
+from uertool.tasks.cloze_filling import (
+    FIRST,
+    INNER,
+    Draft,
+    Filler,
+    Kind,
+    Order,
+    sample,
+    score_words,
+)
+from uertool.tasks.cloze_masking import Masked, Masker, MaskRule
+from uertool.tasks.cloze_results import (
+    ClozeResult,
+    ClozeSummary,
+    Guess,
+    MaskResult,
+    SlotResult,
+    WordScore,
+)
+from uertool.text.detokenize import UNDERLINE
 from uertool.text.readers import Line
 
 if TYPE_CHECKING:
     from uertool.models.registry import LoadedModel
 
+__all__ = [
+    "ClozeJob",
+    "ClozeResult",
+    "ClozeSettings",
+    "ClozeSummary",
+    "Guess",
+    "MaskResult",
+    "SlotResult",
+    "WordScore",
+    "cloze",
+    "cloze_lines",
+    "length_for",
+]
+
 #: Tokens of a line that are read unless something else is asked for.
 DEFAULT_LENGTH = 128
+
+#: Guesses for a mask, and how many of the best tokens a variant is drawn from.
+DEFAULT_GUESSES = 10
+DEFAULT_DRAWN_FROM = 100
 
 _UNUSED = re.compile(r"\[unused\d+\]")
 
@@ -40,23 +78,24 @@ class ClozeSettings:
     """What is asked of a cloze test.
 
     Attributes:
-        topn: how many guesses for each mask.
+        topn: how many guesses for each mask, 10 if None; or how many of the best tokens a variant
+            is drawn from, 100 if None.
         seq_length: most tokens of a line, special ones included; longer lines are cut. None is 128,
             or as many as the model has positions for.
         batch_size: most lines of a batch; None leaves it to the number of tokens.
         rule: what is masked where a line does not say so itself.
         targets: words to be scored in the place of the masks; neighbouring masks are one place.
-        order: in which order the tokens of a longer word are filled.
+        fill_order: in which order the tokens of a longer word are filled.
         augment: write this many variants of every line, with the masked tokens drawn anew.
         temperature: of the draws; below 1 prefers the likely.
     """
 
-    topn: int = 10
+    topn: int | None = None
     seq_length: int | None = None
     batch_size: int | None = 64
     rule: MaskRule = field(default_factory=MaskRule)
     targets: tuple[str, ...] = ()
-    order: Order = "left-to-right"
+    fill_order: Order = "left-to-right"
     augment: int = 0
     temperature: float = 1.0
 
@@ -77,129 +116,28 @@ class ClozeSettings:
             )
         if not all(word.strip() for word in self.targets):
             raise UsageError("One of the words of --targets is empty.")
+        if self.fill_order not in get_args(Order):
+            raise UsageError(
+                f"There is no order {self.fill_order!r} of filling.",
+                f"Choose {' or '.join(get_args(Order))}.",
+            )
 
-
-# -- results --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """A token that may stand in a masked place."""
-
-    id: int
-    token: str
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class MaskResult:
-    """What the model says about one mask.
-
-    Attributes:
-        position: its place among the ids of the line.
-        guesses: the best tokens, most probable first.
-        label: the token that stood there; None where the user wrote the mask.
-        label_id, rank, probability: of that token; rank 1 is the best guess.
-    """
-
-    position: int
-    guesses: tuple[Guess, ...]
-    label: str | None = None
-    label_id: int | None = None
-    rank: int | None = None
-    probability: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WordScore:
-    """A given word in the place of masks.
-
-    Attributes:
-        text: the word.
-        log_probability: joint, natural logarithm, of all its tokens.
-        share: its probability among the given words.
-    """
-
-    text: str
-    log_probability: float
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class SlotResult:
-    """Neighbouring masks as one place, and the given words by falling probability."""
-
-    start: int
-    stop: int
-    words: tuple[WordScore, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ClozeResult:
-    """One line (or one variant of it) and what was found.
-
-    Attributes:
-        line: the line's place in the input, from 0.
-        text: the line.
-        ids: what the model saw, special tokens included.
-        tokens: the same as tokens.
-        masks: one for each masked token; none for a line without.
-        slots: scores of given words.
-        filled: the line with sampled tokens in the place of the masks, if that was asked for.
-        variant: which variant it is, from 0.
-        was_cut: whether the line was longer than what fits.
-        reason: why nothing was masked, or None.
-        fields: the other columns or fields of the line.
-    """
-
-    line: int
-    text: str
-    ids: tuple[int, ...] = ()
-    tokens: tuple[str, ...] = ()
-    masks: tuple[MaskResult, ...] = ()
-    slots: tuple[SlotResult, ...] = ()
-    filled: str | None = None
-    variant: int = 0
-    was_cut: bool = False
-    reason: Unmasked | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        found = [
-            f"{guess.token} {guess.probability:.1%}" for m in self.masks for guess in m.guesses
-        ]
-        words = [f"{word.text} {word.share:.1%}" for slot in self.slots for word in slot.words]
-        return f"{self.text}  {self.filled or ', '.join(words or found)}"
-
-
-@dataclass
-class ClozeSummary:
-    """Figures of a run, added up result by result."""
-
-    lines: int = 0
-    masks: int = 0
-    known: int = 0  # masks whose true token is known
-    right: int = 0  # of these: the best guess
-    among_best: int = 0  # of these: one of the guesses
-    cut: int = 0
-    unmasked: dict[str, int] = field(default_factory=dict)
-
-    def add(self, result: ClozeResult) -> None:
-        """Count one result."""
-        if result.variant == 0:
-            self.lines += 1
-            self.cut += result.was_cut
-            if result.reason is not None:
-                self.unmasked[result.reason] = self.unmasked.get(result.reason, 0) + 1
-        self.masks += len(result.masks)
-        for mask in result.masks:
-            if mask.rank is not None:
-                self.known += 1
-                self.right += mask.rank == 1
-                self.among_best += mask.rank <= len(mask.guesses)
+    @property
+    def best(self) -> int:
+        """`topn`, or what it is where it was not given."""
+        return self.topn or (DEFAULT_DRAWN_FROM if self.augment else DEFAULT_GUESSES)
 
 
 # -- running --------------------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+    """What a row of a batch is: a line, or one variant of it."""
+
+    line: Line
+    masked: Masked
+    variant: int
+    spans: list[tuple[int, int]] | None  # of the line's tokens, for variants
 
 
 class ClozeJob:
@@ -211,13 +149,16 @@ class ClozeJob:
         UsageError: seq_length is beyond the position table.
     """
 
-    def __init__(self, loaded: LoadedModel, settings: ClozeSettings) -> None:
+    def __init__(
+        self, loaded: LoadedModel, settings: ClozeSettings, *, notices: Sequence[str] = ()
+    ) -> None:
         if loaded.model.mlm is None:
             raise ConfigError(
                 f"{loaded.reference} has no MLM head, so it cannot guess masked tokens.",
                 "A cloze test needs a model trained with --target bert, mlm or albert.",
             )
         self.settings = settings
+        self.notices = notices
         self.tokenizer = loaded.tokenizer
         self.seq_length = length_for(loaded, settings.seq_length)
         self.limits = Limits(
@@ -231,7 +172,8 @@ class ClozeJob:
             loaded.model, loaded.device, self.limits.tokens, self.limits.pad_id, self.limits.pad_to
         )
         self._words = self._words_as_ids()
-        self._forbidden = self._never_drawn() if settings.augment else []
+        self._vocab_size = loaded.config.vocab_size
+        self._allowed = self._drawn_from() if settings.augment else {}
 
     def encode(self, items: list[Line]) -> list[Encoded]:
         """Lines to masked ids, with the line and the masks beside them."""
@@ -239,10 +181,12 @@ class ClozeJob:
         for line, ids in zip(
             items, self._masker.encode([line.text for line in items]), strict=True
         ):
+            spans = self._masker.spans(line.text) if self.settings.augment else None
             for variant in range(max(1, self.settings.augment)):
                 masked = self._masker.mask(line.number, ids, variant)
                 row = masked.ids if masked.positions else ()
-                found.append(Encoded(line.number, row, payload=(line, masked, variant)))
+                payload = _Row(line, masked, variant, spans)
+                found.append(Encoded(line.number, row, payload=payload))
         return found
 
     @torch.inference_mode()
@@ -259,7 +203,7 @@ class ClozeJob:
         return self._result(item)
 
     def _result(self, item: Encoded, **found: Any) -> ClozeResult:
-        line, masked, variant = item.payload
+        line, masked, variant, _ = item.payload
         return ClozeResult(
             line=line.number,
             text=line.text,
@@ -274,41 +218,46 @@ class ClozeJob:
 
     def _guesses(self, batch: Batch) -> list[ClozeResult]:
         batch = batch.to(self._filler.device)
-        maskeds: list[Masked] = [item.payload[1] for item in batch.items]
+        maskeds: list[Masked] = [item.payload.masked for item in batch.items]
         rows = [n for n, masked in enumerate(maskeds) for _ in masked.positions]
         places = [place for masked in maskeds for place in masked.positions]
-        scores = self._filler.at(batch.ids, batch.segs, rows, places)
         labels = [label for masked in maskeds for label in masked.labels]
-        wanted = torch.tensor(
-            [0 if label is None else label for label in labels], device=scores.device
-        )[:, None]
-        true = scores.gather(1, wanted)
-        ranks = ((scores > true).sum(-1) + 1).tolist()
-        chances = true[:, 0].exp().tolist()
-        best, ids = scores.topk(min(self.settings.topn, scores.shape[1]), dim=-1)
-        table = list(zip(best.exp().tolist(), ids.tolist(), ranks, chances, labels, strict=True))
+        found: list[MaskResult] = []
+        for scores in self._filler.parts_at(batch.ids, batch.segs, rows, places):
+            some = slice(len(found), len(found) + len(scores))
+            found.extend(self._best(scores, places[some], labels[some]))
+        masks = iter(found)
+        return [
+            self._result(item, masks=tuple(next(masks) for _ in masked.positions))
+            for item, masked in zip(batch.items, maskeds, strict=True)
+        ]
+
+    def _best(
+        self, scores: Tensor, places: Sequence[int], labels: Sequence[int | None]
+    ) -> Iterator[MaskResult]:
+        """The best tokens of log-probabilities [places, vocab], and the true one's rank."""
+        wanted = torch.tensor([label or 0 for label in labels], device=scores.device)
+        true = scores.gather(1, wanted[:, None])
+        ranks = (scores > true).sum(-1) + 1
+        best, ids = scores.topk(min(self.settings.best, scores.shape[1]), dim=-1)
+        columns = (best.exp(), ids, ranks, true[:, 0].exp())
         tokens = self.tokenizer.vocab.tokens
-        results: list[ClozeResult] = []
-        start = 0
-        for item, masked in zip(batch.items, maskeds, strict=True):
-            masks = []
-            for place in masked.positions:
-                probabilities, found, rank, chance, label = table[start]
-                start += 1
-                guesses = tuple(
-                    Guess(i, tokens[i] if i < len(tokens) else f"<{i}>", p)
-                    for i, p in zip(found, probabilities, strict=True)
-                )
-                known = () if label is None else (tokens[label], label, rank, chance)
-                masks.append(MaskResult(place, guesses, *known))
-            results.append(self._result(item, masks=tuple(masks)))
-        return results
+        for place, label, chances, found, rank, chance in zip(
+            places, labels, *(column.tolist() for column in columns), strict=True
+        ):
+            # A table may have more rows than the vocabulary has tokens.
+            names = [tokens[i] if i < len(tokens) else f"<{i}>" for i in found]
+            guesses = tuple(map(Guess, found, names, chances))
+            if label is None:
+                yield MaskResult(place, guesses)
+            else:
+                yield MaskResult(place, guesses, tokens[label], label, rank, chance)
 
     def _scores(self, batch: Batch) -> list[ClozeResult]:
         slots: list[tuple[Sequence[int], int, int]] = []
         rows: list[list[tuple[int, int]]] = []
         for item in batch.items:
-            masked: Masked = item.payload[1]
+            masked: Masked = item.payload.masked
             found = neighbours(masked.positions)
             rows.append(found)
             slots.extend((masked.ids, start, stop) for start, stop in found)
@@ -319,7 +268,7 @@ class ClozeJob:
                 self._words,
                 most=self.seq_length,
                 mask_id=self._masker.mask_id,
-                order=self.settings.order,
+                order=self.settings.fill_order,
             )
         )
         results = []
@@ -341,25 +290,54 @@ class ClozeJob:
 
     def _variants(self, batch: Batch) -> list[ClozeResult]:
         drafts = []
+        seed = self.settings.rule.seed
         for item in batch.items:
-            line, masked, variant = item.payload
-            never = {
-                place: label
-                for place, label in zip(masked.positions, masked.labels, strict=True)
-                if label is not None
-            }
-            stream = np.random.default_rng([self.settings.rule.seed, line.number, variant])
-            drafts.append(Draft(list(masked.ids), list(masked.positions), never, stream))
+            line, masked, variant, _ = item.payload
+            labels = dict(zip(masked.positions, masked.labels, strict=True))
+            never = {place: label for place, label in labels.items() if label is not None}
+            kinds = {place: self._kind_of_label(label) for place, label in labels.items()}
+            stream = np.random.default_rng([abs(seed), int(seed < 0), line.number, variant])
+            drafts.append(Draft(list(masked.ids), list(masked.positions), never, kinds, stream))
         sample(
             self._filler,
             drafts,
             temperature=self.settings.temperature,
-            forbidden=self._forbidden,
+            best=self.settings.best,
+            allowed=self._allowed,
         )
         return [
-            self._result(item, filled=self.tokenizer.decode(draft.ids))
+            self._result(item, filled=self._written(item.payload, draft.ids))
             for item, draft in zip(batch.items, drafts, strict=True)
         ]
+
+    def _written(self, row: _Row, ids: Sequence[int]) -> str:
+        """The line with drawn tokens in the place of its masks; all else stays as it is."""
+        if row.spans is None:
+            return self.tokenizer.decode(ids)
+        text = self._masker.canonical(row.line.text)
+        for place in reversed(row.masked.positions):
+            start, stop = row.spans[place - len(self.tokenizer.prefix_ids)]
+            token = self.tokenizer.vocab.tokens[ids[place]]
+            text = text[:start] + self._surface(token) + text[stop:]
+        return text
+
+    def _kind_of_label(self, label: int | None) -> Kind:
+        if label is not None:
+            return self._kind(self.tokenizer.vocab.tokens[label])
+        # Of a written mask nothing is known; a piece that begins a word would bring a blank.
+        return INNER if self.tokenizer.joining == "pieces" else FIRST
+
+    def _kind(self, token: str) -> Kind:
+        """Whether a token begins a word or goes on with one; in a variant it stays so."""
+        joining = self.tokenizer.joining
+        if joining == "wordpieces":
+            return INNER if token.startswith("##") and len(token) > 2 else FIRST
+        if joining == "pieces":
+            return FIRST if token.startswith(UNDERLINE) else INNER
+        return FIRST
+
+    def _surface(self, token: str) -> str:
+        return token[2:] if self._kind(token) == INNER else token
 
     def _words_as_ids(self) -> list[list[int]]:
         words: list[list[int]] = self.tokenizer.encode_batch(list(self.settings.targets))
@@ -376,12 +354,17 @@ class ClozeJob:
             )
         return words
 
-    def _never_drawn(self) -> list[int]:
+    def _drawn_from(self) -> dict[Kind, Tensor]:
+        """For both kinds of tokens the ids that a variant may get, bool [vocab]."""
         vocab = self.tokenizer.vocab
-        unused = {
-            n for n, token in enumerate(vocab.tokens) if _UNUSED.fullmatch(token) or not token
-        }
-        return sorted(vocab.special_ids | unused)
+        kinds = [
+            None
+            if n in vocab.special_ids or not token.strip() or _UNUSED.fullmatch(token)
+            else self._kind(token)
+            for n, token in enumerate(vocab.tokens)
+        ]
+        kinds += [None] * (self._vocab_size - len(kinds))
+        return {kind: torch.tensor([k == kind for k in kinds]) for kind in (FIRST, INNER)}
 
 
 def length_for(loaded: LoadedModel, wanted: int | None) -> int:
@@ -435,7 +418,7 @@ def cloze_lines(
 
 def cloze(
     loaded: LoadedModel,
-    texts: Iterable[str],
+    texts: str | Iterable[str],
     settings: ClozeSettings | None = None,
     **changes: Any,
 ) -> list[ClozeResult]:
@@ -443,10 +426,10 @@ def cloze(
 
     Args:
         loaded: a model with a masked-language head.
-        texts: lines; write [MASK] where something is to be guessed.
-        settings: what is asked; or its fields by name, for example `topn=3`.
-        changes: fields of `ClozeSettings`; `mask_word`, `mask_ratio`, `whole_words` and `seed`
-            stand for those of its rule.
+        texts: a line or several; write [MASK] where something is to be guessed.
+        settings: what is asked; or its parts by the names of the command's options:
+        changes: `topn`, `targets`, `fill_order`, `augment`, `temperature`, `mask_word`,
+            `mask_ratio`, `whole_word`, `word_list`, `seed`, `seq_length`, `batch_size`.
 
     Returns:
         One result for each text, in their order; with `augment` one for each variant.
@@ -454,15 +437,47 @@ def cloze(
     Raises:
         UertoolError: the model has no such head, or a setting cannot be meant.
     """
-    if settings is None:
-        names = {"mask_word": "word", "mask_ratio": "ratio"}
-        rule = {
-            names.get(name, name): changes.pop(name)
-            for name in ("mask_word", "mask_ratio", "whole_words", "seed")
-            if name in changes
-        }
-        changes.setdefault("rule", MaskRule(**rule))
-        settings = ClozeSettings(**{**changes, "targets": tuple(changes.get("targets", ()))})
-    chosen = settings
-    lines = (Line(number, text) for number, text in enumerate(texts))
+    chosen = settings or _settings(changes)
+    if settings is not None and changes:
+        raise UsageError(
+            f"Settings were given, and {', '.join(changes)} beside them.", "Give one of the two."
+        )
+    given = [texts] if isinstance(texts, str) else texts
+    lines = (Line(number, text) for number, text in enumerate(given))
     return list(cloze_lines(lines, lambda _: ClozeJob(loaded, chosen), [loaded.device]))
+
+
+#: Fields of `MaskRule` by the names of the command's options.
+_RULE = {
+    "mask_word": "word",
+    "mask_ratio": "ratio",
+    "whole_word": "whole_words",
+    "word_list": "word_list",
+    "seed": "seed",
+}
+
+
+def _settings(changes: Mapping[str, Any]) -> ClozeSettings:
+    plain = {f.name for f in dataclasses.fields(ClozeSettings)}
+    unknown = [name for name in changes if name not in _RULE and name not in plain]
+    if unknown:
+        known = sorted({*_RULE, *plain} - {"rule"})
+        raise UsageError(
+            f"A cloze test has no setting {', '.join(unknown)}.", f"It has {', '.join(known)}."
+        )
+    rule = {_RULE[name]: value for name, value in changes.items() if name in _RULE}
+    given = {name: value for name, value in changes.items() if name in plain}
+    if rule:
+        if "word_list" in rule:
+            rule["word_list"] = frozenset(rule["word_list"])
+        given["rule"] = MaskRule(**rule)
+    if "targets" in given:
+        given["targets"] = split_words(given["targets"])
+    return ClozeSettings(**given)
+
+
+def split_words(words: str | Iterable[str]) -> tuple[str, ...]:
+    """Words as they are, or those of a text with commas of any kind between."""
+    if not isinstance(words, str):
+        return tuple(words)
+    return tuple(word.strip() for word in re.split("[,，、]", words))

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from uertool.engine.batching import Encoded, collate
+from uertool.errors import VocabError
 from uertool.models.model import UerModel
 
 #: In which order the masks of one place are filled.
 Order = Literal["left-to-right", "most-certain"]
 
+#: Tokens that begin a word, and tokens that go on with one. Where nothing tells, all are FIRST.
+Kind = Literal["first", "inner"]
+FIRST: Kind = "first"
+INNER: Kind = "inner"
+
 #: Rows of the vocabulary that are scored at a time: 64 MiB of float32 at 21,128 entries.
 _PLACES = 800
+
+#: Rows that are drawn from at a time, in double precision.
+_DRAWN = 128
 
 
 class Gap(NamedTuple):
@@ -59,20 +68,41 @@ class Filler:
         return found
 
     def at(self, ids: Tensor, segs: Tensor, rows: Sequence[int], places: Sequence[int]) -> Tensor:
-        """Log-probabilities at places of a batch, float32 [places, vocab].
+        """Log-probabilities at places of a batch, float32 [places, vocab]; see `parts_at`."""
+        parts = list(self.parts_at(ids, segs, rows, places))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def parts_at(
+        self, ids: Tensor, segs: Tensor, rows: Sequence[int], places: Sequence[int]
+    ) -> Iterator[Tensor]:
+        """Log-probabilities at places of a batch, some hundred places at a time.
 
         Args:
             ids, segs: [batch, length].
-            rows, places: the row and the position of each place.
+            rows, places: the row and the position of each place, by rising rows.
         """
         head = self.model.mlm
         assert head is not None, "load_model was asked for this head"
-        hidden = self.model.encode(ids, segs)
-        chosen = hidden[
-            torch.tensor(rows, device=self.device), torch.tensor(places, device=self.device)
-        ]
-        parts = [head(part).float().log_softmax(-1) for part in chosen.split(_PLACES)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        for part in self._hidden_at(ids, segs, rows, places).split(_PLACES):
+            yield head(part).float().log_softmax(-1)
+
+    def _hidden_at(
+        self, ids: Tensor, segs: Tensor, rows: Sequence[int], places: Sequence[int]
+    ) -> Tensor:
+        """Hidden states of the last layer at places [places, hidden]."""
+        counts = np.bincount(np.asarray(rows, dtype=np.int64), minlength=ids.shape[0])
+        asked = np.arange(counts.max()) < counts[:, None]
+        if asked.size >= ids.numel():
+            hidden = self.model.encode(ids, segs)
+            return hidden[self._indices(rows), self._indices(places)]
+        # The last layer is computed where there are masks; rows with fewer ask for position 0 too.
+        positions = np.zeros(asked.shape, dtype=np.int64)
+        positions[asked] = places
+        hidden = self.model.encode(ids, segs, positions=self._indices(positions))
+        return hidden[torch.from_numpy(asked).to(self.device)]
+
+    def _indices(self, numbers: Any) -> Tensor:
+        return torch.as_tensor(numbers, dtype=torch.long, device=self.device)
 
     def _passes(self, gaps: Sequence[Gap]) -> list[tuple[int, int]]:
         """Ranges of gaps that go through the model together."""
@@ -183,12 +213,14 @@ class Draft:
         ids: the row; masks are replaced as they are drawn.
         places: the masks that are still to be filled.
         never: by place, a token that may not come there: the one that stood there.
+        kinds: by place, which kind of token belongs there, see `sample`.
         stream: its own random numbers.
     """
 
     ids: list[int]
     places: list[int]
     never: dict[int, int]
+    kinds: dict[int, Kind]
     stream: np.random.Generator = field(repr=False)
 
 
@@ -197,7 +229,8 @@ def sample(
     drafts: Sequence[Draft],
     *,
     temperature: float,
-    forbidden: Sequence[int],
+    best: int,
+    allowed: Mapping[Kind, Tensor],
 ) -> None:
     """Fill the masks of every draft by drawing from the model, from left to right.
 
@@ -205,20 +238,58 @@ def sample(
         filler: the model.
         drafts: changed in place.
         temperature: above 0; below 1 prefers the likely, above 1 the unlikely.
-        forbidden: ids that are never drawn.
+        best: how many of the most probable tokens, of those that may come, are drawn from.
+        allowed: for every kind of place the ids that may be drawn there, bool [vocab].
+
+    Raises:
+        VocabError: no token may come in some place.
     """
-    banned = torch.tensor(sorted(forbidden), dtype=torch.long)
     while waiting := [draft for draft in drafts if draft.places]:
         places = [draft.places.pop(0) for draft in waiting]
         tables = filler.log_probabilities(
             [Gap(draft.ids, [place]) for draft, place in zip(waiting, places, strict=True)]
         )
-        for draft, place, table in zip(waiting, places, tables, strict=True):
-            scores = table[0].double().cpu() / temperature
-            scores[banned] = -torch.inf
-            if place in draft.never:
-                scores[draft.never[place]] = -torch.inf
-            heights = scores.softmax(-1).cumsum(-1)
-            point = draft.stream.random() * float(heights[-1])
-            draw = int(torch.searchsorted(heights, point, right=True))
-            draft.ids[place] = min(draw, heights.numel() - 1)
+        for start in range(0, len(waiting), _DRAWN):
+            some = slice(start, start + _DRAWN)
+            _draw(waiting[some], places[some], torch.cat(tables[some]), temperature, best, allowed)
+
+
+def _draw(
+    drafts: Sequence[Draft],
+    places: Sequence[int],
+    table: Tensor,
+    temperature: float,
+    best: int,
+    allowed: Mapping[Kind, Tensor],
+) -> None:
+    """Put a token into one place of every draft, given log-probabilities [drafts, vocab]."""
+    pairs = list(zip(drafts, places, strict=True))
+    may = torch.stack([_may_come(draft, place, allowed) for draft, place in pairs])
+    if not bool(may.any(-1).all()):
+        raise VocabError(
+            "The vocabulary has no other token for a place that is to be varied.",
+            "Is this the vocabulary of the model?",
+        )
+    # In double precision on the CPU, so that devices and batches draw the same.
+    scores = table.cpu().double().masked_fill(~may, -torch.inf)
+    # In the order of ids: that of scores could differ where two are nearly equal.
+    ids = scores.topk(min(best, scores.shape[1]), dim=-1).indices.sort(-1).values
+    scores = scores.gather(1, ids)
+    heights = (scores / temperature).softmax(-1).cumsum(-1)
+    for row, (draft, place) in enumerate(pairs):
+        # Below the last height, so that what is drawn has a probability.
+        point = draft.stream.random() * float(heights[row, -1])
+        draw = int(torch.searchsorted(heights[row], point, right=True))
+        draft.ids[place] = int(ids[row, draw])
+
+
+def _may_come(draft: Draft, place: int, allowed: Mapping[Kind, Tensor]) -> Tensor:
+    """The ids that may come in a place, bool [vocab]: another token of its kind, or of any."""
+    may = allowed[draft.kinds[place]].clone()
+    for _ in range(2):
+        if place in draft.never:
+            may[draft.never[place]] = False
+        if bool(may.any()):
+            break
+        may = allowed[FIRST] | allowed[INNER]
+    return may

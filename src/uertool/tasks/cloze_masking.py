@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from uertool.errors import UsageError
+from uertool.errors import UsageError, VocabError
 from uertool.text.tokenizers import Tokenizer
 
 #: Why a line has nothing masked.
-Unmasked = Literal["blank", "no such word", "beyond the cut"]
+Unmasked = Literal["blank", "no known token", "no such word", "beyond the cut"]
 
 #: How a mask may be written in a text, besides the name that the vocabulary gives it.
 WRITTEN_MASK = "[MASK]"
@@ -79,8 +79,8 @@ class Masker:
         most: tokens that fit, special ones included; what is beyond is cut, as UER-py does it.
 
     Raises:
-        VocabError: the vocabulary has no [MASK].
-        UsageError: the word to mask gives no tokens, or nothing fits.
+        VocabError: the vocabulary has no [MASK], or not the tokens of the word to mask.
+        UsageError: nothing fits.
     """
 
     def __init__(self, tokenizer: Tokenizer, rule: MaskRule, most: int) -> None:
@@ -93,32 +93,66 @@ class Masker:
                 f"--seq-length {most} leaves no room for a token beside the special ones.",
                 "Give more, for example 128.",
             )
-        self._names = sorted({WRITTEN_MASK, str(tokenizer.vocab.mask)}, key=len, reverse=True)
+        self._name = str(tokenizer.vocab.mask)
         self._longest = max(map(len, rule.word_list), default=0)
-        self._word_ids: list[int] = []
-        if rule.word is not None:
-            self._word_ids = tokenizer.encode(rule.word)
-            if not self._word_ids:
-                raise UsageError(f"The word {rule.word!r} to mask gives no tokens.")
+        self._never = tokenizer.vocab.special_ids
+        self._spellings = [] if rule.word is None else self._spellings_of(rule.word)
+
+    def _spellings_of(self, word: str) -> list[list[int]]:
+        """The ids of a word at the start of a text, within it, and after a blank, longest first."""
+        encode = self._tokenizer.encode
+        found = [encode(word), self._tokenizer.encode_parts([["", word]])[0][1], encode(f" {word}")]
+        unknown = self._tokenizer.unk_id
+        known = [ids for ids in found if ids and unknown not in ids]
+        if not known:
+            raise VocabError(
+                f"The vocabulary {self._tokenizer.vocab.source} cannot spell {word!r}, so it is "
+                "never found.",
+                "Give another --mask-word.",
+            )
+        return sorted(known, key=len, reverse=True)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts without special tokens around them; written masks are masks."""
-        rows = [self._split(text) for text in texts]
-        plain = iter(self._tokenizer.encode_batch([part for row in rows for part in row]))
-        encoded: list[list[int]] = []
-        for row in rows:
-            ids: list[int] = list(next(plain))
-            for _ in row[1:]:
-                ids.append(self.mask_id)
-                ids.extend(next(plain))
-            encoded.append(ids)
-        return encoded
+        if self._tokenizer.special_in_text:
+            return self._tokenizer.encode_batch([self.canonical(text) for text in texts])
+        rows = self._tokenizer.encode_parts([self._split(text) for text in texts])
+        return [self._joined(row) for row in rows]
+
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Where in `canonical(text)` each token of `encode` stands; see `Tokenizer.spans`."""
+        if self._tokenizer.special_in_text:
+            return self._tokenizer.spans(self.canonical(text))
+        parts = self._split(text)
+        start = 0
+        found: list[tuple[int, int]] = []
+        for place, (part, ids) in enumerate(
+            zip(parts, self._tokenizer.encode_parts([parts])[0], strict=True)
+        ):
+            if place:
+                found.append((start, start + len(self._name)))
+                start += len(self._name)
+            spans = self._tokenizer.spans(part) if ids else []
+            if spans is None or len(spans) != len(ids):
+                return None
+            found.extend((start + first, start + last) for first, last in spans)
+            start += len(part)
+        return found
+
+    def canonical(self, text: str) -> str:
+        """The text with every mask written as the vocabulary names it."""
+        return text.replace(WRITTEN_MASK, self._name)
 
     def _split(self, text: str) -> list[str]:
         """The stretches of text between written masks."""
-        for name in self._names[1:]:
-            text = text.replace(name, self._names[0])
-        return text.split(self._names[0])
+        return self.canonical(text).split(self._name)
+
+    def _joined(self, parts: Sequence[Sequence[int]]) -> list[int]:
+        ids = list(parts[0])
+        for part in parts[1:]:
+            ids.append(self.mask_id)
+            ids.extend(part)
+        return ids
 
     def mask(self, number: int, ids: Sequence[int], variant: int = 0) -> Masked:
         """Mask what the rule says in one line.
@@ -145,20 +179,26 @@ class Masker:
             reason = None if places else "no such word"
         else:
             places = self._at_random(number, variant, kept, tokens)
-            reason = None
+            reason = None if places else "no known token"
         labels = tuple(kept[place] for place in places)
         for place in places:
             kept[place] = self.mask_id
         return Masked(tuple(kept), tuple(places), labels, was_cut, reason)
 
     def _places_of_word(self, ids: Sequence[int], tokens: range) -> list[int]:
-        word = self._word_ids
+        words = self.words(ids, tokens, listed=False)
+        starts = {word.start for word in words}
+        ends = {word.stop for word in words}
         places: list[int] = []
         start = tokens.start
-        while start + len(word) <= tokens.stop:
-            if list(ids[start : start + len(word)]) == word:
-                places.extend(range(start, start + len(word)))
-                start += len(word)
+        while start < tokens.stop:
+            for spelling in self._spellings:
+                end = start + len(spelling)
+                # "play" is not a word of "playing".
+                if start in starts and end in ends and list(ids[start:end]) == spelling:
+                    places.extend(range(start, end))
+                    start = end
+                    break
             else:
                 start += 1
         return places
@@ -171,6 +211,10 @@ class Masker:
             if self._rule.whole_words
             else [range(place, place + 1) for place in tokens]
         )
+        # A text may hold special tokens too: unknown ones, and some tokenizers read [SEP] as such.
+        words = [word for word in words if not self._never.intersection(ids[p] for p in word)]
+        if not words:
+            return []
         wanted = 1 if self._rule.ratio is None else max(1, round(self._rule.ratio * len(tokens)))
         if wanted == 1:
             return list(words[draw.randrange(len(words))])
@@ -180,11 +224,17 @@ class Masker:
                 places.extend(word)
         return sorted(places)
 
-    def words(self, ids: Sequence[int], tokens: range) -> list[range]:
-        """The words among some positions of `ids`, as ranges of positions."""
+    def words(self, ids: Sequence[int], tokens: range, *, listed: bool = True) -> list[range]:
+        """The words among some positions of `ids`, as ranges of positions.
+
+        Args:
+            ids: the line.
+            tokens: positions that are its text.
+            listed: whether neighbours that are an entry of the rule's word list are one word.
+        """
         names = self._tokenizer.tokens(ids[tokens.start : tokens.stop])
         grouped = self._tokenizer.whole_words(names)
-        if self._longest > 1:
+        if listed and self._longest > 1:
             grouped = _longest_entries(names, grouped, self._rule.word_list, self._longest)
         return [range(tokens.start + g.start, tokens.start + g.stop) for g in grouped]
 

@@ -82,6 +82,13 @@ class BertTokenizer(Tokenizer):
                 encoded[index] = encoding.ids
         return [ids for ids in encoded if ids is not None]
 
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        if self.unk_id is None:
+            return None
+        found = (self._rust or self._build()).encode(text, add_special_tokens=False)
+        # Where the two ways differ, Rust's places are those of other tokens.
+        return list(found.offsets) if found.ids == self.encode(text) else None
+
     def _build(self) -> Any:
         from tokenizers import Tokenizer as RustTokenizer
         from tokenizers.models import WordPiece

@@ -88,6 +88,12 @@ class HuggingFaceTokenizer(Tokenizer):
             raise InputError(f"{self.vocab.source} cannot tokenize a text: {error}.") from None
         return [encoding.ids for encoding in found]
 
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        if self.joining not in ("wordpieces", "blanks"):
+            return None  # pieces carry blanks, and bytes are parts of characters
+        self._rust.encode_special_tokens = not self.special_in_text
+        return list(self._rust.encode(text, add_special_tokens=False).offsets)
+
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, without special tokens around them."""
         return self.tokens(self.encode_batch([text])[0])
@@ -114,8 +120,11 @@ def _joining(description: Mapping[str, Any]) -> detokenize.Joining:
 def _around(rust: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids that a Rust tokenizer puts before and after a text."""
     for probe in ("a", "1", "一", "."):
-        plain = rust.encode(probe, add_special_tokens=False).ids
-        full = rust.encode(probe, add_special_tokens=True).ids
+        try:
+            plain = rust.encode(probe, add_special_tokens=False).ids
+            full = rust.encode(probe, add_special_tokens=True).ids
+        except Exception:  # noqa: BLE001 - the library raises nothing narrower
+            continue  # a vocabulary without [UNK] that lacks this character
         for start in range(len(full) - len(plain) + 1):
             if plain and full[start : start + len(plain)] == plain:
                 return tuple(full[:start]), tuple(full[start + len(plain) :])
@@ -139,7 +148,7 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VocabError(f"{path} is not JSON: {error}.") from None
     if not isinstance(table, dict):
         raise VocabError(f"{path} is JSON, but no object.")

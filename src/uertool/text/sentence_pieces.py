@@ -95,6 +95,20 @@ class SentencePieceTokenizer(Tokenizer):
             encoded.append(ids)
         return encoded
 
+    def encode_parts(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        first = iter(self._encode_batch([row[0] for row in rows if row]))
+        return [
+            [
+                next(first)
+                if place == 0
+                else self._encode_batch([part])[0]
+                if part[:1].isspace()
+                else self._continued(part)
+                for place, part in enumerate(row)
+            ]
+            for row in rows
+        ]
+
     def _continued(self, part: str) -> list[int]:
         pieces = self._split([part])[0]
         if pieces and pieces[0].startswith(UNDERLINE):

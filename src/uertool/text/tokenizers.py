@@ -118,6 +118,25 @@ class Tokenizer:
         """The ids of plain texts."""
         raise NotImplementedError
 
+    def encode_parts(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """The ids of texts that come in parts, with something that is no text between the parts.
+
+        Args:
+            rows: the parts of each text; a part other than the first goes on where one ended.
+
+        Returns:
+            For every text the ids of each part. Raises as `encode`.
+        """
+        plain = iter(self._encode_batch([part for row in rows for part in row]))
+        return [[next(plain) for _ in row] for row in rows]
+
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Where in a text each token of `encode` stands, as (start, stop).
+
+        None where this tokenizer cannot tell, or where a token is no stretch of characters.
+        """
+        return None
+
     def with_special(self, ids: Sequence[int]) -> list[int]:
         """The ids with what the model expects around a sequence, [CLS] and [SEP] for UER-py's."""
         return [*self.prefix_ids, *ids, *self.suffix_ids]
@@ -178,6 +197,10 @@ class CharTokenizer(_LookupTokenizer):
     def _pieces(self, text: str) -> Sequence[str]:
         return text.strip()
 
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        start = len(text) - len(text.lstrip())
+        return [(place, place + 1) for place in range(start, start + len(text.strip()))]
+
 
 class SpaceTokenizer(_LookupTokenizer):
     """What stands between blanks is a token.
@@ -190,6 +213,24 @@ class SpaceTokenizer(_LookupTokenizer):
 
     def _pieces(self, text: str) -> Sequence[str]:
         return text.strip().split(" ")
+
+    def encode_parts(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        # Blanks beside what stands between two parts are not an empty token.
+        return [
+            [
+                ids if part.strip() or len(row) == 1 else []
+                for part, ids in zip(row, found, strict=True)
+            ]
+            for row, found in zip(rows, super().encode_parts(rows), strict=True)
+        ]
+
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        start = len(text) - len(text.lstrip())
+        found = []
+        for piece in self._pieces(text):
+            found.append((start, start + len(piece)))
+            start += len(piece) + 1
+        return found
 
 
 def check_characters(texts: Iterable[str]) -> None:
