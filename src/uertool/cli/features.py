@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from uertool.cli import console, run_record
+from uertool.cli.engine_options import EngineOptions
 from uertool.cli.options import (
     DeviceOptions,
     ModelOptions,
@@ -143,6 +144,7 @@ def extract_features(
     text: TextOptions,
     device: DeviceOptions,
     output: OutputOptions,
+    engine: EngineOptions,
 ) -> None:
     """Sentence or token vectors of every line, one row for each line in order.
 
@@ -182,6 +184,14 @@ def extract_features(
         output.overwrite,
         resume,
     )
+    heads = ("pooler",) if pooling.replace("_", "-") == "cls-pooler" else ()
+    if engine.is_ray:
+        from uertool.cli import engine_commands
+
+        engine.refuse(plot=plot)
+        call = engine_commands.Call(engine, model, text, device, output, texts)
+        engine_commands.features(call, settings, plan, heads)
+        return
     plan.check()
     output.apply()
     source = text.source(texts, "text")
@@ -194,7 +204,6 @@ def extract_features(
 
     from uertool.engine.device import resolve_devices
 
-    heads = ("pooler",) if pooling.replace("_", "-") == "cls-pooler" else ()
     devices = resolve_devices(device.device)
     if len(devices) == 1:
         loaded = model.load(device, heads=heads)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from uertool.cli import console, run_record
+from uertool.cli.engine_options import EngineOptions
 from uertool.cli.generate_options import DecodingOptions, GenerationDevice, TargetOptions
 from uertool.cli.generate_output import (
     Form,
@@ -103,6 +104,7 @@ def lm(
     text: TextOptions,
     device: GenerationDevice,
     output: OutputOptions,
+    engine: EngineOptions,
 ) -> None:
     """Continue every line of a text with a language model.
 
@@ -126,8 +128,13 @@ def lm(
     )
     if score and (stream or interactive):
         raise UsageError("--score generates nothing, so --stream and --interactive have no sense.")
+    overrides = _given(has_lmtarget_bias=has_lmtarget_bias)
+    if engine.is_ray:
+        engine.refuse(score=score, interactive=interactive, stream=stream)
+        run.on_cluster(engine, model, device, prompts, overrides, seq2seq=False)
+        return
     run.check(prompts, interactive=interactive)
-    generator = device.generator(model, **_given(has_lmtarget_bias=has_lmtarget_bias))
+    generator = device.generator(model, **overrides)
     if generator.seq2seq:
         raise UsageError(
             f"{generator.name} is an encoder-decoder.", "Use it with: uertool generate seq2seq."
@@ -179,6 +186,7 @@ def seq2seq(
     text: TextOptions,
     device: GenerationDevice,
     output: OutputOptions,
+    engine: EngineOptions,
 ) -> None:
     """Transform every line of a text with an encoder-decoder: translate, summarize, fill gaps.
 
@@ -203,8 +211,12 @@ def seq2seq(
         reference=reference,
         bleu_tokenize=bleu_tokenize,
     )
-    run.check(prompts, interactive=interactive)
     overrides = {**decoder.overrides(), **_given(has_lmtarget_bias=has_lmtarget_bias)}
+    if engine.is_ray:
+        engine.refuse(reference=reference, interactive=interactive, stream=stream)
+        run.on_cluster(engine, model, device, prompts, overrides, seq2seq=True)
+        return
+    run.check(prompts, interactive=interactive)
     generator = device.generator(model, **overrides)
     if not generator.seq2seq:
         raise UsageError(
@@ -281,6 +293,36 @@ class _Run:
     @property
     def _to_stdout(self) -> bool:
         return self.output.prediction_path in (None, "-")
+
+    # -- on a cluster -------------------------------------------------------------------------
+
+    def on_cluster(
+        self,
+        engine: EngineOptions,
+        model: ModelOptions,
+        device: GenerationDevice,
+        prompts: Sequence[str] | None,
+        overrides: dict[str, Any],
+        *,
+        seq2seq: bool,
+    ) -> None:
+        """Texts for all lines as a folder of shards."""
+        from uertool.cli import engine_commands
+
+        call = engine_commands.Call(engine, model, self.text, device, self.output, prompts)
+        started = time.perf_counter()
+        counts = engine_commands.generate(
+            call,
+            "generate seq2seq" if seq2seq else "generate lm",
+            self.settings,
+            self.form,
+            seq2seq=seq2seq,
+            raw=self.raw,
+            fill=self.fill,
+            overrides=overrides,
+        )
+        if counts is not None:
+            Summary.of(counts).report(time.perf_counter() - started)
 
     # -- generating ---------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -145,6 +145,19 @@ class Summary:
     truncated: int = 0
     empty: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Summary:
+        """The summary of counts as `uertool.tasks.sharded_generation.count_texts` gives them."""
+        start = "reason."
+        return cls(
+            prompts=counts.get("prompts", 0),
+            texts=counts.get("rows", 0),
+            tokens=counts.get("tokens", 0),
+            truncated=counts.get("truncated", 0),
+            empty=counts.get("empty", 0),
+            reasons={k.removeprefix(start): n for k, n in counts.items() if k.startswith(start)},
+        )
 
     def add(self, texts: Sequence[Generated]) -> None:
         """Counts the texts of one prompt."""

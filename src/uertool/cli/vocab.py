@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import opt, truth
+from uertool.cli.engine_options import EngineOptions
+from uertool.cli.options import opt, option_groups, truth
 from uertool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _Corpus = Annotated[
 
 
 @app.command("build")
+@option_groups
 def build(
     corpus: _Corpus = None,
     corpus_path: Annotated[
@@ -106,6 +109,8 @@ def build(
         bool, opt("--save-run", help="Write arguments and hashes of the inputs beside the output")
     ] = False,
     quiet: Annotated[bool, opt("--quiet", "-q", help="No progress and no summary")] = False,
+    *,
+    engine: EngineOptions,
 ) -> None:
     """Build a vocabulary: reserved tokens, then by falling count, ties by first appearance."""
     from uertool.files import refuse_existing
@@ -122,9 +127,20 @@ def build(
         )
     _check_kind(model, vocab_size, delimiter, tokenizer, max_size, coverage, counts)
     refuse_existing(output_path, overwrite)  # before the work; saving looks again
-    files = corpus_files([*(corpus or ()), *(corpus_path or ())])
+    corpora = [*(corpus or ()), *(corpus_path or ())]
+    count = None
+    if engine.is_ray:
+        from uertool.cli.engine_commands import corpus_counter
+
+        engine.refuse(model=model)
+        count = corpus_counter(engine, corpora, output_path, overwrite=overwrite, as_json=json)
+    files = corpora if count is not None else corpus_files(corpora)
+    size = None if count is not None else total_bytes(files)
     reserved = vocab_building.load_reserved(reserved_vocab_path) if reserved_vocab_path else None
-    with console.progress(total_bytes(files), "Counting", unit="bytes") as ticker:
+    with contextlib.ExitStack() as stack:
+        ticker = console.Ticker()
+        if count is None:
+            ticker = stack.enter_context(console.progress(size, "Counting", unit="bytes"))
         if model is None:
             built = vocab_building.build_vocab(
                 files,
@@ -136,6 +152,7 @@ def build(
                 normalization=normalization,
                 workers=workers_num,
                 on_bytes=ticker,
+                count=count,
             )
         else:
             built = vocab_building.train_vocab(

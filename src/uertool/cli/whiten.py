@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import opt
+from uertool.cli.engine_options import EngineOptions
+from uertool.cli.options import opt, option_groups
 from uertool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _SaveRun = Annotated[
 
 
 @app.command("fit")
+@option_groups
 def fit(
     vectors: Annotated[
         list[str],
@@ -44,6 +46,8 @@ def fit(
     json: _Json = False,
     save_run: _SaveRun = False,
     quiet: _Quiet = False,
+    *,
+    engine: EngineOptions,
 ) -> None:
     """Fit a whitening on vectors, so that others can be brought into the same space.
 
@@ -62,8 +66,21 @@ def fit(
     check_path(save_whitening)
     refuse_existing(save_whitening, overwrite)
     about = {"vectors": ", ".join(Path(path).name for path in vectors)}
-    with console.progress(None, "Fitting", unit="rows") as advance:
-        whitening, report = fit_files(vectors, whitening_size, about=about, on_rows=advance)
+    if engine.is_ray:
+        from uertool.cli.engine_commands import fit_whitening
+
+        whitening, report = fit_whitening(
+            engine,
+            vectors,
+            save_whitening,
+            whitening_size,
+            about=about,
+            overwrite=overwrite,
+            as_json=json,
+        )
+    else:
+        with console.progress(None, "Fitting", unit="rows") as advance:
+            whitening, report = fit_files(vectors, whitening_size, about=about, on_rows=advance)
     whitening.save(save_whitening, overwrite=overwrite)
     _say(report, as_json=json)
     if save_run:

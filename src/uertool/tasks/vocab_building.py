@@ -94,6 +94,7 @@ def build_vocab(
     normalization: str | None = None,
     workers: int = 1,
     on_bytes: Callable[[int], None] | None = None,
+    count: Callable[[Counting], Tally] | None = None,
 ) -> BuiltVocab:
     """The vocabulary of a corpus' characters or words. It is the same with any number of workers.
 
@@ -107,6 +108,7 @@ def build_vocab(
         normalization: "NFC" or "NFKC"; full-width forms and the like are left alone without.
         workers: processes.
         on_bytes: told how many more bytes of the corpus are done.
+        count: counts the corpus in the place of processes here.
 
     Raises:
         UsageError: an option out of its range.
@@ -116,8 +118,11 @@ def build_vocab(
         raise UsageError(f"There is no delimiter {delimiter!r}.", "Choose char or space.")
     _check_numbers(min_count, max_size, coverage)
     counting = Counting(delimiter, _normalization(normalization))  # type: ignore[arg-type]
-    files = corpus_files(corpus)
-    tally = count_corpus(files, counting, workers=workers, on_bytes=on_bytes)
+    files = list(corpus) if count is not None else corpus_files(corpus)
+    if count is not None:
+        tally = count(counting)
+    else:
+        tally = count_corpus(files, counting, workers=workers, on_bytes=on_bytes)
     if not tally.counts:
         raise InputError(
             f"The corpus ({', '.join(map(str, files))}) holds nothing to count.",

@@ -156,7 +156,7 @@ def run(order: Order, watch: Watch | None = None) -> dict[str, Any]:
         return finished
     plan = _earlier_plan(store, order, fingerprint)
     store.create()
-    with _only_one(store):
+    with _only_one(store), _nothing_left_of_nothing(store):
         store.clean()
         with connected(order.address) as ray:
             if plan is None:
@@ -382,6 +382,8 @@ def _earlier_plan(
         changed = [
             name for name in {**before, **fingerprint} if before.get(name) != fingerprint.get(name)
         ]
+        if changed and not any(name.startswith("part-") for name in store.sizes(RECORDS)):
+            return None  # nothing was finished, so nothing is lost
         if changed:
             raise UsageError(
                 f"The unfinished run in {order.output} was another one: "
@@ -461,6 +463,19 @@ def _only_one(store: Store) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _nothing_left_of_nothing(store: Store) -> Iterator[None]:
+    """Take the plan away again after a failure before the first shard."""
+    try:
+        yield
+    except BaseException:
+        if not any(name.startswith("part-") for name in store.sizes(RECORDS)):
+            store.remove_folder(RECORDS)
+            store.clean()
+            store.remove_if_empty()
+        raise
 
 
 # -- mapping --------------------------------------------------------------------------------------

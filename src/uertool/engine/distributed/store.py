@@ -104,7 +104,8 @@ class Store:
         return self._inner.rpartition("/")[2]
 
     def __getstate__(self) -> dict[str, str]:
-        return {"path": self.path}
+        # A worker may stand in another folder than who sent it.
+        return {"path": self._inner if self.is_local else self.path}
 
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
@@ -205,6 +206,13 @@ class Store:
         where = f"{self._inner}/{folder}" if folder else self._inner
         with contextlib.suppress(FileNotFoundError):
             self._system.delete_dir(where)
+
+    def remove_if_empty(self) -> None:
+        """Take the folder itself away if nothing is in it."""
+        from pyarrow import fs
+
+        if not self._system.get_file_info(fs.FileSelector(self._inner, allow_not_found=True)):
+            self.remove_folder()
 
     def clean(self) -> None:
         """Take away what dead workers left half done; only while no worker writes here."""
