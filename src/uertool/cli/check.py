@@ -201,7 +201,7 @@ def _say(report: CleanReport, *, as_json: bool) -> None:
     for path in report.written:
         if as_json:
             console.json_line({"written": str(path), "tensors": report.tensors})
-        else:
+        elif not console.is_quiet():
             console.out(f"wrote {path}: {report.tensors} tensors, {report.renamed} renamed")
 
 

@@ -239,7 +239,8 @@ class _Table:
         self.columns = text.split("\t")
         self.wants_header = False
         if self.wanted not in self.columns:
-            known = ", ".join(repr(c) for c in self.columns)
+            known = ", ".join(repr(c[:40]) for c in self.columns[:20])
+            known += f" and {len(self.columns) - 20} more" if len(self.columns) > 20 else ""
             raise InputError(
                 f"{self.name} has no column {self.wanted!r}; its columns are {known}.",
                 "Name one of them with --column, or a number from 0 for a file without header.",

@@ -291,7 +291,7 @@ def _tokens_of_json(text: str, path: str | Path) -> list[str] | None:
     """The tokens of a JSON vocabulary in the order of their ids, None where it is not JSON."""
     try:
         table = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(table, dict) or not table:
         return None

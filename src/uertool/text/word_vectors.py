@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from uertool.errors import InputError
-from uertool.text.readers import open_bytes
+from uertool.text.readers import open_bytes, read_blocks
 
 _LONGEST_LINE = 1 << 22
 _LONGEST_WORD = 1 << 12
@@ -23,7 +22,8 @@ def read_word_vectors(path: str | Path) -> Iterator[tuple[str, Sequence[float]]]
     Raises:
         InputError: the file is missing, or a line has another number of values than the first.
     """
-    with open_bytes(path) as stream:
+    with open_bytes(path) as opened:
+        stream = _Blocks(read_blocks(opened, str(path)))
         first = stream.readline(_LONGEST_LINE)
         head = first.split()
         if len(head) == 2 and all(part.isdigit() for part in head):
@@ -39,6 +39,32 @@ def read_word_vectors(path: str | Path) -> Iterator[tuple[str, Sequence[float]]]
         yield from _text(path, stream, first, None, 1)
 
 
+class _Blocks:
+    """Blocks of bytes, read by lines or by size."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._held = b""
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, none only at the end."""
+        if not self._held:
+            self._held = next(self._blocks, b"")
+        found, self._held = self._held[:size], self._held[size:]
+        return found
+
+    def readline(self, limit: int) -> bytes:
+        """A line with its end, or `limit` bytes of a longer one."""
+        while (end := self._held.find(b"\n", 0, limit)) < 0 and len(self._held) < limit:
+            more = next(self._blocks, b"")
+            if not more:
+                break
+            self._held += more
+        size = end + 1 if end >= 0 else min(limit, len(self._held))
+        found, self._held = self._held[:size], self._held[size:]
+        return found
+
+
 def _is_text(line: bytes, size: int) -> bool:
     try:
         parts = line.decode("utf-8").split()
@@ -48,7 +74,7 @@ def _is_text(line: bytes, size: int) -> bool:
 
 
 def _text(
-    path: str | Path, stream: BinaryIO, line: bytes, size: int | None, number: int
+    path: str | Path, stream: _Blocks, line: bytes, size: int | None, number: int
 ) -> Iterator[tuple[str, Sequence[float]]]:
     while line:
         if line.strip():
@@ -70,7 +96,7 @@ def _text(
 
 
 def _binary(
-    path: str | Path, stream: BinaryIO, start: bytes, count: int, size: int
+    path: str | Path, stream: _Blocks, start: bytes, count: int, size: int
 ) -> Iterator[tuple[str, Sequence[float]]]:
     held = start
     need = 4 * size
