@@ -52,13 +52,15 @@ def make(kind: str, folder: Path) -> Any:
     else:
         config = transformers.PegasusConfig(**_BART, scale_embedding=True)
         model = transformers.PegasusForConditionalGeneration(config)
-    factor = 1.0 if kind.startswith("t5") else 4.0
+    # Untrained models write the same token over and over, and all beams are alike.
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-            else:
-                parameter.mul_(factor)
+            elif not kind.startswith("t5"):
+                parameter.mul_(4.0)
+            elif "relative_attention_bias" in name or ".wo." in name or ".o." in name:
+                parameter.mul_(6.0)
     model.eval().save_pretrained(folder)
     text = "".join(f"{token}\n" for token in VOCAB)
     (folder / "vocab.txt").write_text(text, encoding="utf-8")
