@@ -17,11 +17,11 @@ from uertool.errors import UertoolError
 from uertool.models.config_resolution import resolve_config
 from uertool.tasks.inspection import inspect_checkpoint
 from uertool.tasks.vocab_building import build_vocab
+from uertool.tasks.word_vectors import WordFile
 from uertool.text.byte_bpe import read_merges
 from uertool.text.readers import read_lines
 from uertool.text.tokenizers import tokenizer_from_hf_folder
 from uertool.text.vocab import Vocab
-from uertool.text.word_vectors import read_word_vectors
 
 BERT = FIXTURES / "bert-modular"
 
@@ -58,7 +58,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "corpus": lambda path: build_vocab([path]),
     "words": lambda path: build_vocab([path], delimiter="space"),
     "merges": lambda path: read_merges(path),
-    "vectors": lambda path: list(read_word_vectors(path)),
+    "vectors": lambda path: list(WordFile(path).blocks()),
     "configuration": read_config,
     "folder": read_folder,
     "tokenizer": read_tokenizer,

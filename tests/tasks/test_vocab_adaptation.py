@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from uertool.errors import (
     VocabError,
 )
 from uertool.tasks.vocab_adaptation import AdaptReport, VocabChange, adapt_vocab
-from uertool.tasks.vocab_rows import Similar, joining_of, plan_rows, surface
+from uertool.tasks.vocab_rows import Similar, joining_of, plan_rows, read_similar, surface
 from uertool.text.bert import BertTokenizer
 from uertool.text.tokenizers import CharTokenizer, make_tokenizer
 from uertool.text.vocab import Vocab
-from uertool.text.word_vectors import read_word_vectors
 
 FOLDERS = fixture_folders("model.bin", "vocab.txt")
 GENERATIONS = ["legacy", "modular"]
@@ -216,27 +214,17 @@ def test_characters_are_pieces_for_the_char_tokenizer() -> None:
     assert plan.composed == {0: {1: 0.5, 2: 0.5}}
 
 
-def test_word2vec_files_are_read_in_every_form(tmp_path: Path) -> None:
-    expected = [("天气", (0.5, -1.0)), ("new york", (2.0, 0.25))]
-    lines = "".join(f"{word} {' '.join(map(str, values))}\n" for word, values in expected)
-    (tmp_path / "a.txt").write_text("2 2\n" + lines)
-    (tmp_path / "b.txt").write_text("天气 0.5 -1.0\n")
-    binary = b"2 2\n" + b"".join(
-        word.replace(" ", "_").encode() + b" " + struct.pack("<2f", *values) + b"\n"
-        for word, values in expected
-    )
-    (tmp_path / "c.bin").write_bytes(binary)
-    (tmp_path / "d.bin").write_bytes(binary.replace(b"\n", b"").replace(b"2 2", b"2 2\n"))
-    assert [(w, tuple(v)) for w, v in read_word_vectors(tmp_path / "a.txt")] == expected
-    assert [(w, tuple(v)) for w, v in read_word_vectors(tmp_path / "b.txt")] == expected[:1]
-    for name in ("c.bin", "d.bin"):
-        found = [(w.replace("_", " "), tuple(v)) for w, v in read_word_vectors(tmp_path / name)]
-        assert found == expected
-    (tmp_path / "cut.bin").write_bytes(binary[:-5])
-    (tmp_path / "bad.txt").write_text("2 2\n天 1 2\n气 1 x\n")
-    for name, words in (("cut.bin", "truncated"), ("bad.txt", "line 3"), ("none", "not exist")):
-        with pytest.raises(InputError, match=words):
-            list(read_word_vectors(tmp_path / name))
+def test_only_wanted_words_of_a_vector_file_are_kept_at_length_one(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.txt"
+    path.write_text("4 2\n天气 3 4\nplay 0 2\nnull 0 0\nother 1 1\n", encoding="utf-8")
+    similar = read_similar(str(path), {"天气", "play", "null", "none"})
+    assert set(similar.vectors) == {"天气", "play"}
+    assert similar.table[similar.vectors["天气"]].tolist() == pytest.approx([0.6, 0.8])
+    for more in ({"neighbours": 0}, {"temperature": 0.0}):
+        with pytest.raises(UsageError):
+            read_similar(str(path), set(), **more)
+    with pytest.raises(InputError, match="not exist"):
+        read_similar(str(tmp_path / "none"), set())
 
 
 # -- what is refused ------------------------------------------------------------------------------

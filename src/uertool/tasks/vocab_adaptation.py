@@ -249,7 +249,7 @@ class _Change:
             wanted |= _spellings(self.vocab, self.joining)
             similar = read_similar(
                 making.similar_path,
-                wanted.__contains__,
+                wanted,
                 neighbours=making.neighbours,
                 temperature=making.temperature,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -313,18 +313,18 @@ def _nearest(
 
 def read_similar(
     path: str,
-    wanted: Callable[[str], bool],
+    wanted: Collection[str],
     *,
     neighbours: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> Similar:
-    """Auxiliary vectors from a word2vec file; only the wanted words are kept.
+    """Auxiliary vectors from a file of word vectors; only the wanted words are kept.
 
     Raises:
         UsageError: the numbers are out of their range.
-        InputError: the file is missing or no word2vec file.
+        InputError: the file is missing or not understood.
     """
-    from uertool.text.word_vectors import read_word_vectors
+    from uertool.tasks.word_vectors import WordFile
 
     if neighbours < 1:
         raise UsageError(f"--neighbours {neighbours} is below 1.")
@@ -332,12 +332,11 @@ def read_similar(
         raise UsageError(f"--temperature {temperature:g} is not above 0.")
     words: dict[str, int] = {}
     rows: list[torch.Tensor] = []
-    for word, vector in read_word_vectors(path):
-        if word not in words and wanted(word):
-            row = torch.tensor(vector, dtype=torch.float32)
-            length = float(row.norm())
-            if length > 0:
-                words[word] = len(rows)
-                rows.append(row / length)
+    for word, (_, vector) in WordFile(path).find(wanted).items():
+        row = torch.from_numpy(vector).float()
+        length = float(row.norm())
+        if 0 < length < float("inf"):
+            words[word] = len(rows)
+            rows.append(row / length)
     table = torch.stack(rows) if rows else torch.zeros(0, 1)
     return Similar(words, table, neighbours, temperature)

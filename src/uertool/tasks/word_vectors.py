@@ -7,12 +7,14 @@ rows, which is all that looking for neighbours needs.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import warnings
+import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,9 @@ _PROJECTION = "encoder.linear"
 #: Rows that are read at a time, and bytes.
 ROWS = 8192
 _CHUNK = 1 << 22
+
+#: Numbers that a vector may have; a first line that says more is no heading.
+_MOST_NUMBERS = 1 << 20
 
 
 class WordSource(Protocol):
@@ -312,15 +317,30 @@ def words_beside(path: Path) -> Path:
     return path.with_suffix(".vocab.txt")
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The uncompressed bytes of a file; what is wrong with an archive is said in words."""
+    try:
+        with open_bytes(path) as stream:
+            yield stream
+    except EOFError:
+        raise InputError(f"{path} is a truncated gzip file.", "Copy it again.") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is a broken gzip file: {error}.") from None
+
+
 def _layout(path: Path) -> tuple[int, int, bool, bool]:
     """Number of words, numbers in a vector, whether a first line says so, whether it is binary."""
-    with open_bytes(path) as stream:
+    with _opened(path) as stream:
         first = stream.readline(1 << 20)
         parts = first.split()
         if len(parts) == 2 and all(part.isdigit() for part in parts):
             count, size = int(parts[0]), int(parts[1])
-            if size < 1:
-                raise InputError(f"{path} says that its vectors have {size} numbers.")
+            if not 1 <= size <= _MOST_NUMBERS:
+                raise InputError(
+                    f"{path} says that its vectors have {size} numbers.",
+                    "It is damaged, or no file of word vectors.",
+                )
             return count, size, True, _is_binary(stream.read(64 + 64 * size), size)
         if len(parts) < 3 or not _are_numbers(parts[1:]):
             raise InputError(
@@ -356,7 +376,7 @@ def _text_blocks(
     row = 0
     words: list[bytes] = []
     numbers: list[bytes] = []
-    with open_bytes(path) as stream:
+    with _opened(path) as stream:
         if header:
             stream.readline()
         for line in stream:
@@ -412,7 +432,7 @@ def _binary_blocks(path: Path, count: int, size: int) -> Iterator[tuple[int, lis
     words: list[str] = []
     vectors: list[bytes] = []
     start = 0
-    with open_bytes(path) as stream:
+    with _opened(path) as stream:
         stream.readline()
         data = b""
         while row < count:
@@ -432,5 +452,5 @@ def _binary_blocks(path: Path, count: int, size: int) -> Iterator[tuple[int, lis
             row += 1
             if len(words) == ROWS or row == count:
                 block = np.frombuffer(b"".join(vectors), "<f4").reshape(-1, size)
-                yield start, words, block
+                yield start, words, block.copy()
                 start, words, vectors = row, [], []
