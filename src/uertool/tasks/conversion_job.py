@@ -21,6 +21,7 @@ from uertool.checkpoints.writer import is_weight_file, save_tensors
 from uertool.errors import CheckpointError, ConfigError, UsageError
 from uertool.files import atomic_folder, atomic_path
 from uertool.models.config import ModelConfig
+from uertool.models.norm import UER_EPS
 from uertool.models.positions import sinusoid_modular
 from uertool.tasks import tensor_views
 from uertool.tasks.conversion_types import (
@@ -210,6 +211,9 @@ class ConversionJob:
     def _towards_others(self, view: TensorView) -> TensorView:
         exact = self.options.exact_norm and self.config.norm == "uer"
         if exact:
+            if self.to == "hf":
+                epsilon = 2 * UER_EPS * tensor_views.embedding_spread(view)
+                self.config = self.config.replace(norm="standard", norm_eps=epsilon)
             view = tensor_views.folded(view, towards_uer=False)
         if self.arch is not None and self.arch.name == "sbert":
             view = self._one_stream(view)

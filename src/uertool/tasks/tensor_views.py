@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from uertool.checkpoints.reader import Checkpoint
 from uertool.checkpoints.tensor_file import TensorInfo
 
 _STREAM = "embedding.dual.stream_0_layer_norm."
+_TABLE = re.compile(r"embedding\.(dual\.embedding_0\.)?(word|pos|seg)\.embedding\.weight")
 _DUAL = (("embedding.dual.embedding_0.", "embedding."), ("encoder.encoder_0.", "encoder."))
 
 
@@ -104,6 +106,22 @@ def folded(view: TensorView, *, towards_uer: bool) -> TensorView:
         return exact.to(tensor.dtype)
 
     return TensorView(view.infos, read, view.release, view.key)
+
+
+def embedding_spread(view: TensorView) -> float:
+    """The usual standard deviation, over channels, of what enters the first layer norm.
+
+    UER-py divides by s + e, others by sqrt(s^2 + E); both are the same to first order for
+    E = 2 * e * s. The sums of embeddings have the smallest s of a model and feel e most.
+    """
+    total = 0.0
+    for name in view.infos:
+        if re.fullmatch(
+            r"embedding\.(dual\.embedding_0\.)?(word|pos|seg)\.embedding\.weight", name
+        ):
+            total += float(view.read(name).float().var(1, correction=0).mean())
+            view.release(name)
+    return math.sqrt(total)
 
 
 def scaled(view: TensorView, name: str, factor: float) -> TensorView:
