@@ -165,6 +165,8 @@ class Generator:
             strategy,
             rows=decoding.rows or self.rows,
             tokens=decoding.tokens,
+            # Who watches wants to see the prompts in their order, not the longest first.
+            window=None if live is None else 1,
         )
         following = 0
         for result in results:
