@@ -46,6 +46,7 @@ _VECTORS = "Vectors and neighbours"
 _TEXT = "Text"
 _CHECKPOINTS = "Checkpoints and vocabularies"
 _ENSEMBLES = "Ensembles"
+_SCALE = "Scale (--engine ray)"
 
 COMMANDS: tuple[Entry, ...] = (
     Entry("cloze", "uertool.cli.cloze", "cloze", "Fill in masked words.", _TEXT),
@@ -87,6 +88,7 @@ COMMANDS: tuple[Entry, ...] = (
         "vocab", "uertool.cli.vocab", "app", "Build, compare and change vocabularies.", _CHECKPOINTS
     ),
     Entry("ensemble", "uertool.cli.ensemble", "app", "Stack models with LightGBM.", _ENSEMBLES),
+    Entry("shards", "uertool.cli.shards", "app", "Merge or verify shards.", _SCALE),
 )
 
 

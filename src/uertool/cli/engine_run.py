@@ -47,11 +47,12 @@ def show_plan(order: Order, *, as_json: bool = False) -> None:
 
 def _plan_lines(plan: Estimate, order: Order) -> Iterator[str]:
     room = plan.room
-    each = f"{room.cpus:g} CPUs" + (f" and {room.gpus:g} GPUs" if room.gpus else "")
-    yield f"input:    {plan.files:,} files, {plan.bytes / 1e6:,.1f} MB, {plan.lines:,} lines"
+    each = f"{room.cpus:g} CPU" + (f" and {room.gpus:g} GPU" if room.gpus else "")
+    files, nodes = counted(plan.files, "file"), counted(room.nodes, "node")
+    yield f"input:    {files}, {plan.bytes / 1e6:,.1f} MB, {counted(plan.lines, 'line')}"
     done = f", of which {plan.done:,} are done" if plan.done else ""
     yield f"blocks:   {plan.blocks:,} of {plan.block_lines:,} lines{done}"
-    yield f"workers:  {room.actors:,} with {each} each, on {room.nodes:,} nodes"
+    yield f"workers:  {room.actors:,} with {each} each, on {nodes}"
     yield (
         f"sample:   {plan.sampled:,} lines at {plan.rate:,.1f} lines/s a worker, "
         f"model loaded in {plan.loading:.1f} s"
@@ -146,15 +147,20 @@ def span(seconds: float) -> str:
     return (f"{days} d " if days else "") + f"{hours} h {whole % 3600 // 60} min"
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, in words that agree."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def report(manifest: dict[str, Any], output: str, rate: float) -> None:
     """What came of a run, on standard error."""
-    shards = len(manifest["shards"])
     console.note(
-        f"{manifest['lines']:,} lines, {manifest['rows']:,} rows in {shards:,} "
-        f"shard{'s' * (shards != 1)} in {output}" + (f", {rate:,.1f} lines/s" if rate else "")
+        f"{counted(manifest['lines'], 'line')}, {counted(manifest['rows'], 'row')} in "
+        f"{counted(len(manifest['shards']), 'shard')} in {output}"
+        + (f", {rate:,.1f} lines/s" if rate else "")
     )
     if manifest["errors"]:
         console.warn(
-            f"{manifest['errors']:,} lines (or files) could not be processed; they are told in "
+            f"{counted(manifest['errors'], 'line or file')} could not be processed; see "
             f"{output.rstrip('/')}/errors.jsonl"
         )

@@ -44,6 +44,11 @@ class Sink(Protocol):
     def write(self, vectors: npt.NDArray[np.float32], notes: list[Note]) -> None:
         """Add rows [n, size] and what each is of."""
 
+    def write_stored(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
+        """Add rows as `quantize` gave them."""
+
 
 def quantize(
     vectors: npt.NDArray[np.float32], precision: str
@@ -93,7 +98,11 @@ class _Sink:
         self.rows = 0
 
     def write(self, vectors: npt.NDArray[np.float32], notes: list[Note]) -> None:
-        rows, scales = quantize(vectors, self.precision)
+        self.write_stored(*quantize(vectors, self.precision), notes)
+
+    def write_stored(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
         self._add(rows, scales, notes)
         self.rows += len(rows)
 

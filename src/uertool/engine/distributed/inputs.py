@@ -354,6 +354,15 @@ def open_stream(path: str, kind: Kind, start: int = 0) -> BinaryIO:
     return unzipped(buffered) if kind == "gzip" else buffered
 
 
+def file_size(path: str) -> int | None:
+    """Bytes of a file, or None where there is none."""
+    from pyarrow import fs
+
+    system, inner = file_system(path)
+    info = system.get_file_info(inner)
+    return int(info.size) if info.type == fs.FileType.File else None
+
+
 # -- counting -------------------------------------------------------------------------------------
 
 

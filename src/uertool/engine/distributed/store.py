@@ -139,6 +139,10 @@ class Store:
             found = self._system.get_file_info(fs.FileSelector(where, allow_not_found=True))
         return {entry.base_name: entry.size for entry in found if entry.type == fs.FileType.File}
 
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return int(self._system.get_file_info(f"{self._inner}/{name}").size or 0)
+
     def read(self, name: str) -> bytes | None:
         """The bytes of a small file, or None where there is none."""
         try:
