@@ -13,6 +13,7 @@ from tests.models import literal
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.models.config import ModelConfig
 from uertool.models.config_resolution import resolve_config
+from uertool.models.dense import dense
 from uertool.models.layout import PackedLayout, PaddedLayout, make_layout
 from uertool.models.loading import build_model
 from uertool.models.model import UerModel
@@ -207,3 +208,31 @@ def test_sinusoids_follow_both_generations_formulas() -> None:
             assert modular[place, 2 * column].item() == pytest.approx(math.sin(new), abs=1e-5)
             assert modular[place, 2 * column + 1].item() == pytest.approx(math.cos(new), abs=1e-5)
     assert not modular[0].any()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_fast", "relu", "silu", "tanh", "linear"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_linear_layers_are_products_with_an_activation(activation: Any, dtype: torch.dtype) -> None:
+    numbers = torch.Generator().manual_seed(2)
+    x, weight, bias = (torch.randn(*s, generator=numbers) for s in ((2, 7, 16), (24, 16), (24,)))
+    other = torch.randn(2, 7, 24, generator=numbers)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    x, weight, bias, other = (tensor.to(dtype) for tensor in (x, weight, bias, other))
+    with torch.inference_mode():
+        plain = x.float() @ weight.float().t() + bias.float()
+        found = dense(x, weight, bias, activation=activation)
+        assert found.dtype == dtype
+        expected = literal.activation(plain, activation)
+        assert (found.float() - expected).abs().max() < tolerance
+        added = dense(x, weight, bias, residual=other).float()
+        assert (added - plain - other.float()).abs().max() < tolerance
+
+
+def test_a_text_has_the_same_bits_in_any_batch(tmp_path: Path) -> None:
+    model = model_of(tensors_of(), tmp_path)
+    ids, segs = batch()
+    with torch.inference_mode():
+        together = model.encode(ids, segs)
+        for row, length in enumerate((segs > 0).sum(1).tolist()):
+            alone = model.encode(ids[row : row + 1, :length], segs[row : row + 1, :length])
+            assert torch.equal(alone[0], together[row, :length])

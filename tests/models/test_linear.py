@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from uertool.models.feed_forward import ACTIVATIONS
+from uertool.models.dense import ACTIVATIONS
 from uertool.models.linear import Int8Linear, Linear, PackedLinear, PlainLinear, make_linear
 
 KINDS = {"plain": PlainLinear, "packed": PackedLinear, "int8": Int8Linear}

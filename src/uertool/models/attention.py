@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from uertool.models.config import ModelConfig
+from uertool.models.dense import Dense, dense
 from uertool.models.layout import Layout, PaddedLayout
 
 
@@ -33,8 +33,8 @@ class SelfAttention(nn.Module):
         self.head_size = config.head_size
         self.inner = self.heads * self.head_size
         self.scale = attention_scale(config)
-        self.qkv = nn.Linear(config.hidden_size, 3 * self.inner, bias=bias)
-        self.final_linear = nn.Linear(self.inner, config.hidden_size, bias=bias)
+        self.qkv = Dense(config.hidden_size, 3 * self.inner, bias=bias)
+        self.final_linear = Dense(self.inner, config.hidden_size, bias=bias)
 
     def heads_of(self, x: Tensor) -> Tensor:
         """[..., inner] to [..., heads, head size]."""
@@ -45,30 +45,31 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(x).split(self.inner, dim=-1)
         return self.heads_of(q), self.heads_of(k), self.heads_of(v)
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """[tokens..., hidden] to the same shape."""
+    def forward(self, x: Tensor, layout: Layout, residual: Tensor) -> Tensor:
+        """What x [tokens..., hidden] sees, added to `residual` of the same shape."""
         out = layout.attend(*self.project(x), self.scale)
-        return self.final_linear(out.flatten(-2))
+        return self.final_linear.added(out.flatten(-2), residual)
 
-    def at(self, x: Tensor, layout: Layout, positions: Tensor) -> Tensor:
-        """Only what positions [batch, k] see: [batch, k, hidden]."""
+    def at(self, x: Tensor, layout: Layout, positions: Tensor, residual: Tensor) -> Tensor:
+        """Only what positions [batch, k] see, added to `residual` [batch, k, hidden]."""
         weight, bias = self.qkv.weight, self.qkv.bias
         q_bias, kv_bias = (None, None) if bias is None else (bias[: self.inner], bias[self.inner :])
-        q = functional.linear(layout.select(x, positions), weight[: self.inner], q_bias)
-        k, v = functional.linear(x, weight[self.inner :], kv_bias).split(self.inner, dim=-1)
+        q = dense(layout.select(x, positions), weight[: self.inner], q_bias)
+        k, v = dense(x, weight[self.inner :], kv_bias).split(self.inner, dim=-1)
         out = layout.attend_at(
             self.heads_of(q), self.heads_of(k), self.heads_of(v), positions, self.scale
         )
-        return self.final_linear(out.flatten(-2))
+        return self.final_linear.added(out.flatten(-2), residual)
 
     def with_scores(
-        self, x: Tensor, layout: PaddedLayout, previous: Tensor | None
+        self, x: Tensor, layout: PaddedLayout, previous: Tensor | None, residual: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Residual attention (He et al. 2020, RealFormer): scores add up from layer to layer.
 
         Args:
             x: [batch, length, hidden].
             layout: padded rows.
+            residual: what the output is added to [batch, length, hidden].
             previous: scores of the layer before [batch, heads, length, length], or None.
 
         Returns:
@@ -84,4 +85,4 @@ class SelfAttention(nn.Module):
             scores = scores + previous
         probabilities = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype)
         out = (probabilities @ v).transpose(1, 2)
-        return self.final_linear(out.flatten(-2)), scores
+        return self.final_linear.added(out.flatten(-2), residual), scores

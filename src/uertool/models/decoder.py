@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from uertool.models.attend import attend
 from uertool.models.attention import SelfAttention, scaled_bias
 from uertool.models.config import ModelConfig
+from uertool.models.dense import dense
 from uertool.models.feed_forward import FeedForward
 from uertool.models.layout import Layout, PaddedLayout
 from uertool.models.norm import make_norm
@@ -29,22 +29,23 @@ class ContextAttention(SelfAttention):
     def query(self, x: Tensor) -> Tensor:
         """[..., hidden] of the target to [..., heads, head size]."""
         bias = None if self.qkv.bias is None else self.qkv.bias[: self.inner]
-        return self.heads_of(functional.linear(x, self.qkv.weight[: self.inner], bias))
+        return self.heads_of(dense(x, self.qkv.weight[: self.inner], bias))
 
     def memory(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [..., heads, head size] of the encoder's output [..., hidden]."""
         bias = None if self.qkv.bias is None else self.qkv.bias[self.inner :]
-        both = functional.linear(source, self.qkv.weight[self.inner :], bias)
+        both = dense(source, self.qkv.weight[self.inner :], bias)
         keys, values = both.split(self.inner, dim=-1)
         return self.heads_of(keys), self.heads_of(values)
 
-    def read(self, x: Tensor, source: Tensor, seen: Tensor) -> Tensor:
+    def read(self, x: Tensor, source: Tensor, seen: Tensor, residual: Tensor) -> Tensor:
         """What targets [batch, target, hidden] gather from sources [batch, source, hidden].
 
         Args:
             x: the target side.
             source: the encoder's output.
             seen: [batch, source] bool, False at padding.
+            residual: what it is added to [batch, target, hidden].
         """
         keys, values = self.memory(source)
         out = attend(
@@ -54,8 +55,7 @@ class ContextAttention(SelfAttention):
             seen[:, None, None, :],
             scale=self.scale,
         )
-        mixed: Tensor = self.final_linear(out.transpose(1, 2).flatten(-2))
-        return mixed
+        return self.final_linear.added(out.transpose(1, 2).flatten(-2), residual)
 
 
 class DecoderLayer(nn.Module):
@@ -76,14 +76,12 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, layout: Layout, source: Tensor, seen: Tensor) -> Tensor:
         """[batch, target, hidden] to the same shape; see ContextAttention.read."""
         if self.pre:
-            x = x + self.self_attn(self.layer_norm_1(x), layout)
-            x = x + self.context_attn.read(self.layer_norm_2(x), source, seen)
-            x = x + self.feed_forward(self.layer_norm_3(x))
-            return x
-        x = self.layer_norm_1(x + self.self_attn(x, layout))
-        x = self.layer_norm_2(x + self.context_attn.read(x, source, seen))
-        x = self.layer_norm_3(x + self.feed_forward(x))
-        return x
+            x = self.self_attn(self.layer_norm_1(x), layout, x)
+            x = self.context_attn.read(self.layer_norm_2(x), source, seen, x)
+            return self.feed_forward(self.layer_norm_3(x), x)
+        x = self.layer_norm_1(self.self_attn(x, layout, x))
+        x = self.layer_norm_2(self.context_attn.read(x, source, seen, x))
+        return self.layer_norm_3(self.feed_forward(x, x))
 
 
 class TransformerDecoder(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from uertool.errors import UsageError
 from uertool.models.attention import SelfAttention, scaled_bias
 from uertool.models.config import ModelConfig
+from uertool.models.dense import Dense
 from uertool.models.feed_forward import FeedForward
 from uertool.models.layout import Layout, PaddedLayout, make_layout
 from uertool.models.norm import make_norm
@@ -29,30 +30,31 @@ class TransformerLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.layer_norm_2 = make_norm(config, config.hidden_size)
 
-    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+    def _finish(self, x: Tensor) -> Tensor:
+        """The rest of the layer, from the input with what it attended to added."""
         if self.pre:
-            x = x + attended
-            return x + self.feed_forward(self.layer_norm_2(x))
-        x = self.layer_norm_1(x + attended)
-        return self.layer_norm_2(x + self.feed_forward(x))
+            return self.feed_forward(self.layer_norm_2(x), x)
+        x = self.layer_norm_1(x)
+        return self.layer_norm_2(self.feed_forward(x, x))
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return self.layer_norm_1(x) if self.pre else x
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """[tokens..., hidden] to the same shape."""
-        return self._finish(x, self.self_attn(self.layer_norm_1(x) if self.pre else x, layout))
+        return self._finish(self.self_attn(self._normed(x), layout, x))
 
     def at(self, x: Tensor, layout: Layout, positions: Tensor) -> Tensor:
         """The layer's output at positions [batch, k] only: [batch, k, hidden]."""
-        normed = self.layer_norm_1(x) if self.pre else x
-        attended = self.self_attn.at(normed, layout, positions)
-        return self._finish(layout.select(x, positions), attended)
+        own = layout.select(x, positions)
+        return self._finish(self.self_attn.at(self._normed(x), layout, positions, own))
 
     def with_scores(
         self, x: Tensor, layout: PaddedLayout, previous: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """As forward, with residual attention scores in and out."""
-        normed = self.layer_norm_1(x) if self.pre else x
-        attended, scores = self.self_attn.with_scores(normed, layout, previous)
-        return self._finish(x, attended), scores
+        attended, scores = self.self_attn.with_scores(self._normed(x), layout, previous, x)
+        return self._finish(attended), scores
 
 
 class TransformerEncoder(nn.Module):
@@ -64,7 +66,7 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.config = config
         if config.factorized_embedding_parameterization:
-            self.linear = nn.Linear(config.word_size, config.hidden_size)
+            self.linear = Dense(config.word_size, config.hidden_size)
         if config.parameter_sharing:
             self.transformer = TransformerLayer(config, first=True)
         else:

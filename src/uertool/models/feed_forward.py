@@ -1,35 +1,11 @@
-"""Feed-forward layers, dense and gated, and the activations by their UER-py names."""
+"""Feed-forward layers, dense and gated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from uertool.models.config import ModelConfig
-
-
-def gelu_fast(x: Tensor) -> Tensor:
-    """GELU in its tanh form (Hugging Face calls it gelu_new)."""
-    return functional.gelu(x, approximate="tanh")
-
-
-def linear(x: Tensor) -> Tensor:
-    """No activation."""
-    return x
-
-
-#: UER-py's names and what they compute.
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_fast": gelu_fast,
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "linear": linear,
-    "tanh": torch.tanh,
-}
+from uertool.models.config import Activation, ModelConfig
+from uertool.models.dense import Dense
 
 
 class FeedForward(nn.Module):
@@ -42,16 +18,19 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         bias = not config.remove_transformer_bias
-        self.activation = ACTIVATIONS[config.hidden_act]
+        self.activation: Activation = config.hidden_act
         self.linear_gate = (
-            nn.Linear(config.hidden_size, config.feedforward_size, bias=bias)
+            Dense(config.hidden_size, config.feedforward_size, bias=bias)
             if config.feed_forward == "gated"
             else None
         )
-        self.linear_1 = nn.Linear(config.hidden_size, config.feedforward_size, bias=bias)
-        self.linear_2 = nn.Linear(config.feedforward_size, config.hidden_size, bias=bias)
+        self.linear_1 = Dense(config.hidden_size, config.feedforward_size, bias=bias)
+        self.linear_2 = Dense(config.feedforward_size, config.hidden_size, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The layer's output added to `residual`, which has the shape of x."""
         if self.linear_gate is None:
-            return self.linear_2(self.activation(self.linear_1(x)))
-        return self.linear_2(self.activation(self.linear_gate(x)) * self.linear_1(x))
+            inner = self.linear_1.activated(x, self.activation)
+        else:
+            inner = self.linear_gate.activated(x, self.activation) * self.linear_1(x)
+        return self.linear_2.added(inner, residual)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from uertool.models.config import ModelConfig
-from uertool.models.feed_forward import ACTIVATIONS
+from uertool.models.config import Activation, ModelConfig
+from uertool.models.dense import Dense
 from uertool.models.norm import make_norm
 
 
@@ -17,13 +17,14 @@ class MlmHead(nn.Module):
         super().__init__()
         factorized = config.factorized_embedding_parameterization
         size = config.word_size if factorized else config.hidden_size
-        self.activation = ACTIVATIONS[config.mlm_act or config.hidden_act]
-        self.linear_1 = nn.Linear(config.hidden_size, size)
+        self.activation: Activation = config.mlm_act or config.hidden_act
+        self.linear_1 = Dense(config.hidden_size, size)
         self.layer_norm = make_norm(config, size)
-        self.linear_2 = nn.Linear(size, config.vocab_size)
+        self.linear_2 = Dense(size, config.vocab_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear_2(self.layer_norm(self.activation(self.linear_1(hidden))))
+        inner = self.linear_1.activated(hidden, self.activation)
+        return self.linear_2(self.layer_norm(inner))
 
 
 class LmHead(nn.Module):
@@ -33,7 +34,7 @@ class LmHead(nn.Module):
         super().__init__()
         decoder = config.decoder is not None
         vocab = (config.tgt_vocab_size if decoder else 0) or config.vocab_size
-        self.output_layer = nn.Linear(config.hidden_size, vocab, bias=config.has_lmtarget_bias)
+        self.output_layer = Dense(config.hidden_size, vocab, bias=config.has_lmtarget_bias)
         self.scale = config.lm_scale
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -47,10 +48,10 @@ class Pooler(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.linear_1 = Dense(config.hidden_size, config.hidden_size)
 
     def forward(self, first: Tensor) -> Tensor:
-        return torch.tanh(self.linear_1(first))
+        return self.linear_1.activated(first, "tanh")
 
 
 class PooledHead(nn.Module):
@@ -58,11 +59,11 @@ class PooledHead(nn.Module):
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(config.hidden_size, config.hidden_size)
-        self.linear_2 = nn.Linear(config.hidden_size, labels)
+        self.linear_1 = Dense(config.hidden_size, config.hidden_size)
+        self.linear_2 = Dense(config.hidden_size, labels)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        return self.linear_2(torch.tanh(self.linear_1(pooled)))
+        return self.linear_2(self.linear_1.activated(pooled, "tanh"))
 
 
 class TokenHead(nn.Module):
@@ -70,7 +71,7 @@ class TokenHead(nn.Module):
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
-        self.output_layer = nn.Linear(config.hidden_size, labels)
+        self.output_layer = Dense(config.hidden_size, labels)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.output_layer(hidden)
@@ -81,7 +82,7 @@ class SiameseHead(nn.Module):
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
-        self.classifier = nn.Linear(4 * config.hidden_size, labels)
+        self.classifier = Dense(4 * config.hidden_size, labels)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Vectors [batch, hidden] of the two texts to [batch, labels]."""

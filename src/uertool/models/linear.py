@@ -8,7 +8,7 @@ a plain matrix-vector product; with int8 there is a quarter of the bytes to read
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from uertool.models.config import Activation
-from uertool.models.feed_forward import ACTIVATIONS
+from uertool.models.dense import ACTIVATIONS, FUSED
 
 Precision = Literal["native", "int8"]
 
@@ -49,16 +49,6 @@ class PlainLinear:
 
     def added(self, x: Tensor, other: Tensor) -> Tensor:
         return self(x) + other
-
-
-#: Activations that oneDNN applies within the product: its name and algorithm.
-_FUSED: Mapping[str, tuple[str, str]] = {
-    "gelu": ("gelu", "none"),
-    "gelu_fast": ("gelu", "tanh"),
-    "relu": ("relu", ""),
-    "tanh": ("tanh", ""),
-    "linear": ("none", ""),
-}
 
 
 class PackedLinear:
@@ -97,7 +87,7 @@ class PackedLinear:
         return out
 
     def activated(self, x: Tensor, activation: Activation) -> Tensor:
-        fused = _FUSED.get(activation)
+        fused = FUSED.get(activation)
         if fused is None:
             return ACTIVATIONS[activation](self(x))
         if self.lone and x.shape[0] == 1:
