@@ -170,6 +170,15 @@ def test_drawn_rows_depend_on_the_seed_and_the_name_alone() -> None:
     assert not torch.equal(made, other.apply(rows, "w"))
 
 
+def test_a_word_without_pieces_begins_as_an_average_word() -> None:
+    rows = torch.randn(9, 64) * 3 + 5
+    plan = small([f"龘{number}" for number in range(400)])
+    made = plan.apply(rows, "w")
+    assert len(plan.drawn) == 400
+    assert torch.allclose(made.mean(0), rows.mean(0), atol=0.01)
+    assert float((made - rows.mean(0)).std()) == pytest.approx(0.02, rel=0.05)
+
+
 def test_zero_rows_are_zero_and_types_stay() -> None:
     plan = small(["天", "天气", "龘"], init="zero")
     made = plan.apply(torch.ones(9, 3, dtype=torch.bfloat16), "w")

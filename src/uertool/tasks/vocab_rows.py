@@ -50,6 +50,7 @@ class RowPlan:
         renamed: how many of `copied` are special tokens under another name.
         dropped: old words that the new vocabulary does not have.
         seed: decides what is drawn.
+        centred: whether rows are drawn around the mean of the old ones, not around zero.
     """
 
     size: int
@@ -60,6 +61,7 @@ class RowPlan:
     renamed: int = 0
     dropped: tuple[str, ...] = ()
     seed: int = 7
+    centred: bool = False
     _places: list[torch.Tensor] = field(default_factory=list, repr=False, compare=False)
 
     def apply(self, tensor: torch.Tensor, name: str, *, axis: int = 0) -> torch.Tensor:
@@ -84,8 +86,10 @@ class RowPlan:
         if self.drawn:
             digest = hashlib.sha256(f"{self.seed}\0{name}".encode()).digest()
             chance = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-            drawn = torch.randn((len(self.drawn), *rows.shape[1:]), generator=chance)
-            made[list(self.drawn)] = (drawn * NORMAL_STD).to(made.dtype)
+            drawn = torch.randn((len(self.drawn), *rows.shape[1:]), generator=chance) * NORMAL_STD
+            if self.centred:
+                drawn += rows.double().mean(0).float()
+            made[list(self.drawn)] = drawn.to(made.dtype)
         return made.movedim(0, axis).contiguous()
 
     def _compose(self, rows: torch.Tensor, part: Sequence[int]) -> torch.Tensor:
@@ -143,7 +147,10 @@ def plan_rows(
 
     Words of both vocabularies are copied whatever the method. Of the others, special tokens are
     copied from the one with the same role ([CLS] for <s>) where there is one. What the method
-    cannot serve falls back: `similar` to mean-of-pieces, and that to a drawn row.
+    cannot serve falls back: `similar` to mean-of-pieces, and that to a row drawn around the mean
+    of all old rows. Such a word begins with an average logit everywhere (Hewitt 2021, "Initializing
+    New Word Embeddings for Pretrained Language Models"), while around zero it would be likelier
+    than most trained words, whose logits are far below zero.
 
     Args:
         old: the vocabulary of the model.
@@ -196,6 +203,7 @@ def plan_rows(
         renamed=sum(token not in known for token in (new.tokens[i] for i, _ in copied)),
         dropped=tuple(token for token in dict.fromkeys(old.tokens) if token not in new),
         seed=seed,
+        centred=init != "normal",
     )
 
 
