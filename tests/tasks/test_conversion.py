@@ -22,11 +22,13 @@ from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, ConfigError, OutputError, UertoolError, UsageError
 from uertool.tasks.conversion import (
     ConversionOptions,
+    ConversionReport,
     checkpoints_in,
     convert,
     convert_folder,
     heads_of_word,
 )
+from uertool.tasks.verification import OUTPUT_AND_TRANSFORMERS, SOURCE_AND_OUTPUT
 
 transformers = pytest.importorskip("transformers")
 
@@ -66,6 +68,20 @@ def load(folder: Path, name: str) -> Any:
     return model.eval(), {key: value for key, value in info.items() if value}
 
 
+def ran(report: ConversionReport) -> float:
+    """How far an output's hidden states are from its source's; transformers agrees on all outputs.
+
+    Every head that went along was compared.
+    """
+    assert report.verification is not None
+    found = report.verification.differences
+    assert set(found) == {SOURCE_AND_OUTPUT, OUTPUT_AND_TRANSFORMERS}
+    for values in found.values():
+        assert {"hidden states", *report.heads} - {"pooler"} <= set(values)
+    assert max(found[OUTPUT_AND_TRANSFORMERS].values()) < 1e-4
+    return found[SOURCE_AND_OUTPUT]["hidden states"]
+
+
 HF = fixture_folders("model.bin", "expected/hf_state_dict.json")
 
 
@@ -74,6 +90,9 @@ def test_a_folder_loads_without_a_word_and_holds_what_was_written(
     folder: Path, tmp_path: Path
 ) -> None:
     report = convert(folder / "model.bin", tmp_path / "hf", "hf", options(folder, verify=True))
+    away = ran(report)
+    # T5's layer norm is the same everywhere; the others' is not, and gamma was copied.
+    assert away == 0.0 if "t5" in folder.name else away > 1e-3
     with library_log() as log:
         model, faults = load(tmp_path / "hf", report.hf_class)
     assert faults == {}
@@ -100,6 +119,7 @@ def test_exact_norm_makes_transformers_compute_what_uer_py_did(
     report = convert(
         folder / "model.bin", tmp_path / "hf", "hf", options(folder, exact_norm=True, verify=True)
     )
+    assert ran(report) < 5e-5
     model, faults = load(tmp_path / "hf", report.hf_class)
     assert faults == {}
     stored = np.load(folder / "expected/hidden.npz")
@@ -241,6 +261,16 @@ def made(folder: Path, model: str, config: str, settings: dict[str, Any]) -> Any
     return built
 
 
+def told(config: Any) -> dict[str, Any]:
+    """What a configuration of transformers says, but for who wrote it and where."""
+    values: dict[str, Any] = config.to_dict()
+    return {
+        name: values[name]
+        for name in values
+        if name not in ("transformers_version", "_name_or_path")
+    }
+
+
 @pytest.mark.parametrize(
     ("model", "config", "settings"), MADE, ids=[f"{m}-{n}" for n, (m, _, _) in enumerate(MADE)]
 )
@@ -276,6 +306,8 @@ def test_from_hugging_face_and_back_changes_no_bit(
         assert torch.equal(one, other), name
     again, faults = load(tmp_path / "back", back.hf_class)
     assert faults == {}
+    if suffix == ".safetensors":
+        assert told(again.config) == told(built.config)
     words = torch.arange(3, 15)[None]
     inputs = {"input_ids": words}
     if built.config.is_encoder_decoder and "Encoder" not in model:

@@ -15,7 +15,7 @@ from uertool.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from uertool.tasks.conversion import ConversionOptions, ConversionReport
+    from uertool.tasks.conversion import ConversionOptions, ConversionReport, Target
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -228,13 +228,14 @@ def _run(
         )
     if to == "uer" and Path(target).suffix == ".safetensors" and words["layout"] != "legacy":
         to = "safetensors"
+    kind: Target = to  # type: ignore[assignment]
     options = _options(words)
     if _is_many(Path(source)):
         _run_many(
-            Path(source), Path(target), to, options, sources, dry_run=dry_run, as_json=as_json
+            Path(source), Path(target), kind, options, sources, dry_run=dry_run, as_json=as_json
         )
         return
-    report = convert(source, target, to, options, sources=sources, dry_run=dry_run)  # type: ignore[arg-type]
+    report = convert(source, target, kind, options, sources=sources, dry_run=dry_run)
     _show(report, dry_run=dry_run, as_json=as_json)
 
 
@@ -287,7 +288,7 @@ def _is_many(source: Path) -> bool:
 def _run_many(
     source: Path,
     target: Path,
-    to: str,
+    to: Target,
     options: ConversionOptions,
     sources: tuple[str, ...],
     *,
@@ -298,23 +299,41 @@ def _run_many(
     from uertool.tasks.conversion import convert_folder
 
     rows = []
-    failed = 0
-    for item, outcome in convert_folder(source, target, to, options, sources=sources):  # type: ignore[arg-type]
+    failures = []
+    done = convert_folder(source, target, to, options, sources=sources, dry_run=dry_run)
+    for item, outcome in done:
         if isinstance(outcome, UertoolError):
-            failed += 1
-            rows.append((item.name, "", "", f"failed: {outcome.message}"))
+            failures.append(f"{item.name}: {outcome}")
+            rows.append((item.name, "", "", "", "", "failed"))
             if as_json:
                 console.json_line({"source": str(item), "error": str(outcome)})
-        else:
-            rows.append(
-                (item.name, outcome.target.name, outcome.architecture or "", _proof(outcome))
-            )
-            if as_json:
-                console.json_line(outcome.to_json())
+            continue
+        if as_json:
+            console.json_line(outcome.to_json(rows=dry_run))
+        kind = outcome.hf_class or outcome.architecture or "UER-py's own"
+        result = f"{len(outcome.rows)} tensors" + ("" if dry_run else f", {_verdict(outcome)}")
+        place = outcome.target.relative_to(target)
+        rows.append((item.name, str(place), kind, *_largest(outcome), result))
+        for note in outcome.notes:
+            console.detail(f"{item.name}: {note}")
     if not as_json:
-        console.table(("checkpoint", "output", "architecture", "result"), rows)
-    if failed:
-        raise UertoolError(f"{failed} of {len(rows)} checkpoints could not be converted.")
+        columns = ("checkpoint", "output", "kind", "off source", "off transformers", "result")
+        console.table(columns, rows, right=columns[3:5])
+    for failure in failures:
+        console.err(failure)
+    if failures:
+        raise UertoolError(f"{len(failures)} of {len(rows)} checkpoints could not be converted.")
+
+
+def _largest(report: ConversionReport) -> tuple[str, str]:
+    """The largest difference of any output from the source's, and from that of transformers."""
+    found = report.verification.differences if report.verification else {}
+    values = [f"{max(values.values()):.1e}" for values in found.values()]
+    return (values[0] if values else "", values[1] if len(values) > 1 else "")
+
+
+def _verdict(report: ConversionReport) -> str:
+    return "equal" if report.verification is not None else "not verified"
 
 
 def _show(report: ConversionReport, *, dry_run: bool, as_json: bool) -> None:

@@ -607,10 +607,10 @@ class ConversionJob:
                 if self.options.overwrite or not place.exists():
                     write_json(place, {k: v for k, v in values.items() if k != "model_type"})
                     files.append(place)
-        return files
+        return [*files, *self._vocab_files()]
 
     def _vocab_files(self) -> list[Path]:
-        """Put the vocabulary beside a UER-py output, unless one lies there already."""
+        """Put the vocabulary beside an output of UER-py's or Google's, unless one lies there."""
         written = []
         for name, content in vocab_files(self._tokenizer()):
             place = self.target.with_name(name)
@@ -662,11 +662,17 @@ class ConversionJob:
         )
 
     def _norm_words(self) -> str:
-        if self.config.norm == "rms":
+        if self.source_config.norm == "rms":
             return "T5 layer norms are the same everywhere"
+        ours = self.to in ("uer", "safetensors")
+        if ours == (self.checkpoint.layout == "uer"):
+            return "gamma copied bit for bit"
         if self.options.exact_norm:
             return "every gamma multiplied so that the layer norms compute the same"
-        return "gamma copied bit for bit"
+        return (
+            "gamma copied bit for bit, as UER-py's scripts do; UER-py's layer norm is not the "
+            "others', so the outputs differ somewhat (--exact-norm)"
+        )
 
 
 def _row(planned: Planned) -> MappingRow:

@@ -120,10 +120,12 @@ def config_json(
     if arch.name not in ("t5", "t5-v1_1"):  # there the word means another thing
         made["tie_word_embeddings"] = tied
     made["dtype"] = dtype
+    if config.decoder is None and "num_decoder_layers" in before:
+        made["num_decoder_layers"] = before["num_decoder_layers"]  # of a decoder that is not there
     for name, value in _ids_in_config(arch, config, ids).items():
-        if value is not None or name not in made:
+        if value is not None or (name not in made and not before):
             made[name] = value
-    if made.get("pad_token_id") is None and before.get("pad_token_id") is None:
+    if made.get("pad_token_id") is None and not before:
         made["pad_token_id"] = 0  # UER-py's is 0 always
     if "ForSequenceClassification" in hf_class or "ForTokenClassification" in hf_class:
         names = list(labels) or _labels_of(before, config.labels_num)
@@ -140,6 +142,7 @@ def config_json(
 _KEPT = (
     "model_type",
     "type_vocab_size",
+    "n_inner",
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
