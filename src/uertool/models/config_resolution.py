@@ -72,7 +72,6 @@ _SETTLED = (
     "layers_num",
     "feedforward_size",
     "heads_num",
-    "attention_head_size",
     "max_seq_length",
     "segments_num",
     "embedding",
@@ -225,34 +224,40 @@ def _refuse_contradictions(
 
 def contradicts(name: str, value: Any, inferred: Mapping[str, Any]) -> bool:
     """Whether a value cannot be true of the tensors that gave `inferred`."""
-    if name not in _SETTLED or name not in inferred or inferred[name] in (None, ()):
+    own = inferred.get(name)
+    if name not in _SETTLED or own in (None, ()) or _is_idle(name, inferred):
         return False
-    own = inferred[name]
-    if name in ("embedding", "tgt_embedding"):
-        if inferred.get("decoder") is None and name == "tgt_embedding":
-            return False
-        # Modular UER-py computes its sinusoidal table and stores none.
-        computed = {"sinusoidalpos"} if "sinusoidalpos" not in own else set()
-        return set(value) - computed != set(own)
-    if inferred.get("decoder") is None and name.startswith(("tgt_", "decoder")):
-        return False
-    if name in ("relative_attention_buckets_num", "heads_num", "attention_head_size"):
-        # UER-py's 2021 configurations of T5 v1.1 give sizes that its model then does not use.
-        return name != "attention_head_size" and bool(value != own)
-    if inferred.get("encoder") not in ("transformer", "dual") and name in _TRANSFORMER_ONLY:
-        return False
-    if name == "has_lmtarget_bias":
-        return bool(value) and not own
-    if name == "max_seq_length" and "sinusoidalpos" not in inferred.get("embedding", ()):
-        return "pos" in inferred.get("embedding", ()) and bool(value != own)
-    if name == "emb_size" and value == 0:
-        return False
-    if name == "remove_embedding_layernorm" and inferred.get("sinusoid") == "legacy":
-        return bool(value) and not own  # that embedding never has a norm, whatever is said
-    if name == "layernorm_positioning" and inferred.get("encoder") != "transformer":
-        return False
-    return bool(value != own)
+    differs = _LENIENT.get(name)
+    return bool(value != own) if differs is None else differs(value, own, inferred)
 
+
+def _is_idle(name: str, inferred: Mapping[str, Any]) -> bool:
+    """Whether a setting is of a part that the model has not, which full configurations name too."""
+    if name.startswith(("tgt_", "decoder")):
+        return inferred.get("decoder") is None
+    if name == "max_seq_length":
+        return not {"pos", "sinusoidalpos"} & set(inferred.get("embedding", ()))
+    return name in _TRANSFORMER_ONLY and inferred.get("encoder") not in ("transformer", "dual")
+
+
+def _other_tables(value: Any, own: Any, inferred: Mapping[str, Any]) -> bool:
+    # Modular UER-py computes its sinusoidal table and stores none.
+    return set(value) - {"sinusoidalpos"} != set(own) - {"sinusoidalpos"}
+
+
+def _norm_removed(value: Any, own: Any, inferred: Mapping[str, Any]) -> bool:
+    # An embedding with legacy sinusoids never has a norm, whatever is said of it.
+    return bool(value != own) and not (inferred.get("sinusoid") == "legacy" and not value)
+
+
+#: Settings whose values may differ from the tensors' in ways that mean nothing.
+_LENIENT: Mapping[str, Callable[[Any, Any, Mapping[str, Any]], bool]] = {
+    "embedding": _other_tables,
+    "tgt_embedding": _other_tables,
+    "remove_embedding_layernorm": _norm_removed,
+    "has_lmtarget_bias": lambda value, own, _: bool(value) and not own,
+    "emb_size": lambda value, own, _: value not in (0, own),
+}
 
 _TRANSFORMER_ONLY = frozenset(
     ["feedforward_size", "layernorm_positioning", "layernorm", "feed_forward", "parameter_sharing"]
