@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from uertool.errors import InputError, OutputError
-from uertool.files import atomic_folder, atomic_path, atomic_text, refuse_existing, sha256_of
+from uertool.files import (
+    atomic_folder,
+    atomic_path,
+    atomic_text,
+    refuse_existing,
+    scratch_folder,
+    sha256_of,
+)
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -149,6 +156,25 @@ def test_without_locks_only_old_partials_go(
     with atomic_path(tmp_path / "out") as partial:
         partial.write_text("1")
     assert names(tmp_path) == ["out", young.name]
+
+
+def test_a_scratch_folder_is_gone_afterwards_and_that_of_a_dead_run_with_the_next(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "model.bin"
+    stray = tmp_path / "model.bin.0123456789ab.partial"
+    stray.mkdir()
+    (stray / "soup.bin").write_text("left by a killed run")
+    with pytest.raises(ValueError), scratch_folder(target) as folder:
+        (folder / "soup.bin").write_text("")
+        assert not stray.exists()
+        with atomic_path(target) as partial:
+            partial.write_text("")
+        assert folder.is_dir()  # it belongs to a living run
+        raise ValueError
+    assert names(tmp_path) == ["model.bin"]
+    with pytest.raises(OutputError, match="mkdir -p"), scratch_folder(tmp_path / "no" / "out"):
+        pass
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:

@@ -145,6 +145,28 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
 
 
 @contextmanager
+def scratch_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a folder beside `path` for what is only needed while that output is made.
+
+    It is gone afterwards; what a killed run leaves is removed by the next one of the same target.
+
+    Raises:
+        OutputError: the folder of the target does not exist, or the disk refuses the data.
+    """
+    target = Path(os.path.realpath(path))
+    _require_parent(path, target)
+    _remove_strays(target)
+    with _as_output_error(path):
+        partial, lock = _claim_folder(target)
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+
+
+@contextmanager
 def atomic_text(path: str | Path, *, overwrite: bool = False) -> Iterator[TextIO]:
     """Yield a UTF-8 stream with Unix line ends that becomes `path` at the end; "-" is stdout."""
     if str(path) == "-":

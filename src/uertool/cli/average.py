@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -211,6 +210,7 @@ def _soup(
 ) -> tuple[list[Path], list[SoupStep]]:
     """Choose checkpoints by the user's score; means are tried out beside the output."""
     from uertool.checkpoints.writer import is_weight_file
+    from uertool.files import scratch_folder
     from uertool.tasks import averaging
 
     suffix = output.suffix if is_weight_file(output) else ".safetensors"
@@ -219,13 +219,10 @@ def _soup(
         verdict = "kept" if step.kept else "left out"
         console.note(f"{step.path}: {step.score:g}, {verdict}")
 
-    parent = output.resolve().parent
-    if not parent.is_dir():
-        raise UsageError(f"The folder {parent} of the output {output} does not exist.")
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".soup-") as folder:
+    with scratch_folder(output) as folder:
         return averaging.greedy_soup(
             paths,
-            Path(folder),
+            folder,
             suffix,
             averaging.score_by_command(command),
             unify=unify,
