@@ -1,0 +1,392 @@
+"""Speed of generation: uertool beside transformers, ctranslate2 and the old way, on one machine.
+
+    python benchmarks/generation.py                            # the size that the documents quote
+    python benchmarks/generation.py --ctranslate2-python ct2/bin/python
+    python benchmarks/generation.py --layers 2 --hidden 64 --new-tokens 8 --rounds 1
+
+A GPT-2 of random weights continues the beginnings of real lines greedily by a fixed number of
+tokens, one prompt alone and sixteen together. Every method has a process of its own that loads the
+model and runs once to warm up; then they take turns, so that other work on the machine meets all of
+them. Given are medians of new tokens a second, and the median over the rounds of each method's rate
+divided by that of transformers in the same round.
+
+    uertool        float32, from texts to texts
+    uertool-int8   the same with --dtype int8
+    uertool-bf16   the same with --dtype bfloat16 (only when asked for with --methods)
+    transformers   `generate` with its cache, float32, from ids to ids
+    ct2-float32    ctranslate2's Generator, from tokens to tokens
+    ct2-int8       the same with int8 weights
+    old            what the old script does: the whole text read again for every token, the output
+                   layer at every position, gradients kept; one prompt only
+
+ctranslate2 runs in an environment of its own, which needs ctranslate2, torch and a version of
+transformers that its converter understands:
+
+    python -m venv ct2 && ct2/bin/pip install ctranslate2 torch transformers
+
+Without --ctranslate2-python it is left out. At the end the perplexity of the trained model in
+tests/models/zh-lm-small is measured with float32 and with int8 weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+VOCAB = ROOT / "tests" / "text" / "google_zh_vocab.txt"
+CORPUS = ROOT / "tests" / "text" / "corpus_zh.txt"
+SMALL = ROOT / "tests" / "models" / "zh-lm-small"
+
+PROMPT = 10  # characters of a prompt, the same for all, since peers pad unequal ones
+METHODS = ("uertool", "uertool-int8", "transformers", "ct2-float32", "ct2-int8", "old")
+
+#: A method, once it is loaded: prompts and a number of new tokens to the ids that are new.
+Run = Callable[[list[str], int], list[list[int]]]
+
+
+# -- the model ------------------------------------------------------------------------------------
+
+
+def make_model(folder: Path, layers: int, hidden: int) -> None:
+    """A GPT-2 of random weights in a Hugging Face folder."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    words = [line.split(" ")[0] for line in VOCAB.read_text("utf-8").splitlines()]
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(words),
+        n_positions=1024,
+        n_embd=hidden,
+        n_layer=layers,
+        n_head=max(1, hidden // 64),
+        bos_token_id=words.index("[CLS]"),
+        eos_token_id=words.index("[SEP]"),
+        pad_token_id=words.index("[PAD]"),
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+
+
+def read_vocab(folder: Path) -> list[str]:
+    return (folder / "vocab.txt").read_text("utf-8").splitlines()
+
+
+def ids_of(prompts: Sequence[str], words: Sequence[str]) -> list[list[int]]:
+    """[CLS] and one id for each character, as uertool's tokenizer gives for such prompts."""
+    index = {word: number for number, word in enumerate(words)}
+    return [[index["[CLS]"], *(index[char] for char in prompt)] for prompt in prompts]
+
+
+def some_prompts(count: int) -> list[str]:
+    """Beginnings of lines that are Chinese characters of the vocabulary throughout."""
+    known = set(VOCAB.read_text("utf-8").split())
+    found = []
+    for line in CORPUS.read_text("utf-8").splitlines():
+        text = "".join(char for char in line if "\u4e00" <= char <= "\u9fff" and char in known)
+        if len(text) >= PROMPT:
+            found.append(text[:PROMPT])
+        if len(found) == count:
+            break
+    return found
+
+
+# -- the methods, each in its own process ---------------------------------------------------------
+
+
+def load_uertool(folder: Path, kind: str) -> Run:
+    from uertool.models.registry import load_model
+    from uertool.tasks.generation.job import Generator, Prompt
+    from uertool.tasks.generation.settings import make_decoding
+
+    dtype = "bfloat16" if kind == "bf16" else "float32"
+    loaded = load_model(folder, heads=("lm",), device="cpu", dtype=dtype)
+    generator = Generator(loaded, "int8" if kind == "int8" else "native")
+
+    def run(prompts: list[str], new: int) -> list[list[int]]:
+        lines = (Prompt(number, text) for number, text in enumerate(prompts))
+        decoding = make_decoding(greedy=True, max_new_tokens=new, stop_token=())
+        return [list(texts[0].ids) for texts in generator.generate(lines, decoding)]
+
+    return run
+
+
+def load_transformers(folder: Path) -> Run:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model.generation_config.eos_token_id = None
+    words = read_vocab(folder)
+
+    def run(prompts: list[str], new: int) -> list[list[int]]:
+        ids = torch.tensor(ids_of(prompts, words))
+        with torch.inference_mode():
+            found = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new,
+                do_sample=False,
+                use_cache=True,
+            )
+        return [row[ids.shape[1] :] for row in found.tolist()]
+
+    return run
+
+
+def load_ctranslate2(folder: Path, kind: str, threads: int) -> Run:
+    import ctranslate2
+    from ctranslate2.converters import transformers as converters
+    from transformers import AutoModelForCausalLM
+
+    words = read_vocab(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    # The converter would ask for a tokenizer of transformers, which tokens by themselves spare us.
+    spec = converters._MODEL_LOADERS["GPT2Config"].get_model_spec(model)
+    spec.register_vocabulary(words)
+    spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = "[CLS]", "[SEP]", "[UNK]"
+    spec.validate()
+    spec.optimize(quantization="int8" if kind == "int8" else None)
+    target = folder / f"ct2-{kind}"
+    target.mkdir(exist_ok=True)
+    spec.save(str(target))
+    generator = ctranslate2.Generator(
+        str(target), device="cpu", compute_type=kind, intra_threads=threads, inter_threads=1
+    )
+
+    def run(prompts: list[str], new: int) -> list[list[int]]:
+        found = generator.generate_batch(
+            [["[CLS]", *prompt] for prompt in prompts],
+            max_length=new,
+            min_length=new,
+            sampling_topk=1,
+            include_prompt_in_result=False,
+        )
+        return [list(result.sequences_ids[0]) for result in found]
+
+    return run
+
+
+def load_old(folder: Path) -> Run:
+    import torch
+
+    from uertool.models.registry import load_model
+
+    loaded = load_model(folder, heads=("lm",), device="cpu")
+    model = loaded.model.requires_grad_(True)
+    words = read_vocab(folder)
+
+    def run(prompts: list[str], new: int) -> list[list[int]]:
+        if len(prompts) > 1:
+            return []
+        ids = ids_of(prompts, words)[0]
+        start = len(ids)
+        for _ in range(new):
+            given = torch.tensor([ids])
+            hidden = model.encode(given, torch.ones_like(given))
+            ids.append(int(model.lm(hidden)[0, -1].argmax()))  # type: ignore[misc, arg-type]
+        return [ids[start:]]
+
+    return run
+
+
+def load(method: str, folder: Path, threads: int) -> Run:
+    name, _, kind = method.partition("-")
+    if name == "ct2":
+        return load_ctranslate2(folder, kind, threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    if name == "uertool":
+        return load_uertool(folder, kind)
+    return load_transformers(folder) if name == "transformers" else load_old(folder)
+
+
+def work(method: str, folder: Path, threads: int) -> None:
+    """Answer requests on standard input: prompts and a number of tokens, to seconds and ids."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print is no answer
+    try:
+        run = load(method, folder, threads)
+    except Exception as error:
+        print(json.dumps({"failed": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
+        return
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        started = time.perf_counter()
+        ids = run(request["prompts"], request["new"])
+        seconds = time.perf_counter() - started
+        print(json.dumps({"seconds": seconds, "ids": ids}), file=answers, flush=True)
+
+
+class Worker:
+    """A process with one method."""
+
+    def __init__(self, method: str, folder: Path, threads: int, python: str) -> None:
+        self.method = method
+        command = [python, str(Path(__file__).resolve()), "--worker", method]
+        command += ["--folder", str(folder), "--threads", str(threads)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        answer = self._answer()
+        self.failed: str | None = answer.get("failed")
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found: dict[str, Any] = json.loads(line) if line else {"failed": "it ended"}
+        return found
+
+    def __call__(self, prompts: list[str], new: int) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"prompts": prompts, "new": new}) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# -- the measurement ------------------------------------------------------------------------------
+
+
+def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    make_model(folder, args.layers, args.hidden)
+    workers = []
+    for method in args.methods.split(","):
+        other = method.startswith("ct2")
+        if other and not args.ctranslate2_python:
+            print(f"{method} is left out: name its environment with --ctranslate2-python")
+            continue
+        worker = Worker(
+            method, folder, args.threads, args.ctranslate2_python if other else sys.executable
+        )
+        if worker.failed:
+            print(f"{method} is left out: {worker.failed}")
+            continue
+        workers.append(worker)
+    try:
+        return [row for count in (1, 16) for row in rounds(args, workers, count)]
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def rounds(args: argparse.Namespace, workers: Sequence[Worker], count: int) -> list[dict[str, Any]]:
+    prompts = some_prompts(count)
+    taking = [worker for worker in workers if count == 1 or worker.method != "old"]
+    texts = {worker.method: worker(prompts, args.new_tokens)["ids"] for worker in taking}
+    rates: dict[str, list[float]] = {worker.method: [] for worker in taking}
+    for _ in range(args.rounds):
+        for worker in taking:
+            answer = worker(prompts, args.new_tokens)
+            tokens = sum(map(len, answer["ids"]))
+            assert tokens == count * args.new_tokens, (worker.method, tokens)
+            rates[worker.method].append(tokens / answer["seconds"])
+    rows = []
+    for worker in taking:
+        method = worker.method
+        row = {"method": method, "prompts": count, "rate": statistics.median(rates[method])}
+        if "transformers" in rates:
+            pairs = zip(rates[method], rates["transformers"], strict=True)
+            row["of_transformers"] = statistics.median(mine / theirs for mine, theirs in pairs)
+            pairs_of_ids = zip(texts[method], texts["transformers"], strict=True)
+            row["same_texts"] = sum(mine == theirs for mine, theirs in pairs_of_ids)
+        rows.append(row)
+    return rows
+
+
+def perplexities(lines: int) -> dict[str, float]:
+    """The perplexity of a trained model on text, with float32 and with int8 weights."""
+    from uertool.models.registry import load_model
+    from uertool.tasks.generation.job import Generator, Prompt, perplexity
+
+    texts = CORPUS.read_text("utf-8").splitlines()[:lines]
+    loaded = load_model(SMALL, heads=("lm",), device="cpu")
+    found = {}
+    for name, precision in (("float32", "native"), ("int8", "int8")):
+        generator = Generator(loaded, precision)  # type: ignore[arg-type]
+        prompts = (Prompt(number, text) for number, text in enumerate(texts))
+        scored = list(generator.score(prompts, truncate="right"))
+        total = sum(score.log_probability for score in scored)
+        found[name] = perplexity(total, sum(score.tokens for score in scored))
+    return found
+
+
+def versions() -> str:
+    from importlib import metadata
+
+    import torch
+
+    peer = metadata.version("transformers")
+    return f"torch {torch.__version__}, transformers {peer}, Python {platform.python_version()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--ctranslate2-python", metavar="PYTHON")
+    parser.add_argument("--perplexity-lines", type=int, default=1500)
+    parser.add_argument("--json", metavar="FILE", help="write the figures here as well")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        work(args.worker, args.folder, args.threads)
+        return
+    print(f"{versions()}, {args.threads} threads, {platform.processor() or platform.machine()}")
+    print(
+        f"GPT-2 {args.layers} x {args.hidden}, {args.new_tokens} new tokens, {args.rounds} rounds"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(args, Path(folder))
+    print(
+        f"{'method':<14} {'prompts':>7} {'tokens/s':>9} {'of transformers':>16} {'same texts':>11}"
+    )
+    for row in rows:
+        ratio, same = row.get("of_transformers"), row.get("same_texts")
+        print(
+            f"{row['method']:<14} {row['prompts']:>7} {row['rate']:>9.1f} "
+            f"{'' if ratio is None else f'{ratio:.2f}':>16} {'' if same is None else same:>11}"
+        )
+    found = perplexities(args.perplexity_lines)
+    change = found["int8"] / found["float32"] - 1
+    print(
+        f"perplexity of {SMALL.name}: float32 {found['float32']:.3f}, int8 {found['int8']:.3f} "
+        f"({change:+.3%})"
+    )
+    if args.json:
+        content = {"versions": versions(), "speed": rows, "perplexity": found}
+        Path(args.json).write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
