@@ -302,4 +302,5 @@ def _lines(count: int) -> str:
 def _plain(settings: ClozeSettings) -> dict[str, Any]:
     plain = dataclasses.asdict(settings)
     plain["rule"]["word_list"] = len(settings.rule.word_list)
+    plain["topn"] = settings.best
     return plain

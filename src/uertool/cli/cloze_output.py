@@ -170,7 +170,7 @@ def summary_line(summary: ClozeSummary, seconds: float, topn: int) -> str:
     parts = [", ".join(said)]
     if summary.known:
         right, best = summary.right / summary.known, summary.among_best / summary.known
-        parts.append(f"top-1 {right:.1%}, top-{topn} {best:.1%}")
+        parts.append(f"top-1 {right:.1%}" + (f", top-{topn} {best:.1%}" if topn > 1 else ""))
     if seconds > 0:
         parts.append(f"{summary.lines / seconds:,.1f} sentences/s")
     return "; ".join(parts)

@@ -241,8 +241,17 @@ class ModelOptions(OptionGroup):
 
     def files(self) -> list[str | Path | None]:
         """What was read for the model, for the record of a run."""
+        from uertool.bundled import bundled_models
+
         named = (self.config_path, self.vocab_path, self.spm_model_path, self.merges_path)
-        return [self.reference, *named]
+        path = Path(self.reference)
+        if not path.exists():
+            path = bundled_models().get(self.reference, path)
+        parts = sorted(path.parent.glob(f"{path.name}.*")) if not path.exists() else []
+        # A checkpoint file is read with the vocabulary and the configuration beside it.
+        beside = [path.with_name(name) for name in ("vocab.txt", "config.json")]
+        found = [item for item in beside if path.is_file() and item.is_file()]
+        return [*(parts or [path if path.exists() else self.reference]), *named, *found]
 
     @property
     def reference(self) -> str:
