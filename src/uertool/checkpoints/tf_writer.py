@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,7 @@ from typing import Any
 import torch
 
 from uertool.checkpoints.tf_bundle import import_tensorflow
-from uertool.errors import OutputError
-from uertool.files import refuse_existing
+from uertool.files import refuse_existing, scratch_folder
 
 #: Bytes that are handed to tensorflow at once, which copies them.
 _PART = 64 << 20
@@ -44,14 +41,8 @@ def save_google(
     target = Path(prefix)
     index = target.with_name(target.name + ".index")
     refuse_existing(index, overwrite)
-    if not target.parent.is_dir():
-        raise OutputError(
-            f"The folder {target.parent} of the output {target} does not exist.",
-            f"Create it with: mkdir -p {target.parent}",
-        )
     tensorflow = import_tensorflow("Writing a TensorFlow checkpoint")
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
+    with scratch_folder(target) as aside:
         parts = []
         for number, part in enumerate(_parts(tensors)):
             place = aside / f"part-{number}"
@@ -70,10 +61,6 @@ def save_google(
         for item in sorted(made, key=lambda item: item.suffix == ".index"):
             item.replace(target.parent / item.name)
         return [target.parent / item.name for item in made]
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _parts(
