@@ -272,8 +272,7 @@ def start(*argv: object, **settings: Any) -> subprocess.Popen[str]:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """More lines than a run gets through within the tests."""
     path = tmp_path_factory.mktemp("many") / "many.txt"
-    line = "酒店的服务很好，房间也很干净，早餐不错，位置就在地铁站旁边，下次还会再来。\n"
-    path.write_text(line * 60_000, "utf-8")
+    path.write_text("今天天气很好\n" * 200_000, "utf-8")
     return path
 
 
@@ -293,9 +292,8 @@ def test_ctrl_c_ends_in_one_line_and_leaves_no_half_output(
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert (
-        said == "Interrupted; outputs that were finished are kept, unfinished ones are removed.\n"
-    )
+    assert said.startswith("Interrupted; outputs that were finished are kept")
+    assert said.count("\n") == 1
     assert old.read_bytes() == b"kept\n"
     assert [path.name for path in tmp_path.iterdir()] == ["old.txt"]
 

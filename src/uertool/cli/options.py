@@ -251,7 +251,10 @@ class ModelOptions(OptionGroup):
         # A checkpoint file is read with the vocabulary and the configuration beside it.
         beside = [path.with_name(name) for name in ("vocab.txt", "config.json")]
         found = [item for item in beside if path.is_file() and item.is_file()]
-        return [*(parts or [path if path.exists() else self.reference]), *named, *found]
+        model: list[str | Path | None] = [*parts]
+        if not parts:
+            model = [path if path.exists() else self.reference]
+        return [*model, *named, *found]
 
     @property
     def reference(self) -> str:
