@@ -181,12 +181,12 @@ def test_what_goes_wrong_is_one_sentence(
 
 def test_ctrl_c_keeps_the_work_and_resume_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "many.txt"
-    texts = (TEXT / "corpus_zh.txt").read_text("utf-8").split("\n")[:1000]
-    path.write_text("\n".join(texts * 6), "utf-8")
+    texts = (TEXT / "corpus_zh.txt").read_text("utf-8").split("\n")[:1400]
+    path.write_text("\n".join(texts * 3), "utf-8")  # three windows, the third a short one
     output = tmp_path / "v.npy"
     command = [
         *(sys.executable, "-m", "uertool", "extract-features", "--model", SMALL, "--seq-length"),
-        *("24", "--test-path", str(path), "-o", str(output), "--device", "cpu", "--threads", "1"),
+        *("12", "--test-path", str(path), "-o", str(output), "--device", "cpu", "--threads", "1"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     state = tmp_path / "v.npy.resume" / "state.json"
@@ -212,5 +212,5 @@ def test_help_says_what_poolings_do_about_special_tokens(
 ) -> None:
     assert main(["extract-features", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for words in ("[CLS]", "[SEP]", "padding", "tokenizer says for"):
+    for words in ("[CLS]", "[SEP]", "padding", "Hugging Face"):
         assert words in text
