@@ -78,10 +78,10 @@ def check(
     A pickle is never executed.
     """
     console.set_level(quiet=quiet)
-    path = _one(model, load_model_path)
+    path = local_path(_one(model, load_model_path))
     device.apply_threads()
     if compare is not None:
-        raise typer.Exit(_compare(path, compare, as_json=json))
+        raise typer.Exit(_compare(path, local_path(compare), as_json=json))
 
     from uertool.tasks import inspection, repair
 
@@ -114,6 +114,16 @@ def _one(argument: str | None, option: str | None) -> str:
     if path is None:
         raise UsageError("No checkpoint was named.", "Name one with --load_model_path.")
     return path
+
+
+def local_path(reference: str) -> str:
+    """Where a bundled model or one of the hub lies; a path stays what it is, there or not."""
+    from uertool.bundled import bundled_models
+    from uertool.models import hub
+    from uertool.models.registry import find_model
+
+    bundled = reference in bundled_models() and not Path(reference).exists()
+    return str(find_model(reference)) if bundled or hub.is_hub_reference(reference) else reference
 
 
 def _show(result: Inspection, *, quiet: bool) -> None:

@@ -442,6 +442,7 @@ def adapt(
 ) -> None:
     """Give a model another vocabulary: rows of shared words are copied, new ones are made."""
     from uertool.cli.average import follow
+    from uertool.cli.check import local_path
     from uertool.tasks import vocab_adaptation
     from uertool.tasks.vocab_adaptation import VocabChange
 
@@ -458,7 +459,7 @@ def adapt(
         raise UsageError("--old_tgt_vocab_path and --new_tgt_vocab_path go together.")
     with console.progress(None, "Writing", unit="tensors") as ticker:
         report = vocab_adaptation.adapt_vocab(
-            old_model_path,
+            local_path(old_model_path),
             new_model_path,
             VocabChange(old_vocab_path, new_vocab_path, old_spm_model_path, new_spm_model_path),
             target_change=VocabChange(old_tgt_vocab_path, new_tgt_vocab_path),

@@ -584,7 +584,7 @@ class _Job:
         """The configuration and the tokenizer files of a folder."""
         change = self.changes.get("source") or self.changes["target"]
         for item in sorted(source.iterdir()):
-            plain = item.is_file() and item.suffix in (".json", ".txt", ".md", ".model", "")
+            plain = item.is_file() and item.suffix in (".json", ".txt", ".model", "")
             skipped = item.name in TOKENIZER_FILES or item.name.endswith(".index.json")
             if not plain or skipped or item.name.startswith("."):
                 continue
