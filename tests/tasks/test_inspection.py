@@ -228,3 +228,32 @@ def test_what_only_a_configuration_tells_is_a_note_without_one(tmp_path: Path) -
     heads = next(setting for setting in result.settings if setting.name == "heads_num")
     assert (heads.value, heads.source) == (None, "unknown")
     assert any("attention heads" in finding.what for finding in result.findings)
+
+
+def test_a_decoders_vocabulary_is_compared_with_its_own_table() -> None:
+    folder = FIXTURES / "seq2seq-modular"
+    vocab, target = folder / "vocab.txt", folder / "tgt_vocab.txt"
+    good = inspect_checkpoint(
+        folder / "model.bin", vocab_path=vocab, tgt_vocab_path=target, numbers=False
+    )
+    assert good.good, words(good)
+    bad = inspect_checkpoint(folder / "model.bin", tgt_vocab_path=vocab, numbers=False)
+    assert "1040 tokens, the embedding 524 rows" in words(bad)
+    none = inspect_checkpoint(
+        FIXTURES / "bert-modular" / "model.bin", tgt_vocab_path=target, numbers=False
+    )
+    assert any("no decoder" in finding.what for finding in none.findings)
+
+
+def test_the_tokenizer_of_a_hugging_face_folder_is_compared(tmp_path: Path) -> None:
+    from uertool.tasks.conversion import ConversionOptions, convert
+
+    folder = FIXTURES / "bert-modular"
+    options = ConversionOptions(verify=False, vocab_path=folder / "vocab.txt")
+    convert(folder / "model.bin", tmp_path / "hf", "hf", options)
+    (tmp_path / "hf" / "vocab.txt").unlink()
+    assert inspect_checkpoint(tmp_path / "hf", numbers=False).good
+    other = json.loads((tmp_path / "hf" / "tokenizer.json").read_text(encoding="utf-8"))
+    other["model"]["vocab"]["更多"] = 5000
+    (tmp_path / "hf" / "tokenizer.json").write_text(json.dumps(other), encoding="utf-8")
+    assert "The tokenizer of" in words(inspect_checkpoint(tmp_path / "hf", numbers=False))

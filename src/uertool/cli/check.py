@@ -40,6 +40,10 @@ def check(
     spm_model_path: Annotated[
         Path | None, opt("--spm-model-path", help="Compare this sentencepiece model", panel=_BESIDE)
     ] = None,
+    tgt_vocab_path: Annotated[
+        Path | None,
+        opt("--tgt-vocab-path", help="Compare this vocabulary of a decoder", panel=_BESIDE),
+    ] = None,
     run: Annotated[bool, opt("--run", help="Load the model and run one forward pass")] = False,
     fast: Annotated[bool, opt("--fast", help="Do not read the numbers (NaN, checksums)")] = False,
     compare: Annotated[
@@ -91,6 +95,7 @@ def check(
             vocab_path=vocab_path,
             config_path=config_path,
             spm_model_path=spm_model_path,
+            tgt_vocab_path=tgt_vocab_path,
             numbers=not fast,
             progress=follow(ticker),
         )

@@ -127,10 +127,11 @@ def inspect_checkpoint(
     vocab_path: str | Path | None = None,
     config_path: str | Path | None = None,
     spm_model_path: str | Path | None = None,
+    tgt_vocab_path: str | Path | None = None,
     numbers: bool = True,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Check a checkpoint, and its vocabulary, configuration or sentencepiece model if given.
+    """Check a checkpoint, and its vocabularies, configuration or sentencepiece model if given.
 
     Nothing that is wrong with the files is raised: it is a finding. No pickle is executed.
 
@@ -139,12 +140,14 @@ def inspect_checkpoint(
         vocab_path: a vocabulary to compare with the embedding; by default the folder's own.
         config_path: a configuration to compare with the tensors.
         spm_model_path: a sentencepiece model to compare with the embedding.
+        tgt_vocab_path: a vocabulary to compare with the decoder's embedding.
         numbers: whether every tensor is read (checksums, NaN, zeros, twins).
         progress: called while the numbers are read.
     """
     result = Inspection(Path(path))
-    if vocab_path is None and (Path(path) / "vocab.txt").is_file():
+    if vocab_path is None and spm_model_path is None and (Path(path) / "vocab.txt").is_file():
         vocab_path = Path(path) / "vocab.txt"
+    given = _Given(vocab_path, config_path, spm_model_path, tgt_vocab_path)
     result.security = _security(Path(path), result)
     try:
         file = open_tensor_file(path)
@@ -160,27 +163,40 @@ def inspect_checkpoint(
             _look_at_numbers(file, result, progress)
         checkpoint = _identify(file, result)
         if checkpoint is not None:
-            _look_at_model(checkpoint, vocab_path, config_path, spm_model_path, result)
+            _look_at_model(checkpoint, given, result)
     return result
 
 
-def _look_at_model(
-    checkpoint: Checkpoint,
-    vocab_path: str | Path | None,
-    config_path: str | Path | None,
-    spm_model_path: str | Path | None,
-    result: Inspection,
-) -> None:
+@dataclass(frozen=True)
+class _Given:
+    """Files that should fit the checkpoint."""
+
+    vocab: str | Path | None
+    config: str | Path | None
+    spm: str | Path | None
+    tgt_vocab: str | Path | None
+
+
+def _look_at_model(checkpoint: Checkpoint, given: _Given, result: Inspection) -> None:
     """What the names mean, and whether the files beside the checkpoint fit it."""
     names = checkpoint.keys()
     _size_by_part(checkpoint, result)
     result.services = services(names, result.architecture)
-    _check_configuration(checkpoint, config_path, result)
-    rows = embedding_rows(checkpoint)
-    if vocab_path is not None:
-        _check_vocab(vocab_path, rows, names, result)
-    if spm_model_path is not None:
-        _check_spm(spm_model_path, rows, result)
+    _check_configuration(checkpoint, given.config, result)
+    rows = _rows(checkpoint, _SOURCE_TABLES)
+    if given.vocab is not None:
+        mlm = any(name.startswith("target.mlm.") for name in names)
+        _check_vocab(given.vocab, rows, result, needs_mask=mlm)
+    if given.spm is not None:
+        _check_spm(given.spm, rows, result)
+    if given.vocab is None and given.spm is None and checkpoint.layout == "hf":
+        _check_tokenizer(checkpoint.path, rows, result)
+    if given.tgt_vocab is not None:
+        rows = _rows(checkpoint, _TARGET_TABLES)
+        if rows is None:
+            result.note(f"{given.tgt_vocab} is not needed: the model has no decoder.")
+        else:
+            _check_vocab(given.tgt_vocab, rows, result)
 
 
 def run_once(
@@ -359,12 +375,16 @@ def _size_by_part(checkpoint: Checkpoint, result: Inspection) -> None:
     result.parts = [Part(name, *numbers) for name, numbers in sizes.items()]
 
 
-def embedding_rows(checkpoint: Checkpoint) -> int | None:
-    """The number of rows of the word table, or None where there is none."""
-    for name in (
-        "embedding.word.embedding.weight",
-        "embedding.dual.embedding_0.word.embedding.weight",
-    ):
+_SOURCE_TABLES = (
+    "embedding.word.embedding.weight",
+    "embedding.dual.embedding_0.word.embedding.weight",
+)
+_TARGET_TABLES = ("tgt_embedding.word.embedding.weight",)
+
+
+def _rows(checkpoint: Checkpoint, tables: Sequence[str]) -> int | None:
+    """The number of rows of a word table, or None where there is none."""
+    for name in tables:
         if checkpoint.has(name):
             return int(checkpoint.info(name).shape[0])
     return None
@@ -383,7 +403,7 @@ def _check_configuration(
 
 
 def _check_vocab(
-    path: str | Path, rows: int | None, names: Sequence[str], result: Inspection
+    path: str | Path, rows: int | None, result: Inspection, *, needs_mask: bool = False
 ) -> None:
     from uertool.text.vocab import Vocab
 
@@ -392,18 +412,34 @@ def _check_vocab(
     except VocabError as error:
         result.fail(error)
         return
-    _compare_rows(str(path), len(vocab), rows, result, exact=result.layout == "uer")
+    # UER-py makes a row for every different word.
+    size = vocab.distinct if rows == vocab.distinct else len(vocab)
+    _compare_rows(str(path), size, rows, result, exact=result.layout == "uer")
     if vocab.duplicates:
         shown = [repr(token) for token in vocab.duplicates]
         result.note(f"{path} names {_some(shown)} more than once; the later line counts.")
     lacking = [role for role in ("pad", "unk", "cls", "sep") if getattr(vocab, role) is None]
     if lacking:
         result.note(f"{path} has no {_some([f'[{role.upper()}]' for role in lacking])}.")
-    if vocab.mask is None and any(name.startswith("target.mlm.") for name in names):
+    if vocab.mask is None and needs_mask:
         result.problem(
             f"{path} has no [MASK], though the model has an MLM head.",
             "It is probably the vocabulary of another model.",
         )
+
+
+def _check_tokenizer(path: Path, rows: int | None, result: Inspection) -> None:
+    """Compare the tokenizer of a Hugging Face folder with the embedding."""
+    from uertool.text.tokenizers import tokenizer_from_hf_folder
+
+    if not path.is_dir():
+        return
+    try:
+        tokenizer = tokenizer_from_hf_folder(path)
+    except (VocabError, MissingExtraError) as error:
+        result.note(error.message, error.hint)
+        return
+    _compare_rows(f"The tokenizer of {path}", len(tokenizer), rows, result, exact=False)
 
 
 def _check_spm(path: str | Path, rows: int | None, result: Inspection) -> None:
