@@ -10,11 +10,13 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from uertool.checkpoints.reader import Checkpoint
 from uertool.errors import CheckpointError
 from uertool.models.config import ModelConfig
+from uertool.models.decoder import DecoderLayer
+from uertool.models.encoders import TransformerLayer
 from uertool.models.model import UerModel
 from uertool.models.norm import LayerNorm, uer_gamma
 from uertool.models.positions import sinusoid_legacy, sinusoid_modular
@@ -90,6 +92,8 @@ def build_model(
     heads: Sequence[str],
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    streamed: bool = False,
 ) -> Built:
     """The model that a checkpoint holds.
 
@@ -99,6 +103,8 @@ def build_model(
         heads: the heads to load; all of them must be there.
         device: where its tensors go.
         dtype: their type.
+        streamed: read every layer when it runs and let go of it afterwards, so that a model may be
+            larger than the memory. The checkpoint must stay open.
 
     Raises:
         CheckpointError: names are missing, unexpected or clash, shapes do not fit; all at once.
@@ -114,10 +120,50 @@ def build_model(
         for name, module in model.named_modules()
         if isinstance(module, LayerNorm) and config.norm == "uer"
     }
-    state = _Filler(checkpoint, config, device, dtype, folded).fill(wanted, sources)
-    model.load_state_dict(state, strict=True, assign=True)
+    later: set[str] = set()
+    if streamed and not config.has_residual_attention:  # which runs its layers in another way
+        later = _stream(model, _Filler(checkpoint, config, device, dtype, folded), wanted, sources)
+    now = {name: tensor for name, tensor in wanted.items() if name not in later}
+    state = _Filler(checkpoint, config, device, dtype, folded).fill(now, sources)
+    model.load_state_dict(state, strict=not later, assign=True)
     model.requires_grad_(False)
     return Built(model.eval(), left_out)
+
+
+def _stream(
+    model: UerModel,
+    filler: _Filler,
+    wanted: Mapping[str, Tensor],
+    sources: Mapping[str, tuple[str, ...]],
+) -> set[str]:
+    """Let layers fetch their tensors when they run; returns the names of these."""
+    streamed: set[str] = set()
+    for prefix, module in model.named_modules():
+        if not isinstance(module, (TransformerLayer, DecoderLayer)):
+            continue
+        own = {name: like for name, like in wanted.items() if name.startswith(f"{prefix}.")}
+        streamed.update(own)
+        cut = len(prefix) + 1
+
+        def fetch(
+            layer: nn.Module, _: object, own: Mapping[str, Tensor] = own, cut: int = cut
+        ) -> None:
+            found = filler.fill(own, sources)
+            filler.done.clear()
+            layer.load_state_dict({name[cut:]: found[name] for name in own}, assign=True)
+
+        def drop(
+            layer: nn.Module,
+            _: object,
+            __: object,
+            own: Mapping[str, Tensor] = own,
+            cut: int = cut,
+        ) -> None:
+            layer.load_state_dict({name[cut:]: like for name, like in own.items()}, assign=True)
+
+        module.register_forward_pre_hook(fetch)
+        module.register_forward_hook(drop)
+    return streamed
 
 
 def require_heads(checkpoint: Checkpoint, config: ModelConfig, heads: Iterable[str]) -> None:

@@ -94,14 +94,19 @@ def _why_not_run(job: ConversionJob) -> str | None:
         return "Nothing was run: there are NaN or infinite weights."
     if job.source_config.encoder in ("transformer", "dual") and not job.source_config.heads_num:
         return "Nothing was run: the number of attention heads is not known (--heads_num)."
-    size = sum(job.view.infos[name].numel for name in job.view.infos) * 4
+    infos = job.view.infos.values()
+    # Layers are read when they run; embeddings and heads are held.
+    return _lack_of_memory(sum(i.numel for i in infos if "transformer" not in i.name) * 4)
+
+
+def _lack_of_memory(size: int) -> str | None:
     free = free_memory()
-    if free is not None and size * 1.5 > free:
-        return (
-            f"Nothing was run: the model takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of "
-            "memory are free. The tensors were compared all the same."
-        )
-    return None
+    if free is None or size * 1.5 < free:
+        return None
+    return (
+        f"Nothing was run: that takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are "
+        "free. The tensors were compared all the same."
+    )
 
 
 def _run_both(
@@ -118,6 +123,11 @@ def _run_both(
     found = {SOURCE_AND_OUTPUT: _compared(job, source, output, SOURCE_AND_OUTPUT, must=same)}
     if job.to != "hf" or job.weights_only:
         return found, ()
+    if any(planned.info.dtype is not torch.float32 for planned in job.plan.tensors):
+        # Transformers maps what it need not change.
+        reason = _lack_of_memory(sum(planned.info.numel for planned in job.plan.tensors) * 4)
+        if reason is not None:
+            return found, (reason.replace("Nothing was run", "transformers did not run it"),)
     theirs = transformers_outputs(place, job.hf_class, probe)
     if theirs is None:
         return found, ("transformers is not installed, so only uertool ran the output.",)
@@ -128,7 +138,8 @@ def _run_both(
 
 def _outputs(checkpoint: Checkpoint, config: ModelConfig, probe: Probe) -> Outputs:
     heads = heads_in(checkpoint, config)
-    built = build_model(checkpoint, config, heads, torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    built = build_model(checkpoint, config, heads, cpu, torch.float32, streamed=True)
     found = uertool_outputs(built.model, probe)
     if sum(weight.nbytes for weight in built.model.parameters()) > _LARGE:
         del built
