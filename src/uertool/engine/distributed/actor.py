@@ -21,9 +21,6 @@ from uertool.files import sha256_of
 #: Where in the output the records of finished shards lie while a run lasts.
 RECORDS = "_run"
 
-#: How often a block is begun before it is taken for what kills its workers.
-MOST_TRIES = 10
-
 #: Lines between two messages about progress, at least.
 _TELL = 1024
 
@@ -39,6 +36,7 @@ class Assignment:
         device: where the model runs.
         threads: processor threads of each worker.
         strict: whether a line that cannot be processed ends the run.
+        most_tries: how often a block is begun before it is taken for what kills its workers.
     """
 
     work: Work
@@ -48,6 +46,7 @@ class Assignment:
     device: str
     threads: int
     strict: bool = False
+    most_tries: int = 10
 
 
 def shard_name(index: int, suffix: str) -> str:
@@ -144,12 +143,13 @@ class BlockActor:
         """Count how often the block was begun: Ray gives it out anew whenever its worker dies."""
         name = _tries_name(block.index)
         tries = int(store.read(name) or 0) + 1
-        if tries > MOST_TRIES:
+        most = self._assignment.most_tries
+        if tries > most:
             first = block.segments[0] if block.segments else None
             where = "" if first is None else f" ({self._assignment.sources[first.source].path}, "
             where += "" if first is None else f"from line {first.line + 1})"
             raise UertoolError(
-                f"Block {block.index}{where} was begun {MOST_TRIES} times, and its worker died "
+                f"Block {block.index}{where} was begun {most} times, and its worker died "
                 "each time.",
                 "If memory ran out, take fewer --actors, a smaller --batch-size or --shard-lines.",
             )

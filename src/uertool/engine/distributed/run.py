@@ -76,6 +76,7 @@ class Order:
         block_lines: lines of a shard; None for a fitting number.
         strict: end at the first line that cannot be processed.
         overwrite: replace what another run wrote.
+        most_tries: how often a block is begun whose worker dies.
     """
 
     work: Work
@@ -90,6 +91,7 @@ class Order:
     block_lines: int | None = None
     strict: bool = False
     overwrite: bool = False
+    most_tries: int = 10
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ def _assignment(
         device=order.device or ("cuda" if room.gpus else "cpu"),
         threads=order.threads or room.threads,
         strict=order.strict and store is not None,
+        most_tries=order.most_tries,
     )
 
 
