@@ -1,10 +1,12 @@
 """What an ensemble is worth on the labelled texts of tests/text, as docs/ensemble.md quotes it.
 
-    python -m benchmarks.ensemble_real [--trials 30] [--seed 7]
+    python -m benchmarks.ensemble_real [--trials 30] [--seed 7] [--models counts]
 
-Base models are logistic regressions on character n-grams of different length and place, their
-training features out of fold. The search and the fit see the training lines only; all scores are
-on the test lines. Run it in the root of the source tree.
+Base models are logistic regressions: five on character n-grams of different length and place, and
+five on vectors of `uertool extract-features` from two small models with different poolings
+(`--models counts` or `vectors` takes five only). Their training features are out of fold. The
+search and the fit see the training lines only; all scores are on the test lines. Run it in the root
+of the source tree.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from tests.conftest import TEXT
-from tests.tasks.stacking_data import TEXT_MODELS, write_text_models
+from tests.tasks.stacking_data import TEXT_MODELS, VECTOR_MODELS, write_text_models
 from uertool.tasks.stacking.data import load_labelled
 from uertool.tasks.stacking.fit import fit
 from uertool.tasks.stacking.search import search
@@ -31,15 +33,20 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--models", choices=("all", "counts", "vectors"), default="all")
     args = parser.parse_args()
+    names = [
+        *(TEXT_MODELS if args.models != "vectors" else ()),
+        *(VECTOR_MODELS if args.models != "counts" else ()),
+    ]
     for title, (train_name, test_name) in CASES.items():
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            write_text_models(folder, TEXT / train_name, TEXT / test_name, seed=args.seed)
+            sources = write_text_models(
+                folder, TEXT / train_name, TEXT / test_name, names, seed=args.seed
+            )
             train, test = (
-                load_labelled(
-                    TEXT / file, [folder / f"{role}_{model}.npy" for model in TEXT_MODELS], role
-                )
+                load_labelled(TEXT / file, sources[role], role)
                 for role, file in (("train", train_name), ("test", test_name))
             )
         found = search(train, trials=args.trials, seed=args.seed)
