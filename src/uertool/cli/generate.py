@@ -342,14 +342,13 @@ class _Run:
             write = Writer(
                 self.form, stream, raw=self.raw, fill=generator.filled if self.fill else None
             )
-            for texts in generator.generate(
+            found = generator.generate(
                 self._prompts(prompts, bad),
                 settings,
                 on_text=screen,
                 on_empty=lambda _: summary.count_empty(),
-            ):
-                if screen is not None:
-                    screen.finish(texts[0])
+            )
+            for texts in found if screen is None else screen.watch(found):
                 if screen is None or not self._to_stdout:
                     write(texts)
                 summary.add(texts)
@@ -453,15 +452,12 @@ class _Run:
         for number, line in enumerate(_typed()):
             screen = _Screen(generator, "text") if live else None
             try:
-                for texts in generator.generate(
-                    [Prompt(number, line)], self.settings, on_text=screen
-                ):
+                found = generator.generate([Prompt(number, line)], self.settings, on_text=screen)
+                for texts in found if screen is None else screen.watch(found):
                     if screen is None:
                         writer(texts)
-                    else:
-                        screen.finish(texts[0])
             except KeyboardInterrupt:
-                console.out()
+                console.note("Stopped.")
             except UertoolError as error:
                 console.error(error.message, error.hint)
 
@@ -534,8 +530,18 @@ class _Screen:
         if self.continues:
             console.out(prompt.text, end="")
 
-    def finish(self, text: Generated) -> None:
-        """The text is complete."""
+    def watch(self, found: Iterator[list[Generated]]) -> Iterator[list[Generated]]:
+        """Passes texts on as they are complete; one that Ctrl-C breaks off ends its line."""
+        try:
+            for texts in found:
+                self._finish(texts[0])
+                yield texts
+        except KeyboardInterrupt:
+            if self.begun:
+                console.out()
+            raise
+
+    def _finish(self, text: Generated) -> None:
         self._begin(text.prompt)
         console.out()
         sys.stdout.flush()
