@@ -19,7 +19,14 @@ from tests.conftest import FIXTURES, TEXT, fixture_folders
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.checkpoints.tensor_file import open_tensor_file
 from uertool.checkpoints.writer import save_tensors
-from uertool.errors import CheckpointError, ConfigError, OutputError, UertoolError, UsageError
+from uertool.errors import (
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    UertoolError,
+    UsageError,
+    VocabError,
+)
 from uertool.tasks.conversion import (
     ConversionOptions,
     ConversionReport,
@@ -496,20 +503,42 @@ def test_the_tokenizer_gives_uer_pys_ids(tmp_path: Path) -> None:
     assert theirs("好")["input_ids"][-1] == ours.sep_id
 
 
+def with_words(folder: Path, rows: int) -> Path:
+    """The MLM fixture with word tables of another length."""
+    model = dict(torch.load(MLM, weights_only=True))
+    for name in ("embedding.word.embedding", "target.mlm.linear_2"):
+        model[f"{name}.weight"] = torch.zeros(rows, 32)
+    model["target.mlm.linear_2.bias"] = torch.zeros(rows)
+    folder.mkdir()
+    torch.save(model, folder / "model.bin")
+    for name in ("config.json", "vocab.txt"):
+        (folder / name).write_bytes(MLM.with_name(name).read_bytes())
+    return folder / "model.bin"
+
+
+def test_a_vocabulary_of_another_model_does_not_go_along(tmp_path: Path) -> None:
+    source = with_words(tmp_path / "in", 1000)
+    report = convert(source, tmp_path / "hf", "hf", FAST)
+    assert any("1040 tokens, the model has 1000 words" in note for note in report.notes)
+    assert not (tmp_path / "hf" / "vocab.txt").exists()
+    named = ConversionOptions(vocab_path=MLM.with_name("vocab.txt"), verify=False)
+    with pytest.raises(VocabError, match=r"1040 tokens, .* 1000 rows"):
+        convert(source, tmp_path / "x", "hf", named)
+    (tmp_path / "short.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    named = ConversionOptions(vocab_path=tmp_path / "short.txt", verify=False)
+    report = convert(source, tmp_path / "x", "hf", named)
+    assert any("5 tokens, the model 1000 words" in note for note in report.notes)
+
+
 @pytest.mark.parametrize("arch", ["xlm-roberta", "bert"])
 def test_a_sentencepiece_model_gives_uer_pys_ids(arch: str, tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
     from uertool.text.tokenizers import make_tokenizer
 
     spm = TEXT / "cluecorpussmall_spm.model"
-    convert(
-        MLM,
-        tmp_path / "hf",
-        "hf",
-        options(MLM, spm_model_path=spm)
-        if arch == "bert"
-        else ConversionOptions(arch=arch, spm_model_path=spm, verify=False),
-    )
+    source = with_words(tmp_path / "in", 100_005 if arch == "xlm-roberta" else 100_000)
+    settings = ConversionOptions(arch=arch, spm_model_path=spm, verify=False)
+    convert(source, tmp_path / "hf", "hf", settings)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     name = "xlmroberta" if arch == "xlm-roberta" else "bert"
     ours = make_tokenizer(name, spm_model_path=spm)

@@ -34,7 +34,6 @@ from uertool.tasks.conversion_types import (
     Target,
 )
 from uertool.tasks.hf_files import (
-    TokenizerSource,
     config_json,
     generation_config,
     special_ids,
@@ -44,6 +43,7 @@ from uertool.tasks.hf_files import (
     written_class,
 )
 from uertool.tasks.source_config import hugging_face_words, source_config
+from uertool.tasks.source_tokenizer import find_tokenizer
 from uertool.tasks.tensor_views import TensorView
 from uertool.tasks.verification import Verification, verify
 
@@ -74,6 +74,8 @@ class ConversionJob:
         self.heads = self._chosen_heads()
         self.as_script = not options.exact_norm
         self.view = self._changed_view()
+        self.tokenizer, remarks = find_tokenizer(checkpoint, self.config, self.arch, options)
+        self.notes.extend(remarks)
         self.plan = self._make_plan()
         self._check_plan()
         self.tied_words = self._words_are_tied() if to == "hf" else False
@@ -561,7 +563,7 @@ class ConversionJob:
 
     def _write_beside(self, folder: Path) -> None:
         assert self.arch is not None
-        tokenizer = self._tokenizer()
+        tokenizer = self.tokenizer
         ids = special_ids(self.arch, tokenizer)
         content = config_json(
             self.config,
@@ -583,17 +585,6 @@ class ConversionJob:
                 "No vocabulary was found, so there are no tokenizer files; give --vocab_path."
             )
 
-    def _tokenizer(self) -> TokenizerSource:
-        options = self.options
-        if options.spm_model_path is not None:
-            return TokenizerSource(spm_path=options.spm_model_path)
-        path = options.vocab_path or _vocab_beside(self.checkpoint)
-        if path is not None:
-            return TokenizerSource(vocab_path=path, do_lower_case=options.do_lower_case)
-        if self.checkpoint.layout == "hf" and self.checkpoint.path.is_dir():
-            return TokenizerSource(folder=self.checkpoint.path)
-        return TokenizerSource()
-
     def _write_google(self, check: Callable[[Path], None]) -> list[Path]:
         files = save_google(
             self._tensors(), self.target, overwrite=self.options.overwrite, check=check
@@ -612,7 +603,7 @@ class ConversionJob:
     def _vocab_files(self) -> list[Path]:
         """Put the vocabulary beside an output of UER-py's or Google's, unless one lies there."""
         written = []
-        for name, content in vocab_files(self._tokenizer()):
+        for name, content in vocab_files(self.tokenizer):
             place = self.target.with_name(name)
             if place.is_file() and place.read_bytes() == content:
                 continue
@@ -720,12 +711,3 @@ def _same(view: TensorView, one: str, other: str) -> bool:
 def _cast(view: TensorView, dtype: torch.dtype) -> TensorView:
     infos = {name: TensorInfo(name, info.shape, dtype) for name, info in view.infos.items()}
     return TensorView(infos, lambda name: view.read(name).to(dtype), view.release, view.key)
-
-
-def _vocab_beside(checkpoint: Checkpoint) -> Path | None:
-    path = checkpoint.path
-    folder = path if path.is_dir() else path.parent
-    place = folder / "vocab.txt"
-    if checkpoint.layout == "hf" and (folder / "tokenizer.json").is_file():
-        return None
-    return place if place.is_file() else None

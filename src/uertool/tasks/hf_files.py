@@ -81,7 +81,7 @@ class SpecialIds:
 def special_ids(arch: Architecture, tokenizer: TokenizerSource) -> SpecialIds:
     """The ids that config.json names; UER-py's texts begin with [CLS] and end with [SEP]."""
     if tokenizer.spm_path is not None:
-        vocab = _spiece_tokenizer(tokenizer.spm_path, arch).vocab
+        vocab = spiece_tokenizer(tokenizer.spm_path, arch).vocab
     elif tokenizer.vocab_path is not None:
         vocab = Vocab.load(tokenizer.vocab_path)
     else:
@@ -317,7 +317,8 @@ def _rust_word_pieces(vocab: Vocab, lower: bool) -> Any:
     return rust
 
 
-def _spiece_tokenizer(spm: Path, arch: Architecture) -> SentencePieceTokenizer:
+def spiece_tokenizer(spm: Path, arch: Architecture) -> SentencePieceTokenizer:
+    """A sentencepiece model with the ids that an architecture gives its pieces."""
     kind = XlmRobertaTokenizer if arch.name == "xlm-roberta" else SentencePieceTokenizer
     return kind.load(spm)
 
@@ -325,7 +326,7 @@ def _spiece_tokenizer(spm: Path, arch: Architecture) -> SentencePieceTokenizer:
 def _sentence_pieces(folder: Path, spm: Path, arch: Architecture, max_length: int) -> list[str]:
     name = _SPIECE_NAMES.get(arch.name, "spiece.model")
     shutil.copyfile(spm, folder / name)
-    tokenizer = _spiece_tokenizer(spm, arch)
+    tokenizer = spiece_tokenizer(spm, arch)
     vocab = tokenizer.vocab
     special = {
         "unk_token": vocab.token(tokenizer.unk_id) if tokenizer.unk_id is not None else None,
