@@ -328,10 +328,10 @@ def test_int8_runs(capsys: CaptureFixture[str]) -> None:
 def test_what_is_finished_is_kept_after_ctrl_c(
     tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
 ) -> None:
-    from uertool.cli import generate
+    from uertool.cli import generate_output
 
     taken = 0
-    add = generate.Summary.add
+    add = generate_output.Summary.add
 
     def stop_at_two(self: Any, texts: Any) -> None:
         nonlocal taken
@@ -340,7 +340,7 @@ def test_what_is_finished_is_kept_after_ctrl_c(
         if taken == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate.Summary, "add", stop_at_two)
+    monkeypatch.setattr(generate_output.Summary, "add", stop_at_two)
     lines = write(tmp_path / "in.txt", "酒店", "他说", "今天")
     output = tmp_path / "out.txt"
     code = lm("-i", lines, "-o", str(output), "--format", "text", "--max-new-tokens", "3")
