@@ -38,7 +38,8 @@ from typing import Any
 import torch
 
 from uertool.models.registry import LoadedModel, load_model
-from uertool.tasks.vocab_adaptation import VocabChange, adapt_vocab
+from uertool.tasks.vocab_adaptation import adapt_vocab
+from uertool.tasks.vocab_change import VocabChange
 from uertool.text.vocab import Vocab
 
 TESTS = Path(__file__).parents[1] / "tests"

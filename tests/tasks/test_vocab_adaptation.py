@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import FIXTURES, fixture_folders
+from tests.conftest import FIXTURES, TEXT, fixture_folders
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.checkpoints.tensor_file import open_tensor_file
 from uertool.errors import (
@@ -21,7 +21,8 @@ from uertool.errors import (
     UsageError,
     VocabError,
 )
-from uertool.tasks.vocab_adaptation import AdaptReport, VocabChange, adapt_vocab
+from uertool.tasks.vocab_adaptation import AdaptReport, adapt_vocab
+from uertool.tasks.vocab_change import VocabChange
 from uertool.tasks.vocab_rows import Similar, joining_of, plan_rows, read_similar, surface
 from uertool.text.bert import BertTokenizer
 from uertool.text.tokenizers import CharTokenizer, make_tokenizer
@@ -394,3 +395,79 @@ def test_special_ids_in_config_json_follow_their_tokens(tmp_path: Path) -> None:
     assert config["eos_token_id"] is None
     assert any("eos_token_id" in note for note in report.notes)
     assert make_tokenizer("bert", vocab_path=tmp_path / "out" / "vocab.txt").cls_id is not None
+
+
+def hf_folder(name: str, tmp_path: Path) -> Path:
+    from uertool.tasks.conversion import ConversionOptions, convert
+
+    folder = FIXTURES / name
+    options = ConversionOptions(verify=False, vocab_path=folder / "vocab.txt")
+    convert(folder / "model.bin", tmp_path / "hf", "hf", options)
+    return tmp_path / "hf"
+
+
+@pytest.mark.parametrize("model", ["wordpiece", "bpe", "unigram"])
+def test_a_trained_vocabulary_brings_its_tokenizer_into_the_folder(
+    model: str, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    from uertool.tasks.vocab_building import save_vocab, train_vocab
+
+    source = hf_folder("gpt2-modular", tmp_path)
+    built = train_vocab([TEXT / "reviews_test.tsv"], model=model, size=3500)
+    save_vocab(built, tmp_path / "new.txt")
+    report = adapt_vocab(source, tmp_path / "out", VocabChange(None, tmp_path / "new.txt"))
+    assert report.sides[0].composed > 300
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    network = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert network.get_input_embeddings().weight.shape[0] == len(built.tokens)
+    ids = tokenizer("酒店的服务很好 hotel", add_special_tokens=False).input_ids
+    assert [built.tokens[index] for index in ids] == tokenizer.convert_ids_to_tokens(ids)
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.cls_token == "[CLS]" and tokenizer.pad_token_id == 0
+
+
+def test_a_sentencepiece_model_or_a_tokenizer_folder_can_be_the_new_vocabulary(
+    tmp_path: Path,
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("sentencepiece")
+    source = hf_folder("t5-modular", tmp_path)
+    spm = TEXT / "cluecorpussmall_spm.model"
+    report = adapt_vocab(source, tmp_path / "spm", VocabChange(None, new_spm=spm))
+    (side,) = report.sides
+    assert side.composed > 1000 and side.copied > 500
+    first = transformers.AutoTokenizer.from_pretrained(tmp_path / "spm")
+    again = adapt_vocab(source, tmp_path / "folder", VocabChange(None, tmp_path / "spm"))
+    assert again.sides[0].composed == side.composed
+    second = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
+    text = "今天天气很好，play"
+    assert first(text).input_ids == second(text).input_ids
+    rows = [
+        transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / name).shared.weight
+        for name in ("spm", "folder")
+    ]
+    assert torch.equal(rows[0], rows[1])
+
+
+def test_only_the_decoders_vocabulary_may_change_in_a_folder(tmp_path: Path) -> None:
+    import shutil
+
+    folder = FIXTURES / "seq2seq-modular"
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("model.bin", "vocab.txt", "tgt_vocab.txt", "config.json"):
+        shutil.copyfile(folder / name, model / name)
+    new = vocab_file(tmp_path / "new.txt", Vocab.load(folder / "tgt_vocab.txt").tokens[:400])
+    adapt_vocab(
+        model,
+        tmp_path / "out",
+        VocabChange(),
+        target_change=VocabChange(model / "tgt_vocab.txt", new),
+    )
+    kept = (tmp_path / "out" / "vocab.txt").read_bytes()
+    assert kept == (folder / "vocab.txt").read_bytes()
+    assert (tmp_path / "out" / "tgt_vocab.txt").read_bytes() == new.read_bytes()
+    tensors = tensors_of(tmp_path / "out")
+    assert tensors["tgt_embedding.word.embedding.weight"].shape[0] == 400
+    assert tensors["embedding.word.embedding.weight"].shape[0] == 1040

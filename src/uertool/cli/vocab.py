@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from uertool.tasks.vocab_adaptation import AdaptReport, SideReport
+    from uertool.tasks.vocab_adaptation import AdaptReport
     from uertool.tasks.vocab_building import BuiltVocab
+    from uertool.tasks.vocab_change import SideReport
     from uertool.tasks.vocab_diff import Coverage, VocabDiff
 
 app = typer.Typer(no_args_is_help=True, help="Build, compare and change vocabularies.")
@@ -444,7 +445,7 @@ def adapt(
     from uertool.cli.average import follow
     from uertool.cli.check import local_path
     from uertool.tasks import vocab_adaptation
-    from uertool.tasks.vocab_adaptation import VocabChange
+    from uertool.tasks.vocab_change import VocabChange
 
     console.set_level(quiet=quiet)
     if old_model_path is None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
-from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.hf_folder import HuggingFaceFolder
 from uertool.checkpoints.reader import CONFIG_KEY, HF_CONFIG_KEY, Checkpoint, open_checkpoint
 from uertool.checkpoints.safetensors_file import TIED
@@ -20,21 +17,9 @@ from uertool.checkpoints.tensor_file import TensorInfo
 from uertool.checkpoints.writer import is_weight_file, save_tensors
 from uertool.errors import CheckpointError, OutputError, UsageError, VocabError
 from uertool.files import atomic_folder, refuse_existing
-from uertool.tasks.hf_files import TOKENIZER_FILES, TokenizerSource, write_json, write_tokenizer
-from uertool.tasks.vocab_rows import (
-    NEIGHBOURS,
-    TEMPERATURE,
-    Init,
-    joining_of,
-    plan_rows,
-    read_similar,
-    surface,
-)
-from uertool.text.detokenize import Joining
-from uertool.text.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_hf_folder
-from uertool.text.vocab import Vocab
-
-Side = Literal["source", "target"]
+from uertool.tasks.adapted_files import renewed, write_beside
+from uertool.tasks.vocab_change import Change, Cutting, Making, Side, SideReport, VocabChange
+from uertool.tasks.vocab_rows import NEIGHBOURS, TEMPERATURE, Init
 
 #: Canonical names of tensors with a row for every word; of models with a decoder, `lm` belongs to
 #: what the decoder writes.
@@ -44,62 +29,6 @@ _SOURCE = re.compile(
 )
 _OUTPUT = re.compile(r"target\.lm\.output_layer\.(weight|bias)")
 _TARGET = re.compile(r"tgt_embedding\.word\.embedding\.weight")
-
-#: A table padded to a round number of rows, as many are, has at most this many more than words.
-_PADDING_ROWS = 128
-
-_SPIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
-
-
-@dataclass(frozen=True)
-class VocabChange:
-    """From which vocabulary to which.
-
-    Attributes:
-        old: a vocabulary file, or a folder with a tokenizer of Hugging Face.
-        new: the same, of the vocabulary that the model gets.
-        old_spm: a sentencepiece model in place of `old`.
-        new_spm: a sentencepiece model in place of `new`.
-    """
-
-    old: str | Path | None = None
-    new: str | Path | None = None
-    old_spm: str | Path | None = None
-    new_spm: str | Path | None = None
-
-    @property
-    def asked(self) -> bool:
-        """Whether a new vocabulary is named."""
-        return self.new is not None or self.new_spm is not None
-
-
-@dataclass(frozen=True)
-class SideReport:
-    """What became of one vocabulary: numbers of words, and the words themselves.
-
-    Attributes:
-        side: "source", or "target" for a decoder with a vocabulary of its own.
-        old_size: rows before.
-        new_size: rows after.
-        copied: words of both vocabularies, their rows copied bit for bit.
-        renamed: special tokens with the row of the one that had their role.
-        composed: words made of the rows of others.
-        drawn: words with a row drawn at random.
-        zero: words with a row of zeros.
-        dropped: words that the new vocabulary does not have.
-        words: the words of "composed", "drawn", "zero", "renamed" and "dropped".
-    """
-
-    side: Side
-    old_size: int
-    new_size: int
-    copied: int
-    renamed: int
-    composed: int
-    drawn: int
-    zero: int
-    dropped: int
-    words: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -190,33 +119,13 @@ def adapt_vocab(
     if output is not None and not dry_run:
         refuse_existing(output, overwrite)
     with open_checkpoint(model, arch=arch) as checkpoint:
-        cutting = _Cutting(tokenizer, merges_path, do_lower_case)
-        making = _Making(init, similar_path, neighbours, temperature, seed)
+        cutting = Cutting(tokenizer, merges_path, do_lower_case)
+        making = Making(init, similar_path, neighbours, temperature, seed)
         job = _Job(checkpoint, change, target_change, cutting, making)
         report = job.report()
         if output is not None and not dry_run:
             report.written = tuple(job.write(Path(output), overwrite, progress))
     return report
-
-
-@dataclass(frozen=True)
-class _Cutting:
-    """The old tokenizer, as the user names it."""
-
-    name: str
-    merges_path: str | Path | None
-    do_lower_case: bool
-
-
-@dataclass(frozen=True)
-class _Making:
-    """How new rows are made."""
-
-    init: Init
-    similar_path: str | None
-    neighbours: int
-    temperature: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -229,84 +138,6 @@ class _Place:
     axis: int
 
 
-class _Change:
-    """One change of vocabulary with its plan of rows."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, change: VocabChange, side: Side, rows: int,
-        cutting: _Cutting, making: _Making,
-    ) -> None:  # fmt: skip
-        self.side: Side = side
-        self.asked = change
-        self.old, self.new = _old_tokenizer(checkpoint, change, side, cutting), _new_vocab(change)
-        _check_rows(checkpoint, self.old.vocab, rows, side)
-        self.joining: Joining = (
-            self.new.joining if isinstance(self.new, Tokenizer) else joining_of(self.new)
-        )
-        similar = None
-        if making.similar_path is not None:
-            wanted = _spellings(self.old.vocab, self.old.joining)
-            wanted |= _spellings(self.vocab, self.joining)
-            similar = read_similar(
-                making.similar_path,
-                wanted,
-                neighbours=making.neighbours,
-                temperature=making.temperature,
-            )
-        self.rows = rows
-        self.plan = plan_rows(
-            self.old.vocab,
-            self.vocab,
-            self.old,
-            rows=rows,
-            init=making.init,
-            similar=similar,
-            new_joining=self.joining,
-            seed=making.seed,
-        )
-
-    @property
-    def vocab(self) -> Vocab:
-        """The new vocabulary."""
-        return self.new.vocab if isinstance(self.new, Tokenizer) else self.new
-
-    def moved(self, index: int) -> int | None:
-        """The new id of what had this id: the same word, or the special token of its role."""
-        old = self.old.vocab
-        if not 0 <= index < len(old):
-            return None
-        found = self.vocab.find(old.token(index))
-        if found is not None:
-            return found
-        return next((new for new, before in self.plan.copied if before == index), None)
-
-    def report(self) -> SideReport:
-        """The numbers of this side."""
-        plan, tokens = self.plan, self.vocab.tokens
-        renamed = tuple(
-            tokens[new] for new, old in plan.copied if tokens[new] not in self.old.vocab
-        )
-        words = {
-            "renamed": renamed,
-            "composed": tuple(tokens[index] for index in plan.composed),
-            "drawn": tuple(tokens[index] for index in plan.drawn),
-            "zero": tuple(tokens[index] for index in plan.zero),
-            "dropped": plan.dropped,
-        }
-        return SideReport(
-            side=self.side,
-            old_size=self.rows,
-            new_size=plan.size,
-            copied=len(plan.copied) - plan.renamed,
-            renamed=plan.renamed,
-            composed=len(plan.composed),
-            drawn=len(plan.drawn),
-            zero=len(plan.zero),
-            dropped=len(plan.dropped),
-            words=words,
-        )
-
-
 class _Job:
     """One adaptation: which tensors change, and how everything is written."""
 
@@ -315,8 +146,8 @@ class _Job:
         checkpoint: Checkpoint,
         change: VocabChange,
         target_change: VocabChange | None,
-        cutting: _Cutting,
-        making: _Making,
+        cutting: Cutting,
+        making: Making,
     ) -> None:
         self.checkpoint = checkpoint
         self.file = checkpoint.file
@@ -329,7 +160,7 @@ class _Job:
             )
         self.places = self._find_places()
         sizes = self._sizes()
-        self.changes: dict[Side, _Change] = {}
+        self.changes: dict[Side, Change] = {}
         for side, asked in (("source", change), ("target", target_change)):
             if asked is None or not asked.asked:
                 continue
@@ -340,10 +171,11 @@ class _Job:
                     if side == "target"
                     else None,
                 )
-            self.changes[side] = _Change(checkpoint, asked, side, sizes[side], cutting, making)
+            self.changes[side] = Change(checkpoint, asked, side, sizes[side], cutting, making)
         self._settle_target(sizes)
         self._check_unknown()
         self._check_special()
+        self._check_ids()
 
     # Which tensors
 
@@ -454,12 +286,22 @@ class _Job:
             shown = ", ".join(map(repr, list(change.vocab.duplicates)[:5]))
             self.notes.append(f"The new vocabulary names some words more than once: {shown}.")
 
+    def _check_ids(self) -> None:
+        """Special tokens that a configuration names by their ids."""
+        configs = (self.checkpoint.hf_config, self.checkpoint.stored_hf_config)
+        lost = [name for config in configs if config for name in renewed(config, self.changes)[1]]
+        if lost:
+            self._note(
+                f"No token of the new vocabulary stands for {', '.join(dict.fromkeys(lost))} of "
+                "the old one."
+            )
+
     # Writing
 
     def report(self) -> AdaptReport:
         """What will change."""
         report = AdaptReport(self.making.init, notes=self.notes)
-        seen: list[_Change] = []
+        seen: list[Change] = []
         for change in self.changes.values():
             if change not in seen:
                 seen.append(change)
@@ -530,7 +372,7 @@ class _Job:
             if name.endswith(".index.json"):
                 name = "model.safetensors"
             self._write_weights(partial / name, False, progress)
-            self._write_beside(partial, folder.path)
+            self._note(*write_beside(partial, folder.path, self.checkpoint, self.changes))
         return sorted(output.iterdir())
 
     def _write_weights(
@@ -553,135 +395,8 @@ class _Job:
             (HF_CONFIG_KEY, self.checkpoint.stored_hf_config),
         ):
             if stored is not None:
-                kept[key] = json.dumps(self._renewed(stored), ensure_ascii=False)
+                kept[key] = json.dumps(renewed(stored, self.changes)[0], ensure_ascii=False)
         return kept
 
-    def _renewed(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A configuration with the new sizes and the new ids of special tokens."""
-        source, target = self.changes.get("source"), self.changes.get("target")
-        made = dict(config)
-        for name, change in (("vocab_size", source), ("tgt_vocab_size", target)):
-            if change is not None and made.get(name):
-                made[name] = change.plan.size
-        change = source or target
-        assert change is not None
-        lost = []
-        for name, value in config.items():
-            if not name.endswith("_token_id") or value is None:
-                continue
-            several = isinstance(value, list)
-            ids = [change.moved(item) for item in (value if several else [value])]
-            if None in ids:
-                lost.append(name)
-            made[name] = [item for item in ids if item is not None] if several else ids[0]
-        if lost:
-            note = f"No token of the new vocabulary stands for {', '.join(lost)} of the old one."
-            if note not in self.notes:
-                self.notes.append(note)
-        return made
-
-    def _write_beside(self, folder: Path, source: Path) -> None:
-        """The configuration and the tokenizer files of a folder."""
-        change = self.changes.get("source") or self.changes["target"]
-        for item in sorted(source.iterdir()):
-            plain = item.is_file() and item.suffix in (".json", ".txt", ".model", "")
-            skipped = item.name in TOKENIZER_FILES or item.name.endswith(".index.json")
-            if not plain or skipped or item.name.startswith("."):
-                continue
-            if item.name in ("config.json", "generation_config.json"):
-                content = json.loads(item.read_text(encoding="utf-8-sig"))
-                write_json(folder / item.name, self._renewed(content))
-            else:
-                shutil.copyfile(item, folder / item.name)
-        if self.checkpoint.layout == "uer":
-            _write_uer_vocab(folder, change.asked, change.vocab)
-            return
-        assert self.checkpoint.architecture is not None
-        settings = _json(source / "tokenizer_config.json")
-        made = TokenizerSource(
-            vocab_path=None if _is_folder(change.asked.new) else _path(change.asked.new),
-            spm_path=_path(change.asked.new_spm),
-            folder=_path(change.asked.new) if _is_folder(change.asked.new) else None,
-            do_lower_case=bool(settings.get("do_lower_case", True)),
-        )
-        length = settings.get("model_max_length")
-        length = length if isinstance(length, int) and length < 1 << 31 else 512
-        write_tokenizer(folder, made, architecture(self.checkpoint.architecture), length)
-
-
-def _write_uer_vocab(folder: Path, asked: VocabChange, vocab: Vocab) -> None:
-    if asked.new_spm is not None:
-        shutil.copyfile(asked.new_spm, folder / "spiece.model")
-        return
-    # As it is read: what stood behind a blank would make it another file for Hugging Face.
-    text = "".join(f"{token}\n" for token in vocab.tokens)
-    (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    found = json.loads(path.read_text(encoding="utf-8-sig"))
-    return found if isinstance(found, dict) else {}
-
-
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _is_folder(path: str | Path | None) -> bool:
-    return path is not None and Path(path).is_dir()
-
-
-def _spellings(vocab: Vocab, joining: Joining) -> set[str]:
-    """Under which spellings a word2vec file may have the words of a vocabulary."""
-    plain = {surface(token, joining)[0].strip() for token in vocab.tokens} | set(vocab.tokens)
-    return plain | {text.lower() for text in plain}
-
-
-def _new_vocab(change: VocabChange) -> Vocab | Tokenizer:
-    if change.new is not None and change.new_spm is not None:
-        raise UsageError("A new vocabulary and a new sentencepiece model were both named.")
-    if _is_folder(change.new):
-        assert change.new is not None
-        return tokenizer_from_hf_folder(change.new)
-    return Vocab.load(change.new, spm=change.new_spm)
-
-
-def _old_tokenizer(
-    checkpoint: Checkpoint, change: VocabChange, side: Side, cutting: _Cutting
-) -> Tokenizer:
-    """The tokenizer that the model was made for: what was named, or what lies in its folder."""
-    spm = change.old_spm
-    old = change.old
-    if old is None and spm is None and side == "source" and checkpoint.path.is_dir():
-        if checkpoint.layout == "hf":
-            return tokenizer_from_hf_folder(checkpoint.path)
-        spm = next((checkpoint.path / n for n in _SPIECES if (checkpoint.path / n).is_file()), None)
-        plain = checkpoint.path / "vocab.txt"
-        old, spm = (plain, None) if plain.is_file() else (None, spm)
-    if old is not None and spm is not None:
-        raise UsageError("An old vocabulary and an old sentencepiece model were both named.")
-    if old is None and spm is None:
-        name = "--old_vocab_path" if side == "source" else "--old_tgt_vocab_path"
-        raise UsageError("The vocabulary that the model has is not known.", f"Name it with {name}.")
-    if _is_folder(old):
-        assert old is not None
-        return tokenizer_from_hf_folder(old)
-    return make_tokenizer(
-        cutting.name,
-        vocab_path=old,
-        spm_model_path=spm,
-        merges_path=cutting.merges_path,
-        do_lower_case=cutting.do_lower_case,
-    )
-
-
-def _check_rows(checkpoint: Checkpoint, vocab: Vocab, rows: int, side: Side) -> None:
-    """Refuse a vocabulary that cannot be the model's."""
-    if vocab.distinct > rows or rows - len(vocab) > _PADDING_ROWS:
-        raise VocabError(
-            f"{vocab.source} has {len(vocab)} words, the {side} table of {checkpoint.path} "
-            f"{rows} rows: it is not the vocabulary of this model.",
-            "Name the one that it was trained with.",
-        )
+    def _note(self, *sentences: str) -> None:
+        self.notes.extend(sentence for sentence in sentences if sentence not in self.notes)

@@ -175,12 +175,12 @@ def plan_rows(
     known = {token: index for token, index in old.mapping.items() if index < rows}
     roles = _same_roles(old, new, known)
     joining = new_joining or joining_of(new)
-    pieces = _Pieces(tokenizer, known)
     near = _nearest(similar, known, new, tokenizer.joining, joining) if similar else {}
     copied: list[tuple[int, int]] = []
     composed: dict[int, dict[int, float]] = {}
     drawn: list[int] = []
     zero: list[int] = []
+    to_cut: dict[int, str] = {}
     for index, token in enumerate(new.tokens):
         if token in known:
             copied.append((index, known[token]))
@@ -190,15 +190,18 @@ def plan_rows(
             zero.append(index)
         elif init == "normal" or not token.strip() or _NO_TEXT.fullmatch(token):
             drawn.append(index)
-        elif found := near.get(index) or pieces.of(token, joining):
-            composed[index] = found
+        elif index in near:
+            composed[index] = near[index]
         else:
-            drawn.append(index)
+            to_cut[index] = token
+    pieces = _Pieces(tokenizer, known).of(to_cut, joining)
+    composed.update((index, weights) for index, weights in pieces.items() if weights)
+    drawn.extend(index for index in to_cut if index not in composed)
     return RowPlan(
         size=len(new),
         copied=tuple(copied),
         composed=composed,
-        drawn=tuple(drawn),
+        drawn=tuple(sorted(drawn)),
         zero=tuple(zero),
         renamed=sum(token not in known for token in (new.tokens[i] for i, _ in copied)),
         dropped=tuple(token for token in dict.fromkeys(old.tokens) if token not in new),
@@ -246,14 +249,22 @@ class _Pieces:
         self.rows = set(known.values())
         self.inside = any(token.startswith("##") for token in known)
 
-    def of(self, token: str, joining: Joining) -> dict[int, float]:
-        """Old ids with equal weights that sum to one; empty where no piece is known."""
-        text, goes_on = surface(token, joining)
-        ids: list[int] = []
-        if goes_on and self.inside and self.tokenizer.joining == "wordpieces":
-            ids = self._inside_a_word(text)
-        if not ids and text.strip() and "\ufffd" not in text:
-            ids = self.tokenizer.encode(text)
+    def of(self, tokens: Mapping[int, str], joining: Joining) -> dict[int, dict[int, float]]:
+        """New id to old ids with equal weights that sum to one; none where no piece is known."""
+        found: dict[int, list[int]] = {}
+        plain: dict[int, str] = {}
+        for index, token in tokens.items():
+            text, goes_on = surface(token, joining)
+            if goes_on and self.inside and self.tokenizer.joining == "wordpieces":
+                found[index] = self._inside_a_word(text)
+            if not found.get(index) and text.strip() and "\ufffd" not in text:
+                plain[index] = text
+        # Together, which is many times faster than one by one.
+        encoded = self.tokenizer.encode_batch(list(plain.values()))
+        found.update(zip(plain, encoded, strict=True))
+        return {index: self._weights(ids) for index, ids in found.items()}
+
+    def _weights(self, ids: Sequence[int]) -> dict[int, float]:
         ids = [index for index in ids if index != self.tokenizer.unk_id and index in self.rows]
         weights: dict[int, float] = {}
         for index in ids:
