@@ -182,10 +182,11 @@ def test_what_goes_wrong_is_one_sentence(
 def test_ctrl_c_keeps_the_work_and_resume_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "many.txt"
     texts = (TEXT / "corpus_zh.txt").read_text("utf-8").split("\n")[:1400]
-    path.write_text("\n".join(texts * 3), "utf-8")  # three windows, the third a short one
+    path.write_text("\n".join(texts * 10), "utf-8")  # several windows, the last a short one
     output = tmp_path / "v.npy"
     command = [
-        *(sys.executable, "-m", "uertool", "extract-features", "--model", SMALL, "--seq-length"),
+        *(sys.executable, "-m", "uertool", "extract-features", "--model"),
+        *(str(BERT / "model.bin"), "--config-path", str(BERT / "config.json"), "--seq-length"),
         *("12", "--test-path", str(path), "-o", str(output), "--device", "cpu", "--threads", "1"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
