@@ -124,7 +124,12 @@ def test_an_unknown_number_of_heads_is_asked_for_where_it_matters(tmp_path: Path
         convert(source, tmp_path / "hf", "hf")
     report = convert(source, tmp_path / "legacy.bin", "uer", ConversionOptions(layout="legacy"))
     assert report.verification is not None
+    assert report.verification.differences[SOURCE_AND_OUTPUT]["mlm"] == 0.0
     assert "--heads_num" in report.verification.notes[0]
+    report = convert(source, tmp_path / "m.safetensors", "safetensors")
+    assert report.verification is not None
+    assert report.verification.differences[SOURCE_AND_OUTPUT]["mlm"] == 0.0
+    assert open_checkpoint(tmp_path / "m.safetensors").stored_config["heads_num"] == 0
     convert(source, tmp_path / "hf", "hf", ConversionOptions(settings={"heads_num": 4}))
     assert json.loads((tmp_path / "hf/config.json").read_text())["num_attention_heads"] == 4
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from uertool.checkpoints.architectures import architecture
+from uertool.checkpoints.architectures import architecture, nearest_architecture
 from uertool.checkpoints.export import Plan, Planned, fitting_heads, plan_out, plan_uer
 from uertool.checkpoints.layouts import Generation
 from uertool.checkpoints.naming import KEEP
@@ -126,8 +126,11 @@ class ConversionJob:
         if self.to in ("hf", "google") and checkpoint.architecture is None:
             raise CheckpointError(
                 f"{checkpoint.path} has no architecture that "
-                f"{'Hugging Face' if self.to == 'hf' else 'Google'} knows: its encoder, embedding "
-                "or target exists in UER-py only.",
+                f"{'Hugging Face' if self.to == 'hf' else 'Google'} knows: "
+                + (
+                    nearest_architecture(set(checkpoint))
+                    or "its encoder, embedding or target exists in UER-py only."
+                ),
                 "It can be converted between UER-py's generations and to .safetensors.",
             )
 

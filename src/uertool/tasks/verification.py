@@ -92,8 +92,6 @@ def _why_not_run(job: ConversionJob) -> str | None:
         return "Nothing was run: the source holds weights that nobody knows."
     if job.not_finite:
         return "Nothing was run: there are NaN or infinite weights."
-    if job.source_config.encoder in ("transformer", "dual") and not job.source_config.heads_num:
-        return "Nothing was run: the number of attention heads is not known (--heads_num)."
     infos = job.view.infos.values()
     # Layers are read when they run; embeddings and heads are held.
     return _lack_of_memory(sum(i.numel for i in infos if "transformer" not in i.name) * 4)
@@ -113,16 +111,22 @@ def _run_both(
     job: ConversionJob, place: Path
 ) -> tuple[dict[str, dict[str, float]], tuple[str, ...]]:
     """The largest differences of the outputs, and notes."""
-    probe = make_probe(job.source_config, job.arch)
-    source = _outputs(job.checkpoint, job.source_config, probe)
+    notes: tuple[str, ...] = ()
+    config, told = job.source_config, {}
+    if config.encoder in ("transformer", "dual") and not config.heads_num:
+        # The numbers are then not those of the model, but equal weights give equal ones.
+        config, told = config.replace(heads_num=1), {"heads_num": 1}
+        notes = ("The number of attention heads is not known (--heads_num); one was assumed here.",)
+    probe = make_probe(config, job.arch)
+    source = _outputs(job.checkpoint, config, probe)
     name = job.arch.name if job.arch is not None else None
     with open_checkpoint(place, arch=name) as written:
-        told = _told(job, written)
+        told = {**_told(job, written), **told}
         output = _outputs(written, resolve_config(written, None, told).config, probe)
     same = job.options.exact_norm and not job.options.allow_loss and job.options.dtype is None
     found = {SOURCE_AND_OUTPUT: _compared(job, source, output, SOURCE_AND_OUTPUT, must=same)}
     if job.to != "hf" or job.weights_only:
-        return found, ()
+        return found, notes
     if any(planned.info.dtype is not torch.float32 for planned in job.plan.tensors):
         # Transformers maps what it need not change.
         reason = _lack_of_memory(sum(planned.info.numel for planned in job.plan.tensors) * 4)

@@ -35,6 +35,10 @@ ALIASES: Mapping[str, str] = {
 }
 
 
+#: One of so many names of a signature may be absent from what is still called near to it.
+_NEAR = 3
+
+
 @functools.cache
 def _load(name: str) -> Architecture:
     module, attribute = _REGISTERED[name]
@@ -60,3 +64,19 @@ def architecture(name: str) -> Architecture:
 def all_architectures() -> tuple[Architecture, ...]:
     """Every registered architecture."""
     return tuple(_load(name) for name in NAMES)
+
+
+def nearest_architecture(names: set[str]) -> str | None:
+    """A sentence about the architecture that canonical names would be of, but for a few.
+
+    None where they come near none.
+    """
+    found = []
+    for arch in all_architectures():
+        lacking = sorted(set(arch.signature.has) - names)
+        if len(lacking) * _NEAR <= len(arch.signature.has) and names.isdisjoint(arch.signature.lacks):
+            found.append((len(lacking), arch.name, lacking))
+    if not found:
+        return None
+    _, name, lacking = min(found)
+    return f"it comes nearest to {name}, but lacks {', '.join(lacking)}."
