@@ -74,7 +74,9 @@ def nearest_architecture(names: set[str]) -> str | None:
     found = []
     for arch in all_architectures():
         lacking = sorted(set(arch.signature.has) - names)
-        if len(lacking) * _NEAR <= len(arch.signature.has) and names.isdisjoint(arch.signature.lacks):
+        if len(lacking) * _NEAR <= len(arch.signature.has) and names.isdisjoint(
+            arch.signature.lacks
+        ):
             found.append((len(lacking), arch.name, lacking))
     if not found:
         return None
