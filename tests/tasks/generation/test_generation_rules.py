@@ -140,6 +140,22 @@ def test_tokens_come_as_often_as_the_distribution_says(sampling: Sampling) -> No
     assert result.pvalue > 0.001
 
 
+@pytest.mark.parametrize("spread", [0.01, 3.0, 9.0])
+@pytest.mark.parametrize("more", [{}, {"min_p": 0.02}, {"typical": 0.8}, {"temperature": 0.6}])
+def test_a_large_vocabulary_need_not_be_sorted(spread: float, more: dict[str, float]) -> None:
+    sampling = Sampling(top_p=0.9, **more)  # type: ignore[arg-type]
+    given = torch.randn(24, 5000, generator=torch.Generator().manual_seed(2)) * spread
+    uniforms = [uniform(1, row, 0, 0) for row in range(24)]
+    cut, ids = sampling.cut(given)
+    assert ids is not None
+    cumulative = cut.double().softmax(-1).cumsum(-1)
+    column = torch.searchsorted(cumulative, torch.tensor(uniforms).double()[:, None])
+    expected = ids.gather(1, column)[:, 0]
+    assert torch.equal(sampling.draw(given, uniforms), expected)
+    mixed = torch.cat([given[:1] * 0.001, given[1:]])  # one flat row among the others
+    assert torch.equal(sampling.draw(mixed, uniforms)[1:], expected[1:])
+
+
 def test_random_numbers_are_even_and_of_their_arguments_only() -> None:
     numbers = [uniform(7, line, number, step) for line in range(10) for number in range(10)
                for step in range(100)]  # fmt: skip

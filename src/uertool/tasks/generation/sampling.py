@@ -15,6 +15,9 @@ from torch import Tensor
 
 from uertool.errors import UsageError
 
+#: So many best tokens nearly always hold the mass of top-p; sorting a vocabulary takes far longer.
+_NEAR = 1024
+
 
 def uniform(seed: int, line: int, number: int, step: int) -> float:
     """A number in [0, 1) with 53 random bits that only its arguments decide."""
@@ -86,25 +89,15 @@ class Sampling:
             Scores [rows, n] with -inf at what was cut, and their token ids [rows, n], or None where
             column and id are the same.
         """
-        scores = scores / self.temperature if self.temperature != 1.0 else scores
+        scores = self._tempered(scores)
         ids = None
         if 0 < self.top_k < scores.shape[1]:
             scores, ids = scores.topk(self.top_k)
         elif 0 < self.top_p < 1:
             scores, ids = scores.sort(descending=True, stable=True)
         if 0 < self.top_p < 1:
-            probabilities = scores.softmax(-1)
-            before = probabilities.cumsum(-1) - probabilities
-            cut = before >= self.top_p
-            cut[:, 0] = False
-            scores = scores.masked_fill(cut, float("-inf"))
-        if self.min_p > 0:
-            probabilities = scores.softmax(-1)
-            least = self.min_p * probabilities.amax(-1, keepdim=True)
-            scores = scores.masked_fill(probabilities < least, float("-inf"))
-        if 0 < self.typical < 1:
-            scores = _typical(scores, self.typical)
-        return scores, ids
+            scores = _nucleus(scores, scores.softmax(-1), self.top_p)
+        return self._narrowed(scores), ids
 
     def draw(self, scores: Tensor, uniforms: Sequence[float]) -> Tensor:
         """One token per row, by inversion of the cumulative distribution.
@@ -118,15 +111,51 @@ class Sampling:
         """
         if self.greedy:
             return scores.argmax(-1)
-        scores, ids = self.cut(scores)
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        total = cumulative[:, -1:]
-        target = torch.tensor(uniforms, dtype=torch.float64, device=scores.device)[:, None] * total
-        # A product rounded up to the total must not fall beyond the last possible token.
-        target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-        column = torch.searchsorted(cumulative, target, right=True)
-        chosen = column if ids is None else ids.gather(1, column)
-        return chosen[:, 0]
+        if scores.device.type == "mps":  # which has no float64
+            return self.draw(scores.cpu(), uniforms).to(scores.device)
+        target = torch.tensor(uniforms, dtype=torch.float64, device=scores.device)[:, None]
+        if self.top_k == 0 and 0 < self.top_p < 1 and scores.shape[1] > _NEAR:
+            return self._draw_near(scores, target)
+        return _invert(*self.cut(scores), target)
+
+    def _draw_near(self, scores: Tensor, uniforms: Tensor) -> Tensor:
+        """As `draw`, without sorting all of a vocabulary whose best tokens suffice."""
+        tempered = self._tempered(scores)
+        best, ids = tempered.topk(_NEAR)
+        probabilities = (best - tempered.logsumexp(-1, keepdim=True)).exp()
+        chosen = _invert(self._narrowed(_nucleus(best, probabilities, self.top_p)), ids, uniforms)
+        flat = (probabilities.sum(-1) < self.top_p).nonzero()[:, 0]
+        if len(flat):  # row by row, so that none depends on its neighbours
+            chosen[flat] = _invert(*self.cut(scores[flat]), uniforms[flat])
+        return chosen
+
+    def _tempered(self, scores: Tensor) -> Tensor:
+        return scores / self.temperature if self.temperature != 1.0 else scores
+
+    def _narrowed(self, scores: Tensor) -> Tensor:
+        """The cuts that need no order."""
+        if self.min_p > 0:
+            probabilities = scores.softmax(-1)
+            least = self.min_p * probabilities.amax(-1, keepdim=True)
+            scores = scores.masked_fill(probabilities < least, float("-inf"))
+        return _typical(scores, self.typical) if 0 < self.typical < 1 else scores
+
+
+def _invert(scores: Tensor, ids: Tensor | None, uniforms: Tensor) -> Tensor:
+    """Where the cumulative distribution of scores [rows, n] passes uniforms [rows, 1]: [rows]."""
+    cumulative = scores.double().softmax(-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    # A product rounded up to the total must not fall beyond the last possible token.
+    target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+    column = torch.searchsorted(cumulative, target, right=True)
+    return (column if ids is None else ids.gather(1, column))[:, 0]
+
+
+def _nucleus(scores: Tensor, probabilities: Tensor, mass: float) -> Tensor:
+    """Scores [rows, n], best first, with -inf behind the first that have so much probability."""
+    cut = probabilities.cumsum(-1) - probabilities >= mass
+    cut[:, 0] = False
+    return scores.masked_fill(cut, float("-inf"))
 
 
 def _typical(scores: Tensor, mass: float) -> Tensor:
