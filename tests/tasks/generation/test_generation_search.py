@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import FIXTURES
 from tests.tasks.generation import peers
+from uertool.cli.app import main
 from uertool.errors import UsageError
 from uertool.models.registry import LoadedModel, load_model
 from uertool.tasks.generation.beam import BeamSettings
@@ -157,3 +159,54 @@ def test_a_batch_of_sixteen_equals_sixteen_singles(pair: Pair, way: str) -> None
     for row, alone in zip(together, by_ones, strict=True):
         assert [t.score for t in row] == pytest.approx([t.score for t in alone], abs=1e-4)
         assert [t.prompt.text for t in row] == [t.prompt.text for t in alone]
+
+
+# -- checkpoints of UER-py, converted -------------------------------------------------------------
+
+CONVERTED = ("gpt2-legacy", "gpt2-modular", "t5-legacy", "t5-v1_1-modular", "bart-modular")
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_converted_checkpoint_writes_what_transformers_writes_with_it(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import transformers
+
+    source = FIXTURES / name
+    folder = tmp_path / "hf"
+    files = [
+        "--vocab-path",
+        str(source / "vocab.txt"),
+        "--config-path",
+        str(source / "config.json"),
+    ]
+    assert main(["convert", "uer2hf", str(source / "model.bin"), str(folder), *files]) == 0
+    ours = load_model(folder, heads=("lm",), device="cpu")
+    decoder = ours.config.decoder is not None
+    kind = transformers.AutoModelForSeq2SeqLM if decoder else transformers.AutoModelForCausalLM
+    theirs = kind.from_pretrained(folder).eval()
+    for settings in ({"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 4}):
+        beams = settings["num_beams"]
+        mine = {"greedy": True} if beams == 1 else {"beam": beams, "num_return": beams}
+        for texts in ours.generate(["今天天气很好", "他说"], max_new_tokens=10, **mine):
+            ids = torch.tensor([texts[0].prompt_ids])
+            found = theirs.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=10,
+                do_sample=False,
+                decoder_start_token_id=5 if decoder else None,
+                eos_token_id=6,
+                pad_token_id=0,
+                return_dict_in_generate=True,
+                output_scores=True,
+                **settings,
+            )
+            start = 1 if decoder else ids.shape[1]
+            new = [row[start:] for row in found.sequences.tolist()]
+            assert [list(text.ids) for text in texts] == [
+                row[: len(text.ids)] for row, text in zip(new, texts, strict=True)
+            ]
+            if beams > 1:
+                scores = found.sequences_scores.tolist()
+                assert [text.score for text in texts] == pytest.approx(scores, abs=1e-4)
