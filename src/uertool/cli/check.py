@@ -133,7 +133,7 @@ def local_path(reference: str) -> str:
 
 def _show(result: Inspection, *, quiet: bool) -> None:
     """The inspection as tables; problems come last, where they are seen."""
-    if not quiet:
+    if not quiet and result.format:
         console.table(("", str(result.path)), _facts(result))
         if result.parts:
             console.table(
@@ -150,6 +150,7 @@ def _show(result: Inspection, *, quiet: bool) -> None:
                 ("command", "possible", "lacks"),
                 [(s.command, "yes" if s.possible else "no", s.lacks) for s in result.services],
             )
+    if not quiet:
         _show_security(result)
         for finding in result.findings:
             if finding.kind == "note":
@@ -167,7 +168,7 @@ def _show(result: Inspection, *, quiet: bool) -> None:
 def _facts(result: Inspection) -> list[tuple[str, str]]:
     whose = {"uer": "UER-py", "hf": "Hugging Face", "tf": "Google (TensorFlow)"}
     facts = [
-        ("format", result.format or "no checkpoint"),
+        ("format", result.format),
         ("names", " ".join(filter(None, (whose.get(result.layout), result.generation)))),
         ("architecture", result.architecture or ", ".join(result.candidates)),
         ("heads", ", ".join(result.heads)),

@@ -181,7 +181,7 @@ def _look_at_model(checkpoint: Checkpoint, given: _Given, result: Inspection) ->
     """What the names mean, and whether the files beside the checkpoint fit it."""
     names = checkpoint.keys()
     _size_by_part(checkpoint, result)
-    result.services = services(names, result.architecture)
+    result.services = services(names, result.architecture, result.layout)
     _check_configuration(checkpoint, given.config, result)
     rows = _rows(checkpoint, _SOURCE_TABLES)
     if given.vocab is not None:

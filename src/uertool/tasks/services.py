@@ -34,14 +34,22 @@ class Service:
     lacks: str = ""
 
 
-def services(names: Iterable[str], architecture: str | None) -> list[Service]:
-    """For which commands a checkpoint with these canonical names can serve."""
+def services(names: Iterable[str], architecture: str | None, layout: str = "uer") -> list[Service]:
+    """For which commands a checkpoint with these canonical names can serve.
+
+    Args:
+        names: canonical names.
+        architecture: the architecture, where one is known.
+        layout: whose names the file has: "uer", "hf" or "tf".
+    """
     held = list(names)
     found = []
     for command, needs in _NEEDS:
         lacks = [words for pattern, words in needs if not any(re.match(pattern, n) for n in held)]
         if command == "generate lm" and any(name.startswith(_DECODER) for name in held):
             lacks = ["a model without decoder: this one is for generate seq2seq"]
+        if command == "vocab adapt" and layout == "tf":
+            lacks = ["other names than Google's: convert it first"]
         found.append(Service(command, not lacks, ", ".join(lacks)))
     lack = "" if architecture else "an architecture that other formats know"
     return [*found, Service("convert", not lack, lack)]
