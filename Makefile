@@ -34,7 +34,7 @@ types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy
 
 tests: $(TEST_READY) ## all tests
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 format: $(TEST_READY) ## put the sources into ruff's layout
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))

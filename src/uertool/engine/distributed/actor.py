@@ -153,7 +153,7 @@ class BlockActor:
                 "each time.",
                 "If memory ran out, take fewer --actors, a smaller --batch-size or --shard-lines.",
             )
-        store.write(name, str(tries).encode())
+        store.write(name, str(tries).encode(), flush=False)
 
     def _check(self, errors: Sequence[BadPlace]) -> None:
         if self._assignment.strict and errors:

@@ -164,11 +164,17 @@ class Store:
         """
         return self._system.open_input_file(f"{self._inner}/{name}")
 
-    def write(self, name: str, data: bytes) -> None:
-        """Put a small file there, replacing an older one."""
+    def write(self, name: str, data: bytes, *, flush: bool = True) -> None:
+        """Put a small file there, replacing an older one.
+
+        Args:
+            name: of the file.
+            data: its bytes.
+            flush: whether it must be there even if the machine stops at once.
+        """
         with self.folder() as scratch:
             (scratch / "file").write_bytes(data)
-            self.put(scratch / "file", name)
+            self.put(scratch / "file", name, flush=flush)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -184,7 +190,7 @@ class Store:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def put(self, file: Path, name: str) -> None:
+    def put(self, file: Path, name: str, *, flush: bool = True) -> None:
         """Move a file of `folder()` here under a name, replacing what is there.
 
         Raises:
@@ -193,7 +199,8 @@ class Store:
         target = f"{self._inner}/{name}"
         with self._errors():
             if self.is_local:
-                _flush(file)
+                if flush:
+                    _flush(file)
                 Path(target).parent.mkdir(exist_ok=True)
                 os.replace(file, target)
                 return
