@@ -300,7 +300,7 @@ _PRECISIONS = {"float32": "float32", "float16": "float16", "int8": "int8", "uint
 
 def _stored(path: Path, scales_file: Path | None) -> Iterator[_Part]:
     """The rows of a shard in blocks; at least one, so that an empty shard tells its kind."""
-    lines = positions = None
+    lines = positions = size = None
     if path.suffix == ".npy":
         matrix = np.load(path, mmap_mode="r")
         scales = None if scales_file is None else np.load(scales_file)
@@ -310,10 +310,12 @@ def _stored(path: Path, scales_file: Path | None) -> Iterator[_Part]:
     else:
         with open_tensor_file(path) as file:
             tensors = {name: file.tensor(name).numpy().copy() for name in file.keys()}
+            size = int(file.metadata["size"])  # bits fill up the last byte of a row
         matrix, lines = tensors["vectors"], tensors["lines"]
         scales, positions = tensors.get("scales"), tensors.get("positions")
     precision = _PRECISIONS[str(matrix.dtype)]
-    size = matrix.shape[1] * (8 if precision == "binary" else 1)
+    if size is None:
+        size = matrix.shape[1] * (8 if precision == "binary" else 1)
     for start in range(0, max(len(matrix), 1), _ROWS):
         here = slice(start, start + _ROWS)
         rows = np.ascontiguousarray(matrix[here])
