@@ -17,11 +17,11 @@ _HIDDEN, _LAYERS, _WORDS = 512, 10, 600
 
 #: Converts a small model first, so that every import is done, then a large one.
 _SCRIPT = """
-import resource, sys
+import re, sys
 from uertool.tasks.conversion import ConversionOptions, convert
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # getrusage would begin with what the parent had
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 
 small, large, out, to = sys.argv[1:]
 suffix = "" if to == "hf" else ".bin"
