@@ -85,7 +85,7 @@ def damaged(seed: bytes, draw: st.DataObject) -> bytes:
 
 fast = settings(
     max_examples=25,
-    deadline=2000,
+    deadline=10_000,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -39,7 +39,7 @@ WHOLE = {
 
 fast = settings(
     max_examples=60,
-    deadline=2000,
+    deadline=10_000,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 

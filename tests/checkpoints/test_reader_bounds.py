@@ -118,4 +118,4 @@ def test_a_damaged_file_takes_at_most_twice_its_size_and_little_time(
     found = json.loads(done.stdout)
     assert found["length"] > SIZE * 0.99
     assert found["memory"] < 2 * found["length"], found
-    assert found["slowest"] < 10, found
+    assert found["slowest"] < 30, found  # a hang, not a busy machine
