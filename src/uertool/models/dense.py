@@ -10,6 +10,7 @@ is therefore given company.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from uertool.models.config import Activation
+
+# oneDNN, and torch's layer above it, compile a kernel for every number of rows that they meet and
+# keep 1,024 of each: with batches of any size that grew to 600 MB. The layers of a model share
+# theirs, so few are needed at a time. Read when they are first used; a user's own value stays.
+for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, "64")
 
 
 def gelu_fast(x: Tensor) -> Tensor:
