@@ -10,9 +10,10 @@ The trained model of tests/models gets two vocabularies with `uertool vocab adap
 
 On lines that the model was not trained on every eighth token is masked, one at a time. Figures:
 how often the masked token is ranked first and among the ten best, apart for tokens that the old
-vocabulary has and for new ones, and the pseudo-perplexity of a character (Salazar et al. 2020,
-arXiv 1910.14659, with the masked tokens as a sample): exp of the mean of -log p over all characters
-of the masked tokens, which can be compared between vocabularies.
+vocabulary has and for new ones; how often a masked new token is the first of all new ones, which
+tells whether their rows mean something; and the pseudo-perplexity of a character (Salazar et al.
+2020, arXiv 1910.14659, with the masked tokens as a sample): exp of the mean of -log p over all
+characters of the masked tokens, which can be compared between vocabularies.
 
 With --steps every adapted model of the first vocabulary is also trained for as many steps on the
 text that the words are from, and scored again: what a better start is worth.
@@ -78,7 +79,8 @@ def main() -> None:
             print(
                 "{vocabulary:7} {init:15} rows: {copied:6} copied {composed:5} composed "
                 "{drawn:5} drawn | old tokens: first {old_first:5.1%} ten {old_ten:5.1%} | "
-                "new tokens: first {new_first:5.1%} ten {new_ten:5.1%} | all: first {first:5.1%} "
+                "new tokens: first {new_first:5.1%} ten {new_ten:5.1%}, of the new ones first "
+                "{among_first:5.1%} ten {among_ten:5.1%} | all: first {first:5.1%} "
                 "| perplexity of a character {perplexity:8.1f}".format(**figures),
                 flush=True,
             )
@@ -102,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "init": "before",
         **dict.fromkeys(("composed", "drawn"), 0),
         "copied": len(old),
-        **score(model, masked_places(texts, old, old)),
+        **score(model, masked_places(texts, old, old), old, old),
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, tokens in vocabularies.items():
@@ -130,11 +132,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     "composed": side.composed,
                     "drawn": side.drawn,
                 }
-                yield {**figures, **score(adapted, places)}
+                yield {**figures, **score(adapted, places, new, old)}
                 if arguments.steps and name == "words":
                     train(adapted, corpus, new, arguments.steps)
                     trained = f"{init} +{arguments.steps}"
-                    yield {**figures, "init": trained, **score(adapted, places)}
+                    yield {**figures, "init": trained, **score(adapted, places, new, old)}
 
 
 # -- texts and words ------------------------------------------------------------------------------
@@ -206,12 +208,16 @@ def masked_places(texts: Sequence[str], vocab: Vocab, old: Vocab) -> list[Masked
 # -- figures --------------------------------------------------------------------------------------
 
 
-def score(model: LoadedModel, places: Sequence[Masked]) -> dict[str, float]:
+def score(
+    model: LoadedModel, places: Sequence[Masked], vocab: Vocab, old: Vocab
+) -> dict[str, float]:
     """Accuracies and pseudo-perplexity over masked places."""
+    new_ones = torch.tensor([token not in old for token in vocab.tokens])
     ranks: list[int] = []
+    among: list[int] = []
     losses: list[float] = []
     order = sorted(range(len(places)), key=lambda number: len(places[number].ids))
-    by_number: dict[int, tuple[int, float]] = {}
+    by_number: dict[int, tuple[int, int, float]] = {}
     for start in range(0, len(order), BATCH):
         part = order[start : start + BATCH]
         length = max(len(places[number].ids) for number in part)
@@ -230,18 +236,23 @@ def score(model: LoadedModel, places: Sequence[Masked]) -> dict[str, float]:
         right = logits.gather(1, answers[:, None])
         # Of equal ones the lower id comes first, as with argmax.
         before = torch.arange(logits.shape[1]) < answers[:, None]
-        rank = ((logits > right) | ((logits == right) & before)).sum(1)
+        better = (logits > right) | ((logits == right) & before)
+        rank, own_rank = better.sum(1), (better & new_ones).sum(1)
         loss = torch.logsumexp(logits, 1) - right[:, 0]
         for row, number in enumerate(part):
-            by_number[number] = (int(rank[row]), float(loss[row]))
+            by_number[number] = (int(rank[row]), int(own_rank[row]), float(loss[row]))
     for number in range(len(places)):
-        rank_, loss_ = by_number[number]
+        rank_, own_, loss_ = by_number[number]
         ranks.append(rank_)
         losses.append(loss_)
+        if places[number].new:
+            among.append(own_)
     characters = sum(place.characters for place in places)
     figures = {
         "places": float(len(places)),
         "first": share(ranks, 1),
+        "among_first": share(among, 1),
+        "among_ten": share(among, 10),
         "perplexity": math.exp(sum(losses) / characters),
     }
     for kind, new in (("old", False), ("new", True)):
