@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import FIXTURES, fixture_folders
+from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, ConfigError
@@ -174,3 +175,26 @@ def test_names_that_mean_one_tensor_and_differ_are_reported(tmp_path: Path) -> N
     assert any("decoder.bias is taken" in note for note in report.notes)
     found = open_checkpoint(tmp_path / "m.bin").tensor("target.mlm.linear_2.bias")
     assert torch.equal(found, weights["cls.predictions.decoder.bias"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        ("bart", {"scale_embedding": True}, "root of the hidden size"),
+        ("roberta", {"hidden_act": "relu"}, "activation gelu"),
+    ],
+)
+def test_what_uer_py_has_no_word_for_is_said_and_kept_in_safetensors(
+    kind: str, settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    from tests.parity.hf_models import make
+
+    arch = architecture("xlm-roberta" if kind == "roberta" else kind)
+    make(tmp_path / "hf", arch, kind, "mlm" if kind == "roberta" else "lm", **settings)
+    report = convert(tmp_path / "hf", tmp_path / "m.bin", "uer")
+    assert any(words in note for note in report.notes)
+    report = convert(tmp_path / "hf", tmp_path / "m.safetensors", "safetensors")
+    assert not any(words in note for note in report.notes)
+    assert report.verification is not None
+    assert set(report.verification.differences[SOURCE_AND_OUTPUT].values()) == {0.0}

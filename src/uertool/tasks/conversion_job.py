@@ -11,19 +11,16 @@ from typing import Literal
 import torch
 
 from uertool.checkpoints.architectures import architecture, nearest_architecture
-from uertool.checkpoints.export import Plan, Planned, fitting_heads, plan_out, plan_uer
+from uertool.checkpoints.export import Plan, Planned, plan_out, plan_uer
 from uertool.checkpoints.layouts import Generation
 from uertool.checkpoints.naming import KEEP
 from uertool.checkpoints.reader import CONFIG_KEY, HF_CONFIG_KEY, Checkpoint
-from uertool.checkpoints.tensor_file import TensorInfo
 from uertool.checkpoints.tf_writer import save_google
 from uertool.checkpoints.writer import is_weight_file, save_tensors
 from uertool.errors import CheckpointError, ConfigError, UsageError
 from uertool.files import atomic_folder, atomic_path
 from uertool.models.config import ModelConfig
-from uertool.models.norm import UER_EPS
-from uertool.models.positions import sinusoid_modular
-from uertool.tasks import tensor_views
+from uertool.tasks.conversion_changes import Changes
 from uertool.tasks.conversion_types import (
     DTYPES,
     MAX_SHARD_SIZE,
@@ -73,7 +70,12 @@ class ConversionJob:
         self._check_counts()
         self.heads = self._chosen_heads()
         self.as_script = not options.exact_norm
-        self.view = self._changed_view()
+        changes = Changes(
+            checkpoint, to, options, self.arch, self.config, self.heads, whole=not self.weights_only
+        )
+        self.view, self.arch = changes.view, changes.arch
+        self.config, self.heads = changes.config, changes.heads
+        self.notes.extend(changes.notes)
         self.tokenizer, remarks = find_tokenizer(checkpoint, self.config, self.arch, options)
         self.notes.extend(remarks)
         self.plan = self._make_plan()
@@ -183,208 +185,6 @@ class ConversionJob:
                 "Leave --target out: what is there is converted.",
             )
         return wanted
-
-    # What is changed on the way
-
-    def _changed_view(self) -> TensorView:
-        view = tensor_views.of_checkpoint(self.checkpoint)
-        unwanted = self._names_of_heads(set(self.checkpoint.heads) - set(self.heads))
-        if unwanted:
-            view = tensor_views.without(view, unwanted)
-            self.notes.append(f"Heads left out as asked: {', '.join(sorted(self.dropped_heads))}.")
-        if self.to in ("hf", "google"):
-            view = self._towards_others(view)
-        else:
-            view = self._towards_uer(view)
-        if self.options.dtype is not None:
-            view = _cast(view, DTYPES[self.options.dtype])
-        return view
-
-    @property
-    def dropped_heads(self) -> set[str]:
-        """Heads that are there and not wanted."""
-        return set(self.checkpoint.heads) - set(self.heads)
-
-    def _names_of_heads(self, heads: set[str]) -> set[str]:
-        if not heads or self.arch is None:
-            return set()
-        kept = [head for head in self.arch.heads if head.name in self.heads]
-        needed = {name for head in kept for row in head.rules for name in row.uer}
-        gone = [head for head in self.arch.heads if head.name in heads]
-        return {name for head in gone for row in head.rules for name in row.uer} - needed
-
-    def _towards_others(self, view: TensorView) -> TensorView:
-        exact = self.options.exact_norm and self.config.norm == "uer"
-        if exact:
-            if self.to == "hf":
-                epsilon = 2 * UER_EPS * tensor_views.embedding_spread(view)
-                self.config = self.config.replace(norm="standard", norm_eps=epsilon)
-            view = tensor_views.folded(view, towards_uer=False)
-        if self.arch is not None and self.arch.name == "sbert":
-            view = self._one_stream(view)
-        if self.arch is not None and self.arch.name == "pegasus":
-            view = self._static_positions(view)
-        if exact and self.arch is not None and self.arch.name == "bart":
-            view = self._large_embeddings(view)
-        if self.to == "hf" and not self.weights_only:
-            view = self._with_pooler(view)
-        return view
-
-    def _one_stream(self, view: TensorView) -> TensorView:
-        second = "embedding.dual.stream_0_layer_norm.gamma"
-        if second not in view.infos:
-            return view
-        if not self.options.exact_norm:
-            self.notes.append(
-                "BERT has no place for the second layer norm of the embeddings "
-                "(stream_0_layer_norm): it is left out, as UER-py's converter does, and the "
-                "outputs differ much. --exact-norm keeps it, as a layer of its own."
-            )
-            return view
-        self.notes.append(
-            "The second layer norm of the embeddings became a layer of its own, whose attention "
-            "and feed-forward are zero."
-        )
-        feed_forward = self.config.feedforward_size
-        made = tensor_views.stream_as_bert(view, self.config.layers_num, feed_forward)
-        self.arch = architecture("bert")
-        self.config = self.config.replace(
-            layers_num=self.config.layers_num + 1,
-            encoder="transformer",
-            embedding=("word", "pos", "seg"),
-        )
-        self.heads = ()
-        return made
-
-    def _large_embeddings(self, view: TensorView) -> TensorView:
-        """Embeddings times a power of two, which the layer norm after them takes out again.
-
-        transformers' BART has an epsilon of 1e-5 that no setting changes. Beside the small
-        variance of embeddings it is felt, beside a large one not.
-        """
-        for side in ("embedding", "tgt_embedding"):
-            for part in ("word", "pos"):
-                view = tensor_views.scaled(view, f"{side}.{part}.embedding.weight", 1024.0)
-        self.notes.append(
-            "The embeddings were multiplied by 1024 (their layer norm takes it out again), because "
-            "transformers has no setting for the epsilon of BART's layer norms."
-        )
-        return view
-
-    def _static_positions(self, view: TensorView) -> TensorView:
-        """Pegasus keeps its sinusoids in the file; UER-py computes them, from row 2 on."""
-        made: dict[str, Callable[[], torch.Tensor]] = {}
-        for side in ("embedding", "tgt_embedding"):
-            name = f"{side}.pos.embedding.weight"
-            buffer = f"{side}.sinusoidalpos.pe"
-            if name in view.infos:
-                continue
-            if buffer in view.infos:
-                made[name] = lambda buffer=buffer: view.read(buffer).reshape(  # type: ignore[misc]
-                    -1, self.config.word_size
-                )
-            else:
-                made[name] = self._sinusoid
-        without = {"embedding.sinusoidalpos.pe", "tgt_embedding.sinusoidalpos.pe"}
-        return tensor_views.with_tensors(tensor_views.without(view, without), made)
-
-    def _sinusoid(self) -> torch.Tensor:
-        length = self.config.max_seq_length
-        return sinusoid_modular(length + 2, self.config.word_size)[2:].clone()
-
-    def _with_pooler(self, view: TensorView) -> TensorView:
-        """Give a bare encoder the pooler that transformers wants."""
-        assert self.arch is not None
-        pooler = "target.sp.linear_1"
-        heads = fitting_heads(self.arch, self.heads)
-        bare = not [head for head in heads if head.name != "pooler"]
-        if "pooler" not in {head.name for head in self.arch.heads} or not bare:
-            return view
-        if f"{pooler}.weight" in view.infos:
-            return view
-        size = self.config.hidden_size
-        dtype = view.infos[next(iter(view.infos))].dtype
-        self.notes.append("The pooler that transformers wants is written as zeros: there is none.")
-        self.heads = (*self.heads, "pooler")
-        return tensor_views.with_tensors(
-            view,
-            {
-                f"{pooler}.weight": lambda: torch.zeros(size, size, dtype=dtype),
-                f"{pooler}.bias": lambda: torch.zeros(size, dtype=dtype),
-            },
-        )
-
-    def _towards_uer(self, view: TensorView) -> TensorView:
-        view = self._without_known_positions(view)
-        if self.options.exact_norm and self.config.norm == "standard":
-            view = tensor_views.folded(view, towards_uer=True)
-            self.config = self.config.replace(norm="uer", norm_eps=1e-6)
-        if self.config.lm_scale != 1.0 and "lm" in self.heads:
-            if self.options.exact_norm:
-                output = "target.lm.output_layer.weight"
-                view = tensor_views.scaled(view, output, self.config.lm_scale)
-                self.config = self.config.replace(lm_scale=1.0, tie_weights=False)
-            else:
-                self.notes.append(
-                    "transformers scales the decoder's output by hidden_size ** -0.5 before the "
-                    "tied output layer, UER-py does not: its logits are larger by that factor "
-                    "(--exact-norm folds it into the output layer)."
-                )
-        segments = "embedding.seg.embedding.weight"
-        if self.as_script and self._has_one_segment():
-            view = self._segments_as_script(view, segments)
-        return view
-
-    def _has_one_segment(self) -> bool:
-        """Whether this is a Hugging Face XLM-R, whose segment table has one row."""
-        checkpoint = self.checkpoint
-        if checkpoint.layout != "hf" or checkpoint.architecture != "xlm-roberta":
-            return False
-        raw = checkpoint.source_name("embedding.seg.embedding.weight")
-        return checkpoint.file.info(raw).shape[0] == 1
-
-    def _segments_as_script(self, view: TensorView, name: str) -> TensorView:
-        """UER-py's converter leaves the row that its texts use at zero."""
-        if name not in view.infos or not bool(view.read(name)[1].any()):
-            return view
-        self.notes.append(
-            "The segment row of this model is not zero. UER-py's converter puts it where texts do "
-            "not use it, and so does this; --exact-norm puts it where they do."
-        )
-
-        def rows() -> torch.Tensor:
-            table = view.read(name).clone()
-            table[1] = 0.0
-            return table
-
-        return tensor_views.with_tensors(view, {name: rows})
-
-    def _without_known_positions(self, view: TensorView) -> TensorView:
-        """Pegasus' table is left out where it is the one that UER-py computes."""
-        if self.checkpoint.layout != "hf" or self.checkpoint.architecture != "pegasus":
-            return view
-        names = {f"{side}.pos.embedding.weight" for side in ("embedding", "tgt_embedding")}
-        names &= set(view.infos)
-        same = all(
-            torch.allclose(view.read(name).float(), self._sinusoid_like(view.read(name)), atol=1e-6)
-            for name in names
-        )
-        if same:
-            self.config = self.config.replace(
-                embedding=("word", "sinusoidalpos"),
-                tgt_embedding=("word", "sinusoidalpos"),
-                sinusoid="modular",
-                scale_embedding=False,
-            )
-            return tensor_views.without(view, names)
-        self.notes.append(
-            "The position table is another one than UER-py computes: it goes along as learned "
-            "positions, which uertool runs; UER-py itself has no place for it."
-        )
-        return view
-
-    def _sinusoid_like(self, table: torch.Tensor) -> torch.Tensor:
-        return sinusoid_modular(table.shape[0] + 2, table.shape[1])[2:]
 
     # The plan
 
@@ -709,8 +509,3 @@ def _same(view: TensorView, one: str, other: str) -> bool:
         return True
     first, second = view.infos[one], view.infos[other]
     return first[1:] == second[1:] and torch.equal(view.read(one), view.read(other))
-
-
-def _cast(view: TensorView, dtype: torch.dtype) -> TensorView:
-    infos = {name: TensorInfo(name, info.shape, dtype) for name, info in view.infos.items()}
-    return TensorView(infos, lambda name: view.read(name).to(dtype), view.release, view.key)
