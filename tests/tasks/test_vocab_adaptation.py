@@ -448,6 +448,21 @@ def test_a_sentencepiece_model_or_a_tokenizer_folder_can_be_the_new_vocabulary(
     assert files[0] == files[1]
 
 
+def test_a_hugging_face_file_alone_keeps_its_names_and_says_what_its_config_needs(
+    tmp_path: Path,
+) -> None:
+    source = hf_folder("bert-modular", tmp_path)
+    new = FIXTURES / "misc-modular" / "new_vocab.txt"
+    output = tmp_path / "weights.bin"
+    change = VocabChange(FIXTURES / "bert-modular" / "vocab.txt", new)
+    report = adapt_vocab(source / "model.safetensors", output, change)
+    before, after = tensors_of(source), tensors_of(output)
+    assert list(before) == list(after)
+    assert after["bert.embeddings.word_embeddings.weight"].shape == (698, 32)
+    assert torch.equal(after["cls.predictions.bias"], after["cls.predictions.decoder.bias"])
+    assert any("vocab_size 698" in note for note in report.notes)
+
+
 def test_only_the_decoders_vocabulary_may_change_in_a_folder(tmp_path: Path) -> None:
     import shutil
 

@@ -360,6 +360,9 @@ class _Job:
     ) -> list[Path]:
         """Write the file, or the folder; returns what was written."""
         if is_weight_file(output):
+            if self.checkpoint.layout == "hf" and "source" in self.changes:
+                size = self.changes["source"].plan.size
+                self._note(f"These are weights alone: their config.json needs vocab_size {size}.")
             return self._write_weights(output, overwrite, progress)
         folder = self.file if isinstance(self.file, HuggingFaceFolder) else None
         if folder is None or not self.checkpoint.path.is_dir():

@@ -97,9 +97,14 @@ class Change:
     """One change of vocabulary with its plan of rows."""
 
     def __init__(
-        self, checkpoint: Checkpoint, change: VocabChange, side: Side, rows: int,
-        cutting: Cutting, making: Making,
-    ) -> None:  # fmt: skip
+        self,
+        checkpoint: Checkpoint,
+        change: VocabChange,
+        side: Side,
+        rows: int,
+        cutting: Cutting,
+        making: Making,
+    ) -> None:
         self.side: Side = side
         self.asked = change
         self.old, self.new = _old_tokenizer(checkpoint, change, side, cutting), _new_vocab(change)
