@@ -14,7 +14,7 @@ from uertool.checkpoints.reader import open_checkpoint
 from uertool.models.config import ModelConfig
 from uertool.models.config_resolution import resolve_config
 from uertool.models.dense import _has_kernel, dense
-from uertool.models.layout import PackedLayout, PaddedLayout, make_layout
+from uertool.models.layout import ROUND, PackedLayout, PaddedLayout, make_layout
 from uertool.models.loading import build_model
 from uertool.models.model import UerModel
 
@@ -246,3 +246,23 @@ def test_a_linear_layer_gives_a_row_the_same_bits_in_any_company(rows: int) -> N
     x, weight = torch.randn(64, 48, generator=numbers), torch.randn(40, 48, generator=numbers)
     with torch.inference_mode():
         assert torch.equal(dense(x[:rows], weight, None), dense(x, weight, None)[:rows])
+
+
+def test_long_batches_are_filled_up_to_a_round_number_of_tokens(tmp_path: Path) -> None:
+    made = tensors_of()
+    model = model_of(made, tmp_path)
+    numbers = torch.Generator().manual_seed(6)
+    lengths = torch.randint(1, 10, (90,), generator=numbers)
+    segs = (torch.arange(9) < lengths[:, None]).long()
+    ids = torch.randint(1, VOCAB, (90, 9), generator=numbers) * segs
+    layout = make_layout(segs, "fully_visible", None)
+    assert isinstance(layout, PackedLayout)
+    assert layout.tokens == int(segs.sum()) > 8 * ROUND
+    assert layout.pack(torch.zeros(90, 9, 4)).shape[0] % ROUND == 0
+    expected = literal.hidden_states(made, model.config, ids, segs)[-1]
+    places = (lengths - 1)[:, None].clamp(max=8)
+    with torch.inference_mode():
+        found = model.encode(ids, segs)
+        picked = model.encode(ids, segs, positions=places)
+    assert (found - expected)[segs > 0].abs().max() < 2e-5
+    assert (picked[:, 0] - found[torch.arange(90), places[:, 0]]).abs().max() < 2e-6

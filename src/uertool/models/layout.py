@@ -128,6 +128,11 @@ class _Group:
         return self.start + self.count * self.length
 
 
+#: The number of packed tokens is filled up to a multiple of this by copies of the first one: the
+#: kernels of the linear layers are compiled for every number of rows that they meet.
+ROUND = 32
+
+
 class PackedLayout:
     """Real tokens only, rows ordered by length.
 
@@ -144,7 +149,10 @@ class PackedLayout:
         columns = torch.arange(segs.shape[1])
         sorted_lengths = lengths[order]
         real = columns < sorted_lengths[:, None]
-        self.index = (order[:, None] * segs.shape[1] + columns)[real]
+        index = (order[:, None] * segs.shape[1] + columns)[real]
+        self.tokens = index.shape[0]
+        spare = -self.tokens % ROUND if self.tokens > 8 * ROUND else 0
+        self.index = torch.cat([index, index[:1].expand(spare)])
         starts = torch.empty_like(lengths)
         starts[order] = sorted_lengths.cumsum(0) - sorted_lengths
         self.starts = starts
@@ -164,7 +172,7 @@ class PackedLayout:
 
     def unpack(self, x: Tensor) -> Tensor:
         full = x.new_zeros(self.shape[0] * self.shape[1], x.shape[-1])
-        full[self.index] = x
+        full[self.index[: self.tokens]] = x[: self.tokens]
         return full.view(*self.shape, x.shape[-1])
 
     def select(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -180,6 +188,7 @@ class PackedLayout:
                 self._part(q, group), self._part(k, group), self._part(v, group), scale
             )
             self._part(out, group).copy_(part)
+        out[self.tokens :] = 0
         return out
 
     def attend_at(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float) -> Tensor:
