@@ -22,7 +22,7 @@ from uertool.models.incremental import (
     RereadLm,
     make_incremental,
 )
-from uertool.models.registry import LoadedModel, load_model
+from uertool.models.registry import LoadedModel, forget_models, load_model
 
 LMS = fixture_folders("model.bin", "expected/lm.json")
 SEQ2SEQS = fixture_folders("model.bin", "expected/seq2seq.json")
@@ -222,6 +222,21 @@ def test_half_precision_agrees_roughly() -> None:
     exact = follow(make_incremental(small_lm().model), prompts, texts)
     assert logits.dtype == torch.float32
     assert float((logits - exact).abs().max()) < 0.5
+
+
+@pytest.mark.parametrize("name", ["gpt2-modular", "t5-v1_1-legacy", "enc-lstm-modular"])
+@pytest.mark.parametrize("precision", ["native", "int8"])
+def test_a_model_that_is_used_up_gives_the_same_and_holds_less(name: str, precision: Any) -> None:
+    folder = FIXTURES / name
+    prompts, texts = [[5, *row] for row in random_ids(2, 6)], random_ids(2, 5, seed=1)
+    kept = follow(incremental(folder, precision=precision), prompts, texts)
+    forget_models()
+    own = load_model(folder / "model.bin", heads=("lm",), device="cpu")
+    forget_models()
+    before = sum(parameter.numel() for parameter in own.model.parameters())
+    model: Any = make_incremental(own.model, prefix=(5,), precision=precision, consume=True)
+    assert torch.equal(follow(model, prompts, texts), kept)
+    assert sum(parameter.numel() for parameter in own.model.parameters()) < 0.75 * before
 
 
 def test_a_model_without_output_layer_is_refused() -> None:

@@ -207,6 +207,7 @@ class GenerationDevice(DeviceOptions):
                 "Name one with --load-model-path.",
             )
         from uertool.engine.device import resolve_devices
+        from uertool.models.registry import forget_models
         from uertool.tasks.generation.job import Generator
 
         if len(resolve_devices(self.device)) > 1:
@@ -219,13 +220,16 @@ class GenerationDevice(DeviceOptions):
         if self.dtype == "int8":
             precision = "int8"
             where = dataclasses.replace(self, dtype="float32")
+        # The model is used up below: it must be nobody else's, before and after.
+        forget_models()
         loaded: LoadedModel = model.load(where, heads=("lm",), **overrides)
+        forget_models()
         if precision == "int8" and loaded.device.type != "cpu":
             raise UsageError(
                 f"--dtype int8 is for processors; this run is on {loaded.device}.",
                 "Give --device cpu, or --dtype bfloat16.",
             )
-        return Generator(loaded, precision)
+        return Generator(loaded, precision, consume=True)
 
 
 def _target(name: str, *more: str, help: str, **settings: Any) -> Any:

@@ -78,11 +78,18 @@ class IncrementalModel(Protocol):
 
 
 class _Packed:
-    """Turns weights into fast layers, each weight once even where layers share it."""
+    """Turns weights into fast layers, each weight once even where layers share it.
 
-    def __init__(self, precision: Precision) -> None:
+    Args:
+        precision: of the fast layers.
+        consume: let go of the plain weights at each `release`.
+    """
+
+    def __init__(self, precision: Precision, consume: bool = False) -> None:
         self.precision = precision
+        self.consume = consume
         self.known: dict[tuple[int, int, int], Linear] = {}
+        self.used: list[nn.Linear] = []
 
     def rows(self, layer: nn.Linear, start: int, end: int) -> Linear:
         """Output channels start to end of a linear layer."""
@@ -90,11 +97,19 @@ class _Packed:
         if key not in self.known:
             bias = None if layer.bias is None else layer.bias[start:end]
             self.known[key] = make_linear(layer.weight[start:end], bias, self.precision)
+            self.used.append(layer)
         return self.known[key]
 
     def whole(self, layer: nn.Linear) -> Linear:
         """All of a linear layer."""
-        return self.rows(layer, 0, layer.weight.shape[0])
+        return self.rows(layer, 0, layer.out_features)
+
+    def release(self) -> None:
+        """Lets go of the weights of all layers so far; their other rows must be packed already."""
+        if self.consume:
+            for layer in self.used:
+                layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
+        self.used.clear()
 
 
 def attend_one(
@@ -320,18 +335,21 @@ class _Stack:
         model: UerModel,
         stack: TransformerEncoder | TransformerDecoder,
         embedding: Embedding,
-        precision: Precision,
+        pack: _Packed,
     ) -> None:
         config = model.config
-        pack = _Packed(precision)
         self.config = config
         self.embedding = embedding
         self.factor = None
         if isinstance(stack, TransformerEncoder) and config.factorized_embedding_parameterization:
             self.factor = pack.whole(stack.linear)
-        self.layers = [_LayerStep(layer, config, pack) for layer in stack.layers]
+        self.layers: list[_LayerStep] = []
+        for layer in stack.layers:
+            self.layers.append(_LayerStep(layer, config, pack))
+            pack.release()
         self.norm = stack.layer_norm if config.layernorm_positioning == "pre" else None
         self.output = _Output(model, pack)
+        pack.release()
         self.bias: RelativePositionBias | None = None
         if config.relative_position_embedding:
             self.bias = (
@@ -412,11 +430,11 @@ class _Stack:
 class CachedLm(_Stack):
     """A causal transformer (GPT-2) that keeps keys and values."""
 
-    def __init__(self, model: UerModel, precision: Precision = "native") -> None:
+    def __init__(self, model: UerModel, pack: _Packed) -> None:
         encoder = model.encoder
         assert isinstance(encoder, TransformerEncoder)
         assert isinstance(model.embedding, Embedding)
-        super().__init__(model, encoder, model.embedding, precision)
+        super().__init__(model, encoder, model.embedding, pack)
         self.max_prompt = self.max_length
 
     @torch.inference_mode()
@@ -469,15 +487,13 @@ class CachedSeq2seq(_Stack):
     Args:
         model: with a decoder.
         prefix: target ids that every text starts with, at least one.
-        precision: of the decoder's weights; the encoder keeps its own.
+        pack: for the decoder's weights; the encoder keeps its own.
     """
 
-    def __init__(
-        self, model: UerModel, prefix: Sequence[int], precision: Precision = "native"
-    ) -> None:
+    def __init__(self, model: UerModel, prefix: Sequence[int], pack: _Packed) -> None:
         assert isinstance(model.decoder, TransformerDecoder)
         assert isinstance(model.tgt_embedding, Embedding)
-        super().__init__(model, model.decoder, model.tgt_embedding, precision)
+        super().__init__(model, model.decoder, model.tgt_embedding, pack)
         self.model = model
         self.prefix = list(prefix)
         assert isinstance(model.embedding, Embedding)
@@ -548,12 +564,13 @@ class RecurrentState:
 class RecurrentLm:
     """An rnn, lstm or gru language model: its state is all it needs to remember."""
 
-    def __init__(self, model: UerModel, precision: Precision = "native") -> None:
+    def __init__(self, model: UerModel, pack: _Packed) -> None:
         assert isinstance(model.encoder, RecurrentEncoder)
         assert isinstance(model.embedding, Embedding)
         self.embedding = model.embedding
         self.rnn = model.encoder.rnn
-        self.output = _Output(model, _Packed(precision))
+        self.output = _Output(model, pack)
+        pack.release()
         self.vocab_size = self.output.vocab_size
         self.max_length = self.max_prompt = self.embedding.max_length
 
@@ -632,10 +649,11 @@ class RereadLm:
     some of these encoders compute.
     """
 
-    def __init__(self, model: UerModel, precision: Precision = "native") -> None:
+    def __init__(self, model: UerModel, pack: _Packed) -> None:
         assert isinstance(model.embedding, Embedding)
         self.model = model
-        self.output = _Output(model, _Packed(precision))
+        self.output = _Output(model, pack)
+        pack.release()
         self.vocab_size = self.output.vocab_size
         self.max_length = self.max_prompt = model.embedding.max_length
 
@@ -706,7 +724,11 @@ def _picked(output: _Output, hidden: Tensor, ids: Sequence[int]) -> Tensor:
 
 
 def make_incremental(
-    model: UerModel, *, precision: Precision = "native", prefix: Sequence[int] = ()
+    model: UerModel,
+    *,
+    precision: Precision = "native",
+    prefix: Sequence[int] = (),
+    consume: bool = False,
 ) -> CachedLm | CachedSeq2seq | RecurrentLm | RereadLm:
     """The fastest exact way to generate with a model.
 
@@ -714,6 +736,8 @@ def make_incremental(
         model: with an output layer for words.
         precision: "int8" rounds the weights that every step reads (CPU only).
         prefix: for an encoder-decoder, the ids that every target starts with.
+        consume: let go of the plain weights, layer by layer, as fast ones are made of them. It
+            saves half of the memory; the model itself can then do nothing else.
 
     Raises:
         UsageError: the model has no output layer, or int8 is not to be had here.
@@ -721,16 +745,17 @@ def make_incremental(
     _output_layer(model)
     config = model.config
     model.eval()
+    pack = _Packed(precision, consume)
     try:
         with torch.inference_mode():
             if config.decoder is not None:
-                return CachedSeq2seq(model, prefix, precision)
+                return CachedSeq2seq(model, prefix, pack)
             if isinstance(model.encoder, TransformerEncoder):
                 if config.mask == "causal" and not config.has_residual_attention:
-                    return CachedLm(model, precision)
+                    return CachedLm(model, pack)
             elif isinstance(model.encoder, RecurrentEncoder) and not config.bidirectional:
-                return RecurrentLm(model, precision)
-            return RereadLm(model, precision)
+                return RecurrentLm(model, pack)
+            return RereadLm(model, pack)
     except (RuntimeError, AttributeError) as error:
         if precision != "int8":
             raise

@@ -106,12 +106,15 @@ class Generator:
     Args:
         loaded: a model with an output layer for words.
         precision: "int8" rounds the weights that every step reads.
+        consume: use the loaded model up, which saves half of the memory; see `make_incremental`.
 
     Raises:
         UsageError: the model cannot generate; the message says which command fits.
     """
 
-    def __init__(self, loaded: LoadedModel, precision: Precision = "native") -> None:
+    def __init__(
+        self, loaded: LoadedModel, precision: Precision = "native", *, consume: bool = False
+    ) -> None:
         _refuse_unfit(loaded)
         self.name = str(loaded.reference)
         self.config = loaded.config
@@ -122,7 +125,7 @@ class Generator:
             loaded.tgt_tokenizer or loaded.tokenizer if self.seq2seq else loaded.tokenizer
         )
         self.model: CachedLm | CachedSeq2seq | RecurrentLm | RereadLm = make_incremental(
-            loaded.model, precision=precision, prefix=self.marks.target
+            loaded.model, precision=precision, prefix=self.marks.target, consume=consume
         )
         self.gaps = Gaps(self.tokenizer) if self.seq2seq else None
         self.rows = _ROWS.get(loaded.device.type, _ROWS_ELSEWHERE)
