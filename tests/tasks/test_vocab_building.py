@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import subprocess
 import sys
 import unicodedata
 from collections import Counter
@@ -422,3 +424,36 @@ def test_side_files_are_named_after_the_vocabulary() -> None:
 
 def test_a_record_of_counts_is_plain_json() -> None:
     json.dumps(reserved_tokens())
+
+
+_MEASURED = """
+import resource, sys
+from uertool.tasks.vocab_building import build_vocab
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+for delimiter in ("char", "space"):
+    small = build_vocab([sys.argv[1]] * 4, delimiter=delimiter)
+    before = peak()
+    large = build_vocab([sys.argv[1]] * 24, delimiter=delimiter)
+    assert large.tokens[: large.reserved] == small.tokens[: small.reserved]
+    assert large.total == 6 * small.total
+    print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    text = (TEXT / "corpus_zh.txt").read_text("utf-8")
+    words = " ".join(text[at : at + 2] for at in range(0, len(text), 2))
+    corpus.write_text(words + "\n", encoding="utf-8")
+    assert corpus.stat().st_size > 1_400_000
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURED, str(corpus)],
+        env={**os.environ, "PYTHONPATH": str(TEXT.parents[1] / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(int(grown) < 10 for grown in done.stdout.split()), done.stdout  # of 34 MB read
