@@ -15,7 +15,14 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-_PREAMBLE = """
+VOCAB = Path(__file__).parents[1] / "tests/text/google_zh_vocab.txt"
+WORDS = 21128
+
+_PREAMBLE = (
+    f"""
+VOCAB = {str(VOCAB)!r}
+"""
+    + """
 import json, sys, time
 import torch
 torch.ones(1).double().sum()
@@ -29,12 +36,30 @@ paths = sys.argv[2:]
 output = sys.argv[1]
 before, start = peak(), time.perf_counter()
 """
+)
 
 _END = """
 print(json.dumps({"seconds": time.perf_counter() - start, "bytes": peak() - before}))
 """
 
 JOBS = {
+    "load_model, uertool (goal: 1.25 times the file)": """
+        from uertool.models.registry import load_model
+        loaded = load_model(paths[0], vocab=VOCAB, device="cpu")
+        total = sum(float(tensor.sum()) for tensor in loaded.model.parameters())
+    """,
+    "load_state_dict into a model, the old way": """
+        from uertool.checkpoints.reader import open_checkpoint
+        from uertool.models.config_resolution import resolve_config
+        from uertool.models.model import UerModel
+        held = torch.load(paths[0])
+        config = resolve_config(open_checkpoint(paths[0])).config
+        model = UerModel(config, ["mlm"])
+        with torch.no_grad():
+            total = sum(float(tensor.normal_(0, 0.02).sum()) for tensor in model.parameters())
+        mine = {n: held.get(n) for n in model.state_dict() if n in held}
+        model.load_state_dict(mine, strict=False)
+    """,
     "load, uertool": """
         from uertool.checkpoints.tensor_file import open_tensor_file
         file = open_tensor_file(paths[0])
@@ -79,37 +104,58 @@ JOBS = {
 
 
 def make_models(folder: Path, count: int) -> list[Path]:
-    """Random checkpoints with the tensors of a BERT base, about 400 MB each."""
+    """Random checkpoints with the tensors of a BERT base and its tied MLM head, 400 MB each."""
     import torch
 
-    shapes = {"embedding.word.embedding.weight": (21128, 768)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding.word.embedding.weight": (WORDS, 768),
+        "embedding.pos.embedding.weight": (512, 768),
+        "embedding.seg.embedding.weight": (3, 768),
+        **norm("embedding.layer_norm"),
+    }
     for layer in range(12):
         prefix = f"encoder.transformer.{layer}"
-        shapes |= {f"{prefix}.self_attn.linear_layers.{n}.weight": (768, 768) for n in range(3)}
-        shapes[f"{prefix}.self_attn.final_linear.weight"] = (768, 768)
-        shapes[f"{prefix}.feed_forward.linear_1.weight"] = (3072, 768)
-        shapes[f"{prefix}.feed_forward.linear_2.weight"] = (768, 3072)
+        for number in range(3):
+            shapes |= linear(f"{prefix}.self_attn.linear_layers.{number}", 768, 768)
+        shapes |= linear(f"{prefix}.self_attn.final_linear", 768, 768)
+        shapes |= linear(f"{prefix}.feed_forward.linear_1", 3072, 768)
+        shapes |= linear(f"{prefix}.feed_forward.linear_2", 768, 3072)
+        shapes |= norm(f"{prefix}.layer_norm_1") | norm(f"{prefix}.layer_norm_2")
+    shapes |= linear("target.mlm.linear_1", 768, 768) | norm("target.mlm.layer_norm")
+    shapes["target.mlm.linear_2.bias"] = (WORDS,)
     paths = []
     for number in range(count):
         chance = torch.Generator().manual_seed(number)
         path = folder / f"model.bin-{number}"
-        torch.save(
-            {name: torch.randn(shape, generator=chance) for name, shape in shapes.items()}, path
-        )
+        tensors = {name: torch.randn(shape, generator=chance) for name, shape in shapes.items()}
+        # As torch.save writes a tied model: under both names, stored once.
+        tensors["target.mlm.linear_2.weight"] = tensors["embedding.word.embedding.weight"]
+        torch.save(tensors, path)
         paths.append(path)
     return paths
+
+
+def linear(name: str, out: int, into: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+
+
+def norm(name: str) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.gamma": (768,), f"{name}.beta": (768,)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, default=5)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--only", default="", help="jobs whose names contain this")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         paths = make_models(Path(folder), options.models)
         size = paths[0].stat().st_size
         print(f"{options.models} models of {size / 1e6:.0f} MB")
         for name, code in JOBS.items():
+            if options.only not in name:
+                continue
             program = _PREAMBLE + textwrap.dedent(code) + _END
             done = subprocess.run(
                 [sys.executable, "-c", program, f"{folder}/out.bin", *map(str, paths)],
@@ -118,7 +164,11 @@ def main() -> None:
                 check=True,
             )
             figures = json.loads(done.stdout)
-            print(f"{name:45} {figures['seconds']:7.2f} s {figures['bytes'] / 1e6:8.0f} MB")
+            times = figures["bytes"] / size
+            print(
+                f"{name:48} {figures['seconds']:7.2f} s {figures['bytes'] / 1e6:8.0f} MB "
+                f"{times:6.2f} x the file"
+            )
 
 
 if __name__ == "__main__":
