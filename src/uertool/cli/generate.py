@@ -61,11 +61,12 @@ _LmBias = Annotated[
 def lm(
     prompts: _Prompts = None,
     *,
+    decoding: DecodingOptions,
     seq_length: Annotated[
         int | None,
         opt(
             "--seq-length",
-            help="Most tokens of prompt and text together [default: 128]",
+            help="Most tokens of prompt and text together; default 128",
             panel=_LENGTH,
         ),
     ] = None,
@@ -80,12 +81,11 @@ def lm(
     target: Annotated[
         str | None, opt("--target", help="lm; the file tells by itself", panel=_OUTPUT)
     ] = None,
-    has_lmtarget_bias: _LmBias = None,
-    decoding: DecodingOptions,
-    model: ModelOptions,
     text: TextOptions,
-    device: GenerationDevice,
     output: OutputOptions,
+    device: GenerationDevice,
+    model: ModelOptions,
+    has_lmtarget_bias: _LmBias = None,
     engine: EngineOptions,
 ) -> None:
     """Continue every line of a text with a language model.
@@ -134,13 +134,14 @@ def lm(
 def seq2seq(
     prompts: _Prompts = None,
     *,
+    decoding: DecodingOptions,
     seq_length: Annotated[
         int | None,
-        opt("--seq-length", help="Most tokens of a source [default: all]", panel=_LENGTH),
+        opt("--seq-length", help="Most tokens of a source; default all", panel=_LENGTH),
     ] = None,
     tgt_seq_length: Annotated[
         int | None,
-        opt("--tgt-seq-length", help="Most tokens of a target [default: 128]", panel=_LENGTH),
+        opt("--tgt-seq-length", help="Most tokens of a target; default 128", panel=_LENGTH),
     ] = None,
     fill: Annotated[
         bool,
@@ -161,13 +162,12 @@ def seq2seq(
     target: Annotated[
         str | None, opt("--target", help="seq2seq or t5; the file tells by itself", panel=_OUTPUT)
     ] = None,
-    has_lmtarget_bias: _LmBias = None,
-    decoding: DecodingOptions,
+    text: TextOptions,
+    output: OutputOptions,
+    device: GenerationDevice,
     model: ModelOptions,
     decoder: TargetOptions,
-    text: TextOptions,
-    device: GenerationDevice,
-    output: OutputOptions,
+    has_lmtarget_bias: _LmBias = None,
     engine: EngineOptions,
 ) -> None:
     """Transform every line of a text with an encoder-decoder: translate, summarize, fill gaps.

@@ -38,13 +38,13 @@ class DecodingOptions(OptionGroup):
         float | None,
         opt(
             "--temperature",
-            help="Below 1 prefers the likely, 0 takes the best token [default: 1.0]",
+            help="Below 1 prefers the likely, 0 takes the best token; default 1.0",
             panel=_DECODING,
         ),
     ] = None
     top_k: Annotated[
         int | None,
-        opt("--top-k", help="Draw among the K best tokens; 0: all [default: 70]", panel=_DECODING),
+        opt("--top-k", help="Draw among the K best tokens; 0: all; default 70", panel=_DECODING),
     ] = None
     top_p: Annotated[
         float | None,
@@ -77,7 +77,7 @@ class DecodingOptions(OptionGroup):
         float | None,
         opt(
             "--length-penalty",
-            help="Beams: above 0 favours long texts, below 0 short ones [default: 1.0]",
+            help="Beams: above 0 favours long texts, below 0 short ones; default 1.0",
             panel=_DECODING,
         ),
     ] = None
@@ -86,7 +86,7 @@ class DecodingOptions(OptionGroup):
         opt(
             "--early-stopping",
             help="Beams: true ends with as many finished texts as beams, never only where no "
-            "better one is possible [default: false]",
+            "better one is possible; default false",
             panel=_DECODING,
         ),
     ] = None
@@ -152,7 +152,7 @@ class DecodingOptions(OptionGroup):
     ] = "error"
     batch_size: Annotated[
         int | None,
-        opt("--batch-size", help="Texts in progress at once [default: by device]", panel=_DEVICE),
+        opt("--batch-size", help="Texts in progress at once; default by device", panel=_DEVICE),
     ] = None
 
     def decoding(self, **more: Any) -> Decoding:
@@ -247,7 +247,7 @@ class TargetOptions(OptionGroup):
         str | None,
         opt(
             "--tgt-tokenizer",
-            help="bert, char, space, bpe or xlmroberta [default: the source's]",
+            help="bert, char, space, bpe or xlmroberta; default the source's",
             panel="Tokenizer",
         ),
     ] = None
