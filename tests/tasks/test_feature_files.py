@@ -178,6 +178,17 @@ def test_normalized_and_unnormalized(small: LoadedModel, texts: list[str], tmp_p
     np.testing.assert_allclose(real[real.any(1)].var(axis=0, ddof=1), 1, atol=1e-3)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_scales_of_replaced_rows_do_not_stay(
+    small: LoadedModel, texts: list[str], tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"v{suffix}"
+    run(small, texts[:5], OutputPlan(str(path), precision="int8"))
+    assert (tmp_path / f"v.scales{suffix}").exists()
+    run(small, texts[:5], OutputPlan(str(path), overwrite=True))
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_options_that_clash_are_named_before_anything_runs(tmp_path: Path) -> None:
     kept = tmp_path / "w.safetensors"
     for plan, words in (

@@ -382,11 +382,18 @@ def open_sink(
             sink = FORMATS[Path(path).suffix.lower()](Path(path), size, precision, tokens, stream)
         yield sink
         sink.finish()
+    if str(path) != "-" and precision != "int8":
+        remove_scales(path)
 
 
 def scales_path(path: Path) -> Path:
     """Where the scales of int8 rows lie beside a format that has no place for them."""
     return path.with_name(f"{path.stem}.scales{path.suffix}")
+
+
+def remove_scales(path: str | Path) -> None:
+    """Remove the scales of int8 rows that were at this path before: they are of other rows."""
+    scales_path(Path(path)).unlink(missing_ok=True)
 
 
 def _joined(parts: list[npt.NDArray[Any]], descr: str = "<f4") -> npt.NDArray[Any]:

@@ -163,6 +163,7 @@ class Spool:
         self.line = line
         for stream in (self._data, self._notes):
             stream.flush()
+            os.fsync(stream.fileno())  # the state below must not speak of rows that are lost
         state = {
             "version": _VERSION,
             "rows": self.rows,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from uertool.engine.sinks import check_output, open_sink
+from uertool.engine.sinks import check_output, open_sink, remove_scales
 from uertool.engine.spool import SUFFIX, Note, Spool
 from uertool.errors import InputError, UsageError
 from uertool.files import atomic_path, atomic_text, refuse_existing
@@ -334,6 +334,7 @@ def _write(
                     rows_of([note])
         with atomic_path(plan.path, overwrite=plan.overwrite) as partial:
             os.replace(spool.become_npy(), partial)
+        remove_scales(plan.path)
         return
     with (
         open_sink(

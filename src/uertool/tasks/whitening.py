@@ -187,7 +187,7 @@ class Whitening:
     @property
     def size(self) -> int:
         """Size of the vectors that come out."""
-        return self.kernel.shape[1]
+        return int(self.kernel.shape[1])
 
     @property
     def explained(self) -> float:
