@@ -27,8 +27,8 @@ class EngineOptions(OptionGroup):
         Literal["local", "ray"],
         opt(
             "--engine",
-            help="local, or ray: the output is then a folder of shards, and the same command "
-            "again goes on with what is not done",
+            help="local, or ray for a cluster: what has a row for every line becomes a folder of "
+            "shards, and the same command again goes on with what is not done",
             panel=_ENGINE,
         ),
     ] = "local"

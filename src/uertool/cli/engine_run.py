@@ -30,7 +30,12 @@ def run_order(order: Order, what: str, unit: str = "lines") -> tuple[dict[str, A
     from uertool.engine.distributed.run import run
 
     with _metered(what, unit) as (meter, watch):
-        return run(order, watch), meter.rate
+        try:
+            return run(order, watch), meter.rate
+        except KeyboardInterrupt:
+            if meter.done:
+                console.err("Finished shards are kept; the same command goes on with the others.")
+            raise
 
 
 def show_plan(order: Order, *, as_json: bool = False) -> None:

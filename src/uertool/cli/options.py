@@ -45,6 +45,7 @@ def opt(name: str, *more: str, help: str, panel: str | None = None, **settings: 
         panel: the heading under which `--help` lists it.
         settings: anything else that `typer.Option` takes.
     """
+    help = help.replace("[default", r"\[default")  # or rich takes it for markup
     return typer.Option(name, *more, help=help, rich_help_panel=panel, **settings)
 
 
