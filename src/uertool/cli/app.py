@@ -240,13 +240,25 @@ def _usage(error: Any, debug: bool) -> int:
         error.show()
         return 2
     possible = sorted(getattr(error, "possibilities", None) or ())
-    message = str(error.message if possible else error.format_message()).strip()
+    message = str(error.message if possible else _of_value(error)).strip()
     if possible:
         message = f"{message.rstrip('.')}. Did you mean {' or '.join(possible)}?"
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "uertool"
     code = int(getattr(error, "exit_code", 2))
     return _fail(code, _sentence(message), f"See: {path} --help", debug)
+
+
+def _of_value(error: Any) -> str:
+    """What the parser says about the value of an option, with that value."""
+    message = str(error.format_message())
+    found = getattr(error.__cause__, "errors", None)
+    if found is None:
+        return message
+    # Typer has pydantic check values, whose sentences leave them out.
+    value = found()[0].get("input")
+    message = message.replace("Value error, ", "").replace("Input should", f"{value!r} should")
+    return message.partition(", unable to parse")[0]
 
 
 def _sentence(text: str) -> str:
