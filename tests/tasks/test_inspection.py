@@ -10,7 +10,8 @@ import torch
 
 from tests.checkpoints.malicious import corpus
 from tests.conftest import FIXTURES, fixture_folders
-from uertool.tasks.inspection import Inspection, as_json, inspect_checkpoint, part_of
+from uertool.tasks.inspection import Inspection, inspect_checkpoint, part_of
+from uertool.tasks.inspection_record import as_json
 
 FOLDERS = fixture_folders("model.bin")
 GENERATIONS = ["legacy", "modular"]

@@ -87,7 +87,7 @@ def check(
     if compare is not None:
         raise typer.Exit(_compare(path, local_path(compare), as_json=json))
 
-    from uertool.tasks import inspection, repair
+    from uertool.tasks import inspection, inspection_record, repair
 
     with console.progress(None, "Reading the numbers", unit="tensors") as ticker:
         result = inspection.inspect_checkpoint(
@@ -102,7 +102,7 @@ def check(
     if run and result.architecture_known:
         inspection.run_once(result, device=device.device, dtype=device.dtype, config=config_path)
     if json:
-        console.json_line(inspection.as_json(result))
+        console.json_line(inspection_record.as_json(result))
     else:
         _show(result, quiet=quiet)
     if fix is not None:
