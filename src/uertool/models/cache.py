@@ -10,6 +10,15 @@ from torch import Tensor
 #: Room is made in steps of this many tokens beyond what the prompts need at once.
 CHUNK = 128
 
+#: Keys are read in steps of so many, with a mask on those behind a row's last one. Matrix products
+#: add up in blocks, so a row's sums do not depend on how long its neighbours are.
+STRIDE = 32
+
+
+def in_strides(length: int) -> int:
+    """The next multiple of STRIDE."""
+    return -(-length // STRIDE) * STRIDE
+
 
 class KeyValueCache:
     """One tensor [2, rows, heads, capacity, head size] per layer; keys are [0], values [1].
@@ -28,9 +37,10 @@ class KeyValueCache:
     def __init__(
         self, layers: int, rows: int, heads: int, head_size: int, capacity: int, like: Tensor
     ) -> None:
-        self.store = [like.new_zeros(2, rows, heads, capacity, head_size) for _ in range(layers)]
+        self.capacity = in_strides(capacity)
+        shape = (2, rows, heads, self.capacity, head_size)
+        self.store = [like.new_zeros(shape) for _ in range(layers)]
         self.lengths = [0] * rows
-        self.capacity = capacity
         self._prepare()
 
     @property
@@ -38,10 +48,10 @@ class KeyValueCache:
         """Number of texts."""
         return len(self.lengths)
 
-    def write_prompts(self, layer: int, keys_values: Tensor) -> None:
-        """Stores [rows, length, 2, heads, head size] at positions 0, 1, ..."""
+    def write_prompts(self, layer: int, rows: Tensor, keys_values: Tensor) -> None:
+        """Stores [rows, length, 2, heads, head size] at positions 0, 1, ... of some rows."""
         length = keys_values.shape[1]
-        self.store[layer][:, :, :, :length] = keys_values.permute(2, 0, 3, 1, 4)
+        self.store[layer][:, rows, :, :length] = keys_values.permute(2, 0, 3, 1, 4)
 
     def set_lengths(self, lengths: Sequence[int]) -> None:
         """Says how many of the stored tokens are real in each row."""
@@ -52,14 +62,15 @@ class KeyValueCache:
         """Makes room for one more token in every row; call before `append`."""
         longest = max(self.lengths)
         if longest >= self.capacity:
-            self._grow(longest + max(CHUNK, longest // 2))
-        self.seen = longest + 1
+            self._grow(in_strides(longest + max(CHUNK, longest // 2)))
+        self.seen = in_strides(longest + 1)
 
     def append(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores one token per row, [rows, 2, heads, head size].
 
         Returns:
-            Keys and values [rows, heads, seen, head size], with `seen` of `open`.
+            Keys and values [rows, heads, seen, head size], with `seen` of `open`; those behind a
+            row's length are to be masked.
         """
         store = self.store[layer]
         if self.common is not None:
@@ -131,6 +142,7 @@ class SourceMemory:
     def __init__(self, store: list[Tensor], seen: Tensor) -> None:
         self.store = store
         self.seen = seen
+        self._widen(in_strides(seen.shape[1]))
         self._prepare()
 
     def select(self, rows: Sequence[int]) -> None:

@@ -13,7 +13,9 @@ All of them know ids only, no text.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from uertool.errors import UsageError
 from uertool.models.attention import SelfAttention, scaled_bias
-from uertool.models.cache import CHUNK, KeyValueCache, SourceMemory
+from uertool.models.cache import CHUNK, STRIDE, KeyValueCache, SourceMemory
 from uertool.models.config import ModelConfig
 from uertool.models.decoder import ContextAttention, DecoderLayer, TransformerDecoder, memory_seen
 from uertool.models.embeddings import Embedding
@@ -112,6 +114,53 @@ class _Packed:
         self.used.clear()
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Consecutive tokens of prompts of one length."""
+
+    rows: Tensor  # their numbers in the batch
+    start: int
+    end: int
+    length: int
+
+
+class _Prompts:
+    """Prompts as one long list of tokens, those of equal length together.
+
+    So padding costs nothing, and what is computed of a prompt does not depend on the others. On a
+    GPU, where a few large products are better than many small ones, prompts are padded to one
+    length instead.
+
+    Attributes:
+        lengths: tokens of each prompt.
+        groups: prompts of equal length.
+        ids, positions: [tokens].
+        ends: where each prompt ends in the list.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
+        self.lengths = [len(prompt) for prompt in prompts]
+        widths = self.lengths
+        if device.type != "cpu":
+            widths = [max(self.lengths)] * len(prompts)
+        self.groups: list[_Group] = []
+        self.ends = [0] * len(prompts)
+        ids: list[int] = []
+        positions: list[int] = []
+        order = sorted(range(len(prompts)), key=widths.__getitem__)
+        for width, members in itertools.groupby(order, key=widths.__getitem__):
+            rows, start = list(members), len(ids)
+            for row in rows:
+                self.ends[row] = len(ids) + self.lengths[row]
+                ids.extend(prompts[row])
+                ids.extend([0] * (width - self.lengths[row]))
+                positions.extend(range(width))
+            index = torch.tensor(rows, device=device)
+            self.groups.append(_Group(index, start, len(ids), width))
+        self.ids = torch.tensor(ids, device=device)
+        self.positions = torch.tensor(positions, device=device)
+
+
 def attend_one(
     q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float
 ) -> Tensor:
@@ -156,18 +205,23 @@ class _SelfStep:
         keys, values = cache.append(layer, parts[:, 1:])
         return attend_one(parts[:, 0], keys, values, mask, self.scale)
 
-    def gather_prompt(
-        self, x: Tensor, layer: int, cache: KeyValueCache, mask: Tensor | None
+    def gather_prompts(
+        self, x: Tensor, layer: int, cache: KeyValueCache, prompts: _Prompts, mask: Tensor | None
     ) -> Tensor:
-        """[rows, length, hidden] to [rows * length, inner], writing keys and values."""
-        rows, length, hidden = x.shape
-        parts = self.qkv(x.reshape(-1, hidden)).view(rows, length, 3, self.heads, self.head_size)
-        cache.write_prompts(layer, parts[:, :, 1:])
-        q, k, v = (part.transpose(1, 2) for part in parts.unbind(2))
-        out = scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale
-        )
-        return out.transpose(1, 2).reshape(-1, self.inner)
+        """[tokens, hidden] to [tokens, inner], writing keys and values."""
+        parts = self.qkv(x)
+        out = torch.empty_like(parts[:, : self.inner])
+        for group in prompts.groups:
+            part = parts[group.start : group.end]
+            part = part.view(-1, group.length, 3, self.heads, self.head_size)
+            cache.write_prompts(layer, group.rows, part[:, :, 1:])
+            q, k, v = (each.transpose(1, 2) for each in part.unbind(2))
+            own = None if mask is None else mask[..., : group.length, : group.length]
+            found = scaled_dot_product_attention(
+                q, k, v, attn_mask=own, is_causal=own is None, scale=self.scale
+            )
+            out[group.start : group.end] = found.transpose(1, 2).reshape(-1, self.inner)
+        return out
 
 
 class _ContextStep:
@@ -253,21 +307,18 @@ class _LayerStep:
         normed: Tensor = self.norm_last(self.feed_forward.out.added(wide, x))
         return normed
 
-    def read_prompt(
-        self, x: Tensor, number: int, cache: KeyValueCache, mask: Tensor | None
+    def read_prompts(
+        self, x: Tensor, number: int, cache: KeyValueCache, prompts: _Prompts, mask: Tensor | None
     ) -> Tensor:
-        """[rows, length, hidden] to the same, without context attention."""
-        shape = x.shape
-        flat = x.reshape(-1, shape[-1])
+        """[tokens, hidden] to the same, without context attention."""
         if self.pre:
-            gathered = self.attention.gather_prompt(self.norm_1(x), number, cache, mask)
-            flat = self.attention.out.added(gathered, flat)
-            wide = self.feed_forward.widen(self.norm_last(flat))
-            return self.feed_forward.out.added(wide, flat).view(shape)
-        gathered = self.attention.gather_prompt(x, number, cache, mask)
-        flat = self.norm_1(self.attention.out.added(gathered, flat))
-        flat = self.norm_last(self.feed_forward.out.added(self.feed_forward.widen(flat), flat))
-        return flat.view(shape)
+            gathered = self.attention.gather_prompts(self.norm_1(x), number, cache, prompts, mask)
+            x = self.attention.out.added(gathered, x)
+            return self.feed_forward.out.added(self.feed_forward.widen(self.norm_last(x)), x)
+        gathered = self.attention.gather_prompts(x, number, cache, prompts, mask)
+        x = self.norm_1(self.attention.out.added(gathered, x))
+        normed: Tensor = self.norm_last(self.feed_forward.out.added(self.feed_forward.widen(x), x))
+        return normed
 
 
 class _Output:
@@ -396,34 +447,34 @@ class _Stack:
 
     def _mask(self, cache: KeyValueCache) -> Tensor | None:
         """What is added to the scores [rows or 1, heads or 1, 1, seen]; None for nothing."""
-        if self.bias is None and cache.common is not None:
+        if self.bias is None and cache.seen - 1 == cache.common:
             return None
-        like = cache.store[0]
-        if self.bias is None:
-            keys = torch.arange(cache.seen, device=like.device)
-            hidden = like.new_zeros(cache.rows, cache.seen)
-            hidden.masked_fill_(keys > cache.positions[:, None], float("-inf"))
-            return hidden[:, None, None, :]
         # Column c of the table is the bias at distance size - 1 - c, so that a row's biases lie in
-        # the order of its keys.
-        table = self._biases(cache.seen, like)
-        size = table.shape[1]
+        # the order of its keys; then follow columns for keys that are not there.
+        table = self._biases(cache.seen, cache.store[0])
+        size = table.shape[1] - STRIDE
         if cache.common is not None:
-            return table[None, :, None, size - 1 - cache.common :]
-        keys = torch.arange(cache.seen, device=like.device)
-        distance = cache.positions[:, None] - keys
-        bias = table[:, size - 1 - distance.clamp(min=0)]
-        bias = bias.masked_fill(distance < 0, float("-inf"))
-        return bias.transpose(0, 1)[:, :, None, :]
+            first = size - 1 - cache.common
+            return table[None, :, None, first : first + cache.seen]
+        keys = torch.arange(cache.seen, device=table.device)
+        columns = (size - 1 - cache.positions[:, None] + keys).clamp(max=size)
+        return table[:, columns].transpose(0, 1)[:, :, None, :]
 
     def _biases(self, length: int, like: Tensor) -> Tensor:
-        """Position biases [heads, size] by falling distance, for distances below `length`."""
-        assert self.bias is not None
-        if self.bias_table.dim() < 2 or self.bias_table.shape[1] < length:
+        """Position biases [heads or 1, size + STRIDE] by falling distance, then STRIDE times -inf.
+
+        Args:
+            length: distances below it are there.
+            like: has the device and type.
+        """
+        if self.bias_table.dim() < 2 or self.bias_table.shape[1] < length + STRIDE:
             size = (length // CHUNK + 1) * CHUNK
-            distance = torch.arange(1 - size, 1, device=like.device)
-            table = scaled_bias(self.config, self.bias.at(distance)).to(like.dtype)
-            self.bias_table = table.t().contiguous()
+            table = like.new_zeros(1, size)
+            if self.bias is not None:
+                distance = torch.arange(1 - size, 1, device=like.device)
+                table = scaled_bias(self.config, self.bias.at(distance)).to(like.dtype).t()
+            nothing = table.new_full((table.shape[0], STRIDE), float("-inf"))
+            self.bias_table = torch.cat([table, nothing], dim=1)
         return self.bias_table
 
 
@@ -440,11 +491,12 @@ class CachedLm(_Stack):
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]], room: int) -> CachedState:
         """See IncrementalModel.start."""
-        state, hidden = self._read(prompts, room)
-        lengths = state.cache.positions
-        last = hidden[state.cache.row_index, lengths - 1]
+        read = _Prompts(prompts, next(self.embedding.parameters()).device)
+        cache, hidden = self._read(read, room)
+        last = hidden[torch.tensor(read.ends, device=hidden.device) - 1]
         if self.norm is not None:
             last = self.norm(last)
+        state = CachedState(cache, None)
         state.logits = self.output(last)
         return state
 
@@ -455,30 +507,30 @@ class CachedLm(_Stack):
     @torch.inference_mode()
     def log_probabilities(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
         """Per text, the log-probability of each of its tokens after the first, [length - 1]."""
-        _, hidden = self._read(texts, 0)
+        read = _Prompts(texts, next(self.embedding.parameters()).device)
+        _, hidden = self._read(read, 0)
         found = []
-        for row, ids in enumerate(texts):
-            x = hidden[row, : len(ids) - 1]
+        for end, ids in zip(read.ends, texts, strict=True):
+            x = hidden[end - len(ids) : end - 1]
             if self.norm is not None:
                 x = self.norm(x)
             found.append(_picked(self.output, x, ids[1:]))
         return found
 
-    def _read(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[CachedState, Tensor]:
-        device = next(self.embedding.parameters()).device
-        ids = _padded(prompts, device)
-        length = ids.shape[1]
-        cache = self.new_cache(len(prompts), length + min(room, 2 * CHUNK))
-        cache.set_lengths([len(prompt) for prompt in prompts])
-        x = self.embed(ids, torch.arange(length, device=device)[None])
+    def _read(self, prompts: _Prompts, room: int) -> tuple[KeyValueCache, Tensor]:
+        """Keys and values, and hidden states [tokens, hidden] after the last layer."""
+        length = max(prompts.lengths)
+        cache = self.new_cache(len(prompts.lengths), length + min(room, 2 * CHUNK))
+        cache.set_lengths(prompts.lengths)
+        x = self.embed(prompts.ids[None], prompts.positions[None])[0]
         mask = None
         if self.bias is not None:
             mask = scaled_bias(self.config, self.bias(length, length)).to(x.dtype)
-            later = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+            later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
             mask = mask.masked_fill(later, float("-inf"))
         for number, layer in enumerate(self.layers):
-            x = layer.read_prompt(x, number, cache, mask)
-        return CachedState(cache, None), x
+            x = layer.read_prompts(x, number, cache, prompts, mask)
+        return cache, x
 
 
 class CachedSeq2seq(_Stack):
