@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _write_uer_files(folder: Path, change: Change) -> None:
 
 def _write_hf_files(
     folder: Path, source: Path, checkpoint: Checkpoint, change: Change
-) -> Sequence[str]:
+) -> list[str]:
     asked = change.asked
     settings = _json(source / "tokenizer_config.json")
     length = settings.get("model_max_length")
