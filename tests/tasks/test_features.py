@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import uertool
-from tests.conftest import MODELS, fixture_folders
+from tests.conftest import FIXTURES, MODELS, fixture_folders
 from uertool.engine.batching import collate
 from uertool.errors import ConfigError, InputError, UsageError
 from uertool.models.registry import LoadedModel, load_model
@@ -244,3 +244,34 @@ def test_a_batch_on_its_own_gives_one_result_a_row(small: LoadedModel) -> None:
     job = FeatureJob(small, FeatureSettings())
     batch = collate(job.encode([Line(0, "好"), Line(1, "天气")]))
     assert [found.line for found in job.step(batch)] == [0, 1]
+
+
+# -- other people's models ------------------------------------------------------------------------
+
+
+def test_a_hugging_face_folder_is_read_as_its_tokenizer_says(tmp_path: Path) -> None:
+    import transformers
+
+    vocab = (FIXTURES / "bert-modular/vocab.txt").read_text("utf-8")
+    (tmp_path / "vocab.txt").write_text(vocab, "utf-8")
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    config = transformers.BertConfig(
+        vocab_size=len(vocab.splitlines()), hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=4, intermediate_size=64, max_position_embeddings=40,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    peer = transformers.BertModel(config).eval()
+    peer.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, device="cpu")
+    inputs = transformers.AutoTokenizer.from_pretrained(tmp_path)(
+        SENTENCES[3], return_tensors="pt", truncation=True, max_length=12
+    )
+    assert inputs["input_ids"][0, -1] == loaded.tokenizer.sep_id
+    with torch.inference_mode():
+        found = peer(**inputs)
+    expected = {"mean": found.last_hidden_state[0].mean(0), "cls-pooler": found.pooler_output[0]}
+    for pooling, vector in expected.items():
+        ours = loaded.encode(SENTENCES[3], pooling=pooling, seq_length=12)[0]
+        np.testing.assert_allclose(ours, vector.numpy(), atol=1e-5)
+    without = FeatureJob(loaded, FeatureSettings(add_sep=False)).encode([Line(0, "好")])[0]
+    assert len(without.ids) == 2
