@@ -380,8 +380,10 @@ def fit_whitening(
     as_json: bool = False,
 ) -> tuple[Whitening, WhiteningReport]:
     """A whitening of the vectors of many files, each of them read by one worker."""
+    from uertool.engine.distributed.inputs import Reading
     from uertool.tasks.sharded import MomentsWork, fit_distributed, shards_folder
 
+    engine.refuse(shard_lines=engine.shard_lines)  # a block is a file here
     order = engine.order(
         MomentsWork(),
         inputs=vectors,
@@ -389,6 +391,7 @@ def fit_whitening(
         identity={},
         overwrite=overwrite,
     )
+    order = dataclasses.replace(order, reading=Reading(whole=True))
     if engine.dry_run:
         show_plan(order, as_json=as_json)
         raise typer.Exit

@@ -166,6 +166,6 @@ def report(manifest: dict[str, Any], output: str, rate: float) -> None:
     )
     if manifest["errors"]:
         console.warn(
-            f"{counted(manifest['errors'], 'line or file')} could not be processed; see "
-            f"{output.rstrip('/')}/errors.jsonl"
+            f"{counted(manifest['errors'], 'line')} could not be processed (a broken file counts "
+            f"as one); see {output.rstrip('/')}/errors.jsonl"
         )

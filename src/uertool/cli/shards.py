@@ -64,7 +64,7 @@ def merge(
             f"in {output_path}"
         )
     if manifest["errors"]:
-        console.warn(f"{counted(manifest['errors'], 'line or file')} could not be processed then")
+        console.warn(f"{counted(manifest['errors'], 'line')} could not be processed then")
 
 
 @app.command("verify")
