@@ -64,7 +64,7 @@ class Filler:
             rows = [n for n, gap in enumerate(part) for _ in gap.places]
             places = [place for gap in part for place in gap.places]
             scores = self.at(batch.ids, batch.segs, rows, places)
-            found.extend(scores.split([len(gap.places) for gap in part]))
+            found.extend(torch.split(scores, [len(gap.places) for gap in part]))
         return found
 
     def at(self, ids: Tensor, segs: Tensor, rows: Sequence[int], places: Sequence[int]) -> Tensor:
@@ -83,7 +83,7 @@ class Filler:
         """
         head = self.model.mlm
         assert head is not None, "load_model was asked for this head"
-        for part in self._hidden_at(ids, segs, rows, places).split(_PLACES):
+        for part in torch.split(self._hidden_at(ids, segs, rows, places), _PLACES):
             yield head(part).float().log_softmax(-1)
 
     def _hidden_at(
