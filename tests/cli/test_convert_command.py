@@ -81,8 +81,32 @@ def test_a_dry_run_prints_the_mapping(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["convert", "uer2hf", MLM, str(tmp_path / "hf"), "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "BertForMaskedLM" in text
-    assert "1040x32" in text
+    row = next(line for line in text.splitlines() if "token_type_embeddings" in line)
+    assert row.split()[:4] == [
+        "bert.embeddings.token_type_embeddings.weight",
+        "2x32",
+        "float32",
+        "embedding.seg.embedding.weight",
+    ]
+    assert "dropped" in row
     assert not (tmp_path / "hf").exists()
+
+
+def test_what_was_proven_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "uer2hf", MLM, str(tmp_path / "hf")]) == 0
+    text = capsys.readouterr().out
+    assert "59 tensors read back, equal bit for bit" in text
+    assert "source and output, both in uertool: 0." in text
+    assert "output in uertool and in transformers: " in text
+    assert "gamma copied bit for bit" in text
+    assert "--exact-norm" in text
+    assert main(["convert", "uer2hf", MLM, str(tmp_path / "exact"), "--exact-norm"]) == 0
+    assert "every gamma multiplied" in capsys.readouterr().out
+
+
+def test_a_pipe_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "uer2hf", MLM, "-"]) == 2
+    assert "pipe" in capsys.readouterr().err
 
 
 def test_json_is_one_line_with_the_proof(
@@ -108,6 +132,25 @@ def test_a_folder_of_checkpoints_gets_a_summary(
     assert "mlm-modular" in text
     assert "gpt2-modular" in text
     assert (tmp_path / "out" / "gpt2-modular" / "generation_config.json").is_file()
+
+
+def test_a_folder_is_looked_through_without_writing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.bin").write_bytes(Path(MLM).read_bytes())
+    (source / "a.safetensors").write_text("<html>")
+    arguments = ["convert", "auto", str(source), str(tmp_path / "out"), "--to", "safetensors"]
+    assert main([*arguments, "--dry-run"]) == 1
+    captured = capsys.readouterr()
+    assert "a-bin.safetensors" in captured.out
+    assert "a.safetensors: " in captured.err
+    assert "HTML" in captured.err
+    assert "1 of 2 checkpoints" in captured.err
+    assert [item.name for item in tmp_path.iterdir()] == ["in"]
+    assert main(arguments) == 1
+    assert [item.name for item in (tmp_path / "out").iterdir()] == ["a-bin.safetensors"]
 
 
 def test_a_missing_output_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, ConfigError
+from uertool.models.config_resolution import resolve_config
 from uertool.tasks import conversion_job, verification
 from uertool.tasks.conversion import ConversionOptions, convert
 from uertool.tasks.verification import SOURCE_AND_OUTPUT
@@ -198,3 +199,25 @@ def test_what_uer_py_has_no_word_for_is_said_and_kept_in_safetensors(
     assert not any(words in note for note in report.notes)
     assert report.verification is not None
     assert set(report.verification.differences[SOURCE_AND_OUTPUT].values()) == {0.0}
+
+
+def test_a_folder_that_transformers_cannot_load_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    before, right = conversion_job.config_json, resolve_config(open_checkpoint(MLM))
+
+    def config_json(*args: Any, **more: Any) -> dict[str, Any]:
+        return {**before(*args, **more), "num_hidden_layers": 4}
+
+    monkeypatch.setattr(conversion_job, "config_json", config_json)
+    monkeypatch.setattr(verification, "resolve_config", lambda *_: right)  # uertool is deceived
+    with pytest.raises(CheckpointError, match=r"transformers finds .* missing keys such as bert"):
+        convert(MLM, tmp_path / "hf", "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_bundled_model_is_converted_by_its_name(tmp_path: Path) -> None:
+    report = convert("zh-mlm-small", tmp_path / "hf", "hf", ConversionOptions(verify=False))
+    assert report.hf_class == "BertForMaskedLM"
+    assert (tmp_path / "hf" / "tokenizer.json").is_file()

@@ -26,7 +26,9 @@ _TARGETS = ("hf", "uer", "google", "safetensors")
 
 _Source = Annotated[
     str | None,
-    typer.Argument(metavar="IN", help="A weight file, a folder, or a TensorFlow prefix."),
+    typer.Argument(
+        metavar="IN", help="A weight file, a folder, a TensorFlow prefix, or hf:owner/name."
+    ),
 ]
 _Target = Annotated[
     str | None,
@@ -228,6 +230,8 @@ def _run(
         )
     if to == "uer" and Path(target).suffix == ".safetensors" and words["layout"] != "legacy":
         to = "safetensors"
+    if "-" in (source, target):
+        raise UsageError("A checkpoint cannot be read from or written to a pipe.", "Name a file.")
     kind: Target = to  # type: ignore[assignment]
     options = _options(words)
     if _is_many(Path(source)):
@@ -344,22 +348,7 @@ def _show(report: ConversionReport, *, dry_run: bool, as_json: bool) -> None:
     heads = f", heads {', '.join(report.heads)}" if report.heads else ""
     console.out(f"{report.direction}: {kind}{heads}, {len(report.rows)} tensors")
     if dry_run:
-        console.table(
-            ("output", "shape", "type", "from", "change"),
-            [
-                (
-                    row.name,
-                    "x".join(map(str, row.shape)),
-                    row.dtype,
-                    " ".join(row.sources),
-                    row.change,
-                )
-                for row in report.rows
-            ],
-        )
-        for title, names in (("left over", report.left_over), ("dropped", report.dropped)):
-            if names:
-                console.out(f"{title}: {', '.join(names)}")
+        _show_mapping(report)
     console.out(f"layer norms: {report.norm}")
     for note in report.notes:
         console.note(note)
@@ -375,6 +364,22 @@ def _show(report: ConversionReport, *, dry_run: bool, as_json: bool) -> None:
             console.note(note)
     for file in report.files:
         console.out(f"wrote {file}")
+
+
+def _show_mapping(report: ConversionReport) -> None:
+    """The mapping in columns, a tensor a line however long its names are."""
+    rows = [("output", "shape", "type", "from", "change")]
+    rows.extend(
+        (row.name, "x".join(map(str, row.shape)), row.dtype, " ".join(row.sources), row.change)
+        for row in report.rows
+    )
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)]
+        console.out("  ".join([*cells, row[4]]).rstrip())
+    for title, names in (("left over", report.left_over), ("dropped", report.dropped)):
+        if names:
+            console.out(f"{title}: {', '.join(names)}")
 
 
 def _proof(report: ConversionReport) -> str:

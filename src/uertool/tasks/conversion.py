@@ -13,10 +13,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from uertool.bundled import bundled_models
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.checkpoints.writer import FORMATS, is_weight_file
 from uertool.errors import CheckpointError, UertoolError, UsageError
 from uertool.models.config import LEGACY_TARGETS
+from uertool.models.hub import is_hub_reference
+from uertool.models.registry import find_model
 from uertool.tasks.conversion_job import ConversionJob
 from uertool.tasks.conversion_types import ConversionOptions, ConversionReport, MappingRow, Target
 
@@ -47,7 +50,8 @@ def convert(
     """Convert one checkpoint.
 
     Args:
-        source: a weight file, a Hugging Face folder or a TensorFlow prefix.
+        source: a weight file, a Hugging Face folder, a TensorFlow prefix, the name of a bundled
+            model or hf:owner/name.
         target: a folder for Hugging Face, a file, or a TensorFlow prefix. A .bin or .safetensors
             path takes the weights alone.
         to: whose names and files to write; "safetensors" is UER-py's names in that format.
@@ -61,7 +65,7 @@ def convert(
     """
     began = time.perf_counter()
     chosen = options or ConversionOptions()
-    with open_checkpoint(source, arch=chosen.arch) as checkpoint:
+    with open_checkpoint(_located(source), arch=chosen.arch) as checkpoint:
         _check_layout(checkpoint, sources)
         job = ConversionJob(checkpoint, Path(target), to, chosen)
         if dry_run:
@@ -141,6 +145,14 @@ def _stem(item: Path) -> str:
     """The name without a suffix of weights; UER-py's training step is a part of it."""
     suffix, mark, step = item.suffix.partition("-")
     return item.stem + mark + step if suffix in FORMATS else item.name
+
+
+def _located(source: str | Path) -> str | Path:
+    """The path of a model that is named rather than pointed to."""
+    name = str(source)
+    if is_hub_reference(name) or (name in bundled_models() and not Path(name).exists()):
+        return find_model(name)
+    return source
 
 
 def _check_layout(checkpoint: Checkpoint, sources: tuple[str, ...]) -> None:

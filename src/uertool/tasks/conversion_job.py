@@ -458,8 +458,7 @@ class ConversionJob:
     def _norm_words(self) -> str:
         if self.source_config.norm == "rms":
             return "T5 layer norms are the same everywhere"
-        ours = self.to in ("uer", "safetensors")
-        if ours == (self.checkpoint.layout == "uer"):
+        if self.source_config.norm == self._norm_of_output():
             return "gamma copied bit for bit"
         if self.options.exact_norm:
             return "every gamma multiplied so that the layer norms compute the same"
@@ -467,6 +466,12 @@ class ConversionJob:
             "gamma copied bit for bit, as UER-py's scripts do; UER-py's layer norm is not the "
             "others', so the outputs differ somewhat (--exact-norm)"
         )
+
+    def _norm_of_output(self) -> str:
+        """Which layer norm will run the output; a .safetensors of UER-py's names says it itself."""
+        if self.to in ("hf", "google"):
+            return "standard"
+        return self.config.norm if self.target.suffix == ".safetensors" else "uer"
 
 
 def _row(planned: Planned) -> MappingRow:

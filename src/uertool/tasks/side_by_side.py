@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -112,17 +111,26 @@ def transformers_outputs(folder: Path, hf_class: str, probe: Probe) -> dict[str,
         As `uertool_outputs`.
 
     Raises:
-        CheckpointError: transformers finds weights missing, unexpected or of another shape.
+        CheckpointError: transformers cannot load it, or finds weights missing, unexpected or of
+            another shape.
     """
-    if importlib.util.find_spec("transformers") is None:
-        return None
-    import transformers
+    try:
+        import transformers
 
-    with _silence():
         kind = getattr(transformers, hf_class)
-        model, info = kind.from_pretrained(
-            folder, output_loading_info=True, dtype=torch.float32, local_files_only=True
-        )
+    except (ImportError, RuntimeError):  # absent, or not fit for this torch
+        return None
+    try:
+        with _silence():
+            model, info = kind.from_pretrained(
+                folder, output_loading_info=True, dtype=torch.float32, local_files_only=True
+            )
+    except Exception as error:  # it raises whatever its parts raise
+        raise CheckpointError(
+            f"transformers {transformers.__version__} cannot load the output as {hf_class}: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+            "The output was not kept; --no-verify writes it all the same.",
+        ) from error
     faults = [
         f"{len(names)} {what.replace('_', ' ')} such as {sorted(map(str, names))[0]}"
         for what, names in info.items()
