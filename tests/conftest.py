@@ -34,3 +34,9 @@ def fixture_folders(*needed: str) -> list[Path]:
 def fixtures() -> Path:
     """The folder of reference cases."""
     return FIXTURES
+
+
+@pytest.fixture(autouse=True)
+def width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables as wide as where nothing says otherwise; a library that a test imports may say so."""
+    monkeypatch.delenv("COLUMNS", raising=False)

@@ -259,7 +259,8 @@ def _job(
     from uertool.tasks.features import FeatureJob
 
     here = dataclasses.replace(options, device=str(device), threads=None)
-    return FeatureJob(model.load(here, heads=heads), settings)
+    loaded = model.load(here, heads=heads, aloud=False)
+    return FeatureJob(loaded, settings, notices=loaded.notes)
 
 
 def _numbers(layers: str | None) -> tuple[int, ...]:

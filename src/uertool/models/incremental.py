@@ -12,7 +12,6 @@ All of them know ids only, no text.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from uertool.errors import UsageError
@@ -557,7 +555,7 @@ class CachedSeq2seq(_Stack):
         device = next(self.embedding.parameters()).device
         ids = _padded(prompts, device)
         segs = _padded([[1] * len(prompt) for prompt in prompts], device)
-        source = self._read_source(ids, segs)
+        source = self.model.encode(ids, segs)
         store = []
         for layer in self.layers:
             assert layer.context is not None
@@ -568,15 +566,6 @@ class CachedSeq2seq(_Stack):
         for token in self.prefix:
             super().step(state, torch.full((len(prompts),), token, device=device))
         return state
-
-    def _read_source(self, ids: Tensor, segs: Tensor) -> Tensor:
-        """The encoder's output [rows, source, hidden]."""
-        # Scores that are not scaled are large; see `attend_one`.
-        exact = self.config.remove_attention_scale and ids.device.type == "cpu"
-        with sdpa_kernel([SDPBackend.MATH]) if exact else contextlib.nullcontext():
-            source = self.model.encode(ids, segs)
-        assert isinstance(source, Tensor)
-        return source
 
     @torch.inference_mode()
     def step(self, state: CachedState, ids: Tensor) -> Tensor:

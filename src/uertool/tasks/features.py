@@ -117,8 +117,11 @@ class FeatureJob:
         UsageError: there is no such layer, or seq_length is beyond the position table.
     """
 
-    def __init__(self, loaded: LoadedModel, settings: FeatureSettings) -> None:
+    def __init__(
+        self, loaded: LoadedModel, settings: FeatureSettings, *, notices: Sequence[str] = ()
+    ) -> None:
         self.settings = settings
+        self.notices = notices
         self.model = loaded.model
         self.device = loaded.device
         self.tokenizer = loaded.tokenizer
