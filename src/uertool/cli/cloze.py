@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -135,7 +133,7 @@ def cloze(
         cat lines.txt | uertool cloze --mask-ratio 0.15 --json
     """
     _check_target(target)
-    written = _format(form, output)
+    written = output.form(form)
     if not engine.is_ray:
         output.apply()
         lines_from = text.source(texts, "text")
@@ -177,7 +175,7 @@ def cloze(
         make_job = functools.partial(_job, model, device, settings)
     started = time.perf_counter()
     with (
-        _opened(output) as stream,
+        output.opened() as stream,
         _progress(output) as advance,
     ):
         write = writer_for(written, stream, column=text.column)
@@ -226,35 +224,6 @@ def _check_target(target: str | None) -> None:
             f"--target {target} has no masked words to guess.",
             "A cloze test runs with bert, mlm or albert; or leave --target out.",
         )
-
-
-def _format(form: str, output: OutputOptions) -> str:
-    """The format that was asked for, or that fits where the results go."""
-    if output.json:
-        if form not in ("auto", "jsonl"):
-            raise UsageError(f"--json and --format {form} were both given.", "Give one of them.")
-        return "jsonl"
-    if form == "table" and output.prediction_path not in (None, "-"):
-        raise UsageError(
-            "A table is for a terminal, but --prediction-path names a file.",
-            "Take --format text or jsonl.",
-        )
-    if form != "auto":
-        return form
-    if output.prediction_path in (None, "-"):
-        return "table" if console.out_is_terminal() else "text"
-    return "jsonl" if str(output.prediction_path).endswith((".jsonl", ".json")) else "text"
-
-
-@contextlib.contextmanager
-def _opened(output: OutputOptions) -> Iterator[TextIO]:
-    from uertool.files import atomic_text
-
-    if output.prediction_path is None:
-        yield sys.stdout
-        return
-    with atomic_text(output.prediction_path, overwrite=output.overwrite) as stream:
-        yield stream
 
 
 def _progress(output: OutputOptions) -> contextlib.AbstractContextManager[console.Ticker]:

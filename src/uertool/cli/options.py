@@ -11,6 +11,7 @@ spreads it out for the parser:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, get_type_hints
 
 import typer
 
@@ -519,6 +520,48 @@ class OutputOptions(OptionGroup):
         bool, opt("--verbose", "-v", help="Say what was read and assumed", panel=_OUTPUT)
     ] = False
 
+    @property
+    def to_file(self) -> bool:
+        """Whether results go to a file, not to standard output."""
+        return self.prediction_path not in (None, "-")
+
+    def form(self, wanted: str) -> str:
+        """The format that was asked for, or that fits where the results go.
+
+        Args:
+            wanted: auto, table, text or jsonl.
+
+        Raises:
+            UsageError: --json says otherwise, or a table is to go into a file.
+        """
+        if self.json:
+            if wanted not in ("auto", "jsonl"):
+                raise UsageError(
+                    f"--json and --format {wanted} were both given.", "Give one of them."
+                )
+            return "jsonl"
+        if wanted == "table" and self.to_file:
+            raise UsageError(
+                "A table is for a terminal, but --prediction-path names a file.",
+                "Take --format text or jsonl.",
+            )
+        if wanted != "auto":
+            return wanted
+        if not self.to_file:
+            return "table" if console.out_is_terminal() else "text"
+        return "jsonl" if str(self.prediction_path).endswith((".jsonl", ".json")) else "text"
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[TextIO]:
+        """Where results are written: standard output, or a file that appears when it is whole."""
+        from uertool.files import atomic_text
+
+        if self.prediction_path is None:
+            yield sys.stdout
+            return
+        with atomic_text(self.prediction_path, overwrite=self.overwrite) as stream:
+            yield stream
+
     def apply(self) -> None:
         """Tell the console how much to say, and see that the output may be written."""
         console.set_level(quiet=self.quiet, verbose=self.verbose)
@@ -526,7 +569,7 @@ class OutputOptions(OptionGroup):
             from uertool.files import refuse_existing
 
             refuse_existing(self.prediction_path, self.overwrite)
-        if self.save_run and self.prediction_path in (None, "-"):
+        if self.save_run and not self.to_file:
             raise UsageError(
                 "--save-run writes beside the output, but there is no output file.",
                 "Name one with --prediction-path.",

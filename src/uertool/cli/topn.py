@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -107,7 +106,7 @@ def indep(
 
     Exit code 1 says that a word was not in the vocabulary; the others are answered all the same.
     """
-    shown = _format(form, output)
+    shown = output.form(form)
     output.apply()
     if vectors is not None and (load_model_path or vocab_path or spm_model_path):
         raise UsageError("--vectors and a model were both given.", "Give one of them.")
@@ -137,7 +136,7 @@ def indep(
     with console.progress(len(source), "Comparing", unit="words") as advance:
         results = neighbours(source, queries, topn=topn, by=by, on_rows=advance)
     seconds = time.perf_counter() - started
-    with _opened(output) as stream:
+    with output.opened() as stream:
         if shown == "text":
             stream.write(f"Vocabulary size:  {len(source)}\n")
         for found in results:
@@ -253,7 +252,7 @@ def dep(
     Exit code 1 says that a line could not be answered, or its word stands in it more than once and
     no --occurrence chose; the others are answered all the same.
     """
-    shown = _format(form, output)
+    shown = output.form(form)
     output.apply()
     bad: list[BadLine] = []
     lines, source = _pairs(pair, text, bad)
@@ -276,7 +275,7 @@ def dep(
     summary = SubstituteSummary()
     unread = 0
     started = time.perf_counter()
-    with _opened(output) as stream, _progress(output, shown) as advance:
+    with output.opened() as stream, _progress(output, shown) as advance:
         if shown == "text":
             stream.write(f"Vocabulary size:  {len(vocab)}\n")
             stream.write(f"Vocabulary size:  {len(search.candidates)}\n")
@@ -371,36 +370,6 @@ def _write_dep(found: Substitutes, form: str, stream: TextIO, number: int) -> No
 
 
 # -- both -----------------------------------------------------------------------------------------
-
-
-def _format(form: str, output: OutputOptions) -> str:
-    """The format that was asked for, or that fits where the results go."""
-    to_file = output.prediction_path not in (None, "-")
-    if output.json:
-        if form not in ("auto", "jsonl"):
-            raise UsageError(f"--json and --format {form} were both given.", "Give one of them.")
-        return "jsonl"
-    if form == "table" and to_file:
-        raise UsageError(
-            "A table is for a terminal, but --prediction-path names a file.",
-            "Take --format text or jsonl.",
-        )
-    if form != "auto":
-        return form
-    if not to_file:
-        return "table" if console.out_is_terminal() else "text"
-    return "jsonl" if str(output.prediction_path).endswith((".jsonl", ".json")) else "text"
-
-
-@contextlib.contextmanager
-def _opened(output: OutputOptions) -> Iterator[TextIO]:
-    from uertool.files import atomic_text
-
-    if output.prediction_path is None:
-        yield sys.stdout
-        return
-    with atomic_text(output.prediction_path, overwrite=output.overwrite) as stream:
-        yield stream
 
 
 def _progress(
