@@ -13,10 +13,10 @@ from uertool.cli.options import (
     ModelOptions,
     OptionGroup,
     opt,
-    split_embedding,
     truth,
 )
 from uertool.errors import UsageError
+from uertool.models.config import split_words
 
 if TYPE_CHECKING:
     from uertool.models.linear import Precision
@@ -290,7 +290,7 @@ class TargetOptions(OptionGroup):
         if "tgt_vocab_path" in given:
             given["tgt_vocab"] = given.pop("tgt_vocab_path")
         if "tgt_embedding" in given:
-            given["tgt_embedding"] = split_embedding(given["tgt_embedding"])
+            given["tgt_embedding"] = split_words(given["tgt_embedding"])
         if "tgt_do_lower_case" in given:
             given["tgt_do_lower_case"] = truth("--tgt-do-lower-case", given["tgt_do_lower_case"])
         return given

@@ -25,6 +25,7 @@ import typer
 
 from uertool.cli import console
 from uertool.errors import InputError, UsageError
+from uertool.models.config import split_words
 
 if TYPE_CHECKING:
     from uertool.models.registry import LoadedModel
@@ -272,7 +273,7 @@ class ModelOptions(OptionGroup):
             if field.name not in files and getattr(self, field.name) is not None
         }
         if "embedding" in given:
-            given["embedding"] = split_embedding(given["embedding"])
+            given["embedding"] = split_words(given["embedding"])
         if "do_lower_case" in given:
             given["do_lower_case"] = truth("--do-lower-case", given["do_lower_case"])
         return given
@@ -332,11 +333,6 @@ def tell(loaded: LoadedModel) -> None:
         shown = " ".join(map(str, value)) if isinstance(value, list) else value
         console.detail(f"  {name} = {shown} ({where})")
     console.detail(f"Runs on {loaded.device} in {str(loaded.dtype).removeprefix('torch.')}.")
-
-
-def split_embedding(text: str) -> tuple[str, ...]:
-    """The parts of `word_pos_seg`, `word,pos,seg` or `word pos seg`."""
-    return tuple(part for part in text.replace(",", "_").replace(" ", "_").split("_") if part)
 
 
 def truth(option: str, text: str) -> bool:

@@ -38,6 +38,11 @@ LEGACY_TARGETS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def split_words(text: str) -> tuple[str, ...]:
+    """The parts of `word_pos_seg`, `word,pos,seg` or `word pos seg`."""
+    return tuple(part for part in text.replace(",", "_").replace(" ", "_").split("_") if part)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What a model is made of. Field names are UER-py's flags wherever it has one.
@@ -146,4 +151,5 @@ __all__ = [
     "TARGETS",
     "ConfigError",
     "ModelConfig",
+    "split_words",
 ]

@@ -26,6 +26,7 @@ from uertool.models.config import (
     MASKS,
     TARGETS,
     ModelConfig,
+    split_words,
 )
 
 #: Keys that only other programs' configurations have.
@@ -528,11 +529,6 @@ def _as_field(
             raise fault(name, value, "a number")
         return float(value)
     return value
-
-
-def split_words(text: str) -> tuple[str, ...]:
-    """The parts of `word_pos_seg`, `word,pos,seg` or `word pos seg`."""
-    return tuple(part for part in text.replace(",", "_").replace(" ", "_").split("_") if part)
 
 
 def _words(value: Any) -> str:
