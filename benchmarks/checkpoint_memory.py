@@ -15,7 +15,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-VOCAB = Path(__file__).parents[1] / "tests/text/google_zh_vocab.txt"
+VOCAB = Path(__file__).parents[1] / "tests/data/text/google_zh_vocab.txt"
 WORDS = 21128
 
 _PREAMBLE = (
@@ -44,13 +44,13 @@ print(json.dumps({"seconds": time.perf_counter() - start, "bytes": peak() - befo
 
 JOBS = {
     "load_model, uertool (goal: 1.25 times the file)": """
-        from uertool.models.registry import load_model
+        from uertool.loading.registry import load_model
         loaded = load_model(paths[0], vocab=VOCAB, device="cpu")
         total = sum(float(tensor.sum()) for tensor in loaded.model.parameters())
     """,
     "load_state_dict into a model, the old way": """
         from uertool.checkpoints.reader import open_checkpoint
-        from uertool.models.config_resolution import resolve_config
+        from uertool.loading.config_resolution import resolve_config
         from uertool.models.model import UerModel
         held = torch.load(paths[0])
         config = resolve_config(open_checkpoint(paths[0])).config
@@ -61,7 +61,7 @@ JOBS = {
         model.load_state_dict(mine, strict=False)
     """,
     "load, uertool": """
-        from uertool.checkpoints.tensor_file import open_tensor_file
+        from uertool.checkpoints.formats.tensor_file import open_tensor_file
         file = open_tensor_file(paths[0])
         total = sum(float(file.tensor(name).sum()) for name in file)
     """,
@@ -70,7 +70,7 @@ JOBS = {
         total = sum(float(tensor.sum()) for tensor in held.values())
     """,
     "average, uertool": """
-        from uertool.tasks.averaging import merge_checkpoints
+        from uertool.tasks.average.averaging import merge_checkpoints
         merge_checkpoints(paths, output, overwrite=True)
     """,
     "average, running mean as in the old script": """
@@ -84,16 +84,16 @@ JOBS = {
         torch.save(mean, output)
     """,
     "ties, uertool": """
-        from uertool.tasks.averaging import merge_checkpoints
+        from uertool.tasks.average.averaging import merge_checkpoints
         merge_checkpoints(paths[1:], output, method="ties", base=paths[0], overwrite=True)
     """,
     "check, uertool": """
-        from uertool.checkpoints.tensor_file import open_tensor_file
-        from uertool.tasks.tensor_health import examine
+        from uertool.checkpoints.formats.tensor_file import open_tensor_file
+        from uertool.tasks.check.tensor_health import examine
         examine(open_tensor_file(paths[0]))
     """,
     "to safetensors, uertool": """
-        from uertool.tasks.repair import to_safetensors
+        from uertool.tasks.check.repair import to_safetensors
         to_safetensors(paths[0], output + ".safetensors", overwrite=True)
     """,
     "plain copy": """

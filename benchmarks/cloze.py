@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-TEXT = Path(__file__).parents[1] / "tests/text"
+TEXT = Path(__file__).parents[1] / "tests/data/text"
 SIZES = {"base": (12, 768, 12), "small": (4, 512, 8), "tiny": (2, 128, 2)}
 LENGTH = 128
 _SENTENCE = re.compile("[^。！？!?]+[。！？!?]*")
@@ -47,8 +47,8 @@ class Found(NamedTuple):
 
 
 def uertool_cloze(folder: Path, lines: list[str], *, dtype: str = "float32") -> Found:
-    from uertool.models.registry import load_model
-    from uertool.tasks.cloze import cloze
+    from uertool.loading.registry import load_model
+    from uertool.tasks.cloze.job import cloze
 
     loaded = load_model(folder, heads=("mlm",), device="cpu", dtype=dtype)
     cloze(loaded, lines[:4])

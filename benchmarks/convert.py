@@ -31,8 +31,8 @@ torch.save(out, sys.argv[2])
 
 _CONVERT = """
 import sys
-from uertool.tasks import verification
-from uertool.tasks.conversion import ConversionOptions, convert
+from uertool.tasks.convert import verification
+from uertool.tasks.convert.convert import ConversionOptions, convert
 if sys.argv[3] == "tensors":
     verification._run_both = lambda job, place: ({}, ())
 convert(sys.argv[1], sys.argv[2], "hf", ConversionOptions(verify=sys.argv[3] != "no"))

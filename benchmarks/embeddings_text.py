@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from uertool.tasks.word_export import export_words
-from uertool.tasks.word_vectors import WordFile, WordTable
+from uertool.tasks.embeddings.export import export_words
+from uertool.tasks.embeddings.word_vectors import WordFile, WordTable
 
 
 def main() -> None:

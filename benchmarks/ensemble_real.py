@@ -1,4 +1,4 @@
-"""What an ensemble is worth on the labelled texts of tests/text, as docs/ensemble.md quotes it.
+"""What an ensemble is worth on the labelled texts of tests/data/text, as docs/ensemble.md quotes it.
 
     python -m benchmarks.ensemble_real [--trials 30] [--seed 7] [--models counts]
 
@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 
 from tests.conftest import TEXT
-from tests.tasks.stacking_data import TEXT_MODELS, VECTOR_MODELS, write_text_models
-from uertool.tasks.stacking.data import load_labelled
-from uertool.tasks.stacking.fit import fit
-from uertool.tasks.stacking.search import search
+from tests.tasks.ensemble.ensemble_data import TEXT_MODELS, VECTOR_MODELS, write_text_models
+from uertool.tasks.ensemble.data import load_labelled
+from uertool.tasks.ensemble.fit import fit
+from uertool.tasks.ensemble.search import search
 
 CASES = {
     "reviews, 2 labels": ("reviews_train.tsv", "reviews_test.tsv"),

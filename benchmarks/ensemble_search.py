@@ -5,7 +5,7 @@
 
 Every method gets the same lines, the same ranges and the same number of trials:
 
-    uertool      `uertool.tasks.stacking.search` as it comes: TPE, bins made once, folds side by
+    uertool      `uertool.tasks.ensemble.search` as it comes: TPE, bins made once, folds side by
                  side, trials given up by the median, early stopping
     uertool-gp   the same with the Gaussian process
     random       plain random search; each trial trains 150 rounds in each fold
@@ -96,8 +96,8 @@ def plain_trials(
     """A function that trains all folds from scratch with given settings: mean macro F1."""
     import lightgbm as lgb
 
-    from uertool.tasks.stacking.folds import fold_of_each_line
-    from uertool.tasks.stacking.metrics import macro_f1
+    from uertool.tasks.ensemble.folds import fold_of_each_line
+    from uertool.tasks.ensemble.metrics import macro_f1
 
     matrix, labels = case.matrix, case.labels
     if contiguous:
@@ -130,13 +130,13 @@ def plain_trials(
 
 def as_lightgbm(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Whole numbers where LightGBM wants them; optimisers of old give fractions of everything."""
-    from uertool.tasks.stacking.settings import PARAMETERS
+    from uertool.tasks.ensemble.settings import PARAMETERS
 
     return {n: int(v) if PARAMETERS[n].kind is int else float(v) for n, v in settings.items()}
 
 
 def bounds() -> dict[str, tuple[float, float]]:
-    from uertool.tasks.stacking.settings import RANGES
+    from uertool.tasks.ensemble.settings import RANGES
 
     return {name: (entry.low, entry.high) for name, entry in RANGES["run_bayesopt"].items()}
 
@@ -169,7 +169,7 @@ def by_bayesopt(trial: Callable[[Mapping[str, Any]], float], args: argparse.Name
 
 
 def by_uertool(case: Case, labels_num: int, args: argparse.Namespace, sampler: str) -> Outcome:
-    from uertool.tasks.stacking.search import search
+    from uertool.tasks.ensemble.search import search
 
     begin = time.perf_counter()
     found = search(
@@ -186,7 +186,7 @@ def by_uertool(case: Case, labels_num: int, args: argparse.Namespace, sampler: s
 
 
 def labelled(case: Case) -> Any:
-    from uertool.tasks.stacking.data import Features, LabelledData
+    from uertool.tasks.ensemble.data import Features, LabelledData
 
     models = tuple(
         Features(f"model {i}", Path(f"{i}.npy"), values) for i, values in enumerate(case.outputs)
@@ -210,7 +210,7 @@ def run_method(name: str, case: Case, args: argparse.Namespace) -> Outcome:
 
 def judge(outcome: Outcome, train: Case, test: Case, args: argparse.Namespace) -> dict[str, float]:
     """Macro F1 of settings in a cross validation on other folds, and on unseen lines."""
-    from uertool.tasks.stacking.fit import fit
+    from uertool.tasks.ensemble.fit import fit
 
     fitted = fit(
         labelled(train), labelled(test), params=outcome.params, rounds=outcome.rounds,

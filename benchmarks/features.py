@@ -3,7 +3,7 @@
     python benchmarks/features.py [--sentences 512] [--repeats 3] [--json]
 
 A BERT of base size with random weights is saved as a Hugging Face folder, and everyone reads the
-same sentences of tests/text with it (mean pooling, [CLS] and [SEP] included, cut at 128 tokens):
+same sentences of tests/data/text with it (mean pooling, [CLS] and [SEP] included, cut at 128 tokens):
 
 - uertool's `encode`, in float32 and, where the processor has it, in bfloat16;
 - sentence-transformers' `encode` (left out, with a word, where it is not installed);
@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 
-TEXT = Path(__file__).parents[1] / "tests" / "text"
+TEXT = Path(__file__).parents[1] / "tests" / "data" / "text"
 SIZES = {
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
     "small": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
@@ -86,7 +86,7 @@ def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def make_model(folder: Path, size: dict[str, int]) -> None:
-    """A BERT with random weights and the vocabulary of tests/text, as a Hugging Face folder."""
+    """A BERT with random weights and a Chinese vocabulary, as a Hugging Face folder."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
     torch.manual_seed(7)

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 import uertool
-from uertool.tasks.whitening import mean_cosine, unit_rows
+from uertool.tasks.features.whitening import mean_cosine, unit_rows
 from uertool.text.readers import read_lines
 
-TEXT = Path(__file__).parents[1] / "tests" / "text"
+TEXT = Path(__file__).parents[1] / "tests" / "data" / "text"
 POOLINGS = ("first", "mean", "first-last-mean")
 Labelled = list[tuple[str, str]]
 

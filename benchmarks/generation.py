@@ -25,7 +25,7 @@ transformers that its converter understands:
     python -m venv ct2 && ct2/bin/pip install ctranslate2 torch transformers
 
 Without --ctranslate2-python it is left out. At the end the perplexity of the trained model in
-tests/models/zh-lm-small is measured with float32 and with int8 weights.
+tests/data/models/zh-lm-small is measured with float32 and with int8 weights.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-VOCAB = ROOT / "tests" / "text" / "google_zh_vocab.txt"
-CORPUS = ROOT / "tests" / "text" / "corpus_zh.txt"
-SMALL = ROOT / "tests" / "models" / "zh-lm-small"
+VOCAB = ROOT / "tests" / "data" / "text" / "google_zh_vocab.txt"
+CORPUS = ROOT / "tests" / "data" / "text" / "corpus_zh.txt"
+SMALL = ROOT / "tests" / "data" / "models" / "zh-lm-small"
 
 PROMPT = 10  # characters of a prompt, the same for all, since peers pad unequal ones
 METHODS = ("uertool", "uertool-int8", "transformers", "ct2-float32", "ct2-int8", "old")
@@ -106,7 +106,7 @@ def some_prompts(count: int) -> list[str]:
 
 
 def load_uertool(folder: Path, kind: str) -> Run:
-    from uertool.models.registry import load_model
+    from uertool.loading.registry import load_model
     from uertool.tasks.generation.job import Generator, Prompt
     from uertool.tasks.generation.settings import make_decoding
 
@@ -181,7 +181,7 @@ def load_ctranslate2(folder: Path, kind: str, threads: int) -> Run:
 def load_old(folder: Path) -> Run:
     import torch
 
-    from uertool.models.registry import load_model
+    from uertool.loading.registry import load_model
 
     loaded = load_model(folder, heads=("lm",), device="cpu")
     model = loaded.model.requires_grad_(True)
@@ -319,7 +319,7 @@ def rounds(args: argparse.Namespace, workers: Sequence[Worker], count: int) -> l
 
 def perplexities(lines: int) -> dict[str, float]:
     """The perplexity of a trained model on text, with float32 and with int8 weights."""
-    from uertool.models.registry import load_model
+    from uertool.loading.registry import load_model
     from uertool.tasks.generation.job import Generator, Prompt, perplexity
 
     texts = CORPUS.read_text("utf-8").splitlines()[:lines]

@@ -156,14 +156,14 @@ def threads(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def feature_job(reference: str, device: torch.device) -> Any:
-    from uertool.models.registry import load_model
-    from uertool.tasks.features import FeatureJob, FeatureSettings
+    from uertool.loading.registry import load_model
+    from uertool.tasks.features.job import FeatureJob, FeatureSettings
 
     return FeatureJob(load_model(reference, device=str(device)), FeatureSettings(pooling="mean"))
 
 
 def base(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from uertool.engine.workers import run_job
+    from uertool.engine.processes import run_job
 
     make_model(folder / "base", SIZES["base"])
     texts = sentences(args.base_sentences)
@@ -189,14 +189,14 @@ def base(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def stages(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Lines that one core does in a second of its time, stage by stage."""
-    from uertool.engine.distributed.inputs import (
+    from uertool.engine.inputs import (
         Reading,
         count_piece,
         cut_pieces,
         list_sources,
         make_blocks,
     )
-    from uertool.engine.distributed.reading import BlockReader
+    from uertool.engine.reading import BlockReader
 
     torch.set_num_threads(1)
     source = write_lines(folder / "stages.txt", 200_000)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from benchmarks.ray_overhead import nothing_job, nothing_writer
 
-from uertool.engine.distributed.cluster import Resources, connected
-from uertool.engine.distributed.run import Order, Watch, run
-from uertool.engine.distributed.work import JobWork
+from uertool.engine.cluster import Resources, connected
+from uertool.engine.run import Order, Watch, run
+from uertool.engine.work import JobWork
 
 BLOCK_LINES = 64
 

@@ -22,7 +22,7 @@ import torch
 from features import SIZES, make_model
 
 import uertool
-from uertool.tasks.substitutes import SubstituteSearch, SubstituteSettings
+from uertool.tasks.embeddings.substitutes import SubstituteSearch, SubstituteSettings
 
 SENTENCE = "今天天气真的很好我们走吧"
 TARGET = "好"

@@ -2,10 +2,10 @@
 
     python benchmarks/vocab_adaptation.py [--words 4000] [--lines 300] [--steps 200] [--json]
 
-The trained model of tests/models gets two vocabularies with `uertool vocab adapt`:
+The trained model of tests/data/models gets two vocabularies with `uertool vocab adapt`:
 
-- words: the most frequent words of two to four characters in tests/text, which the model has never
-  seen as tokens, beside all of its characters. Text is cut into the longest known words.
+- words: the most frequent words of two to four characters in tests/data/text, which the model has
+  never seen as tokens, beside all of its characters. Text is cut into the longest known words.
 - google: the 21,128 entries of BERT-base Chinese, of which the model's own are a part.
 
 On lines that the model was not trained on every eighth token is masked, one at a time. Figures:
@@ -38,9 +38,9 @@ from typing import Any
 
 import torch
 
-from uertool.models.registry import LoadedModel, load_model
-from uertool.tasks.vocab_adaptation import adapt_vocab
-from uertool.tasks.vocab_change import VocabChange
+from uertool.loading.registry import LoadedModel, load_model
+from uertool.tasks.vocab.adaptation import adapt_vocab
+from uertool.tasks.vocab.change import VocabChange
 from uertool.text.vocab import Vocab
 
 TESTS = Path(__file__).parents[1] / "tests"
@@ -65,7 +65,7 @@ class Masked:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", type=Path, default=TESTS / "models" / "zh-mlm-small")
+    parser.add_argument("--model", type=Path, default=TESTS / "data" / "models" / "zh-mlm-small")
     parser.add_argument("--words", type=int, default=4000, help="words of the first vocabulary")
     parser.add_argument("--lines", type=int, default=300, help="lines to mask tokens in")
     parser.add_argument("--corpus-lines", type=int, default=12_000, help="lines to find words in")
@@ -96,7 +96,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     rest = [token for token in old.tokens if token not in set(special)]
     vocabularies = {
         "words": [*special, *words, *rest],
-        "google": Vocab.load(TESTS / "text" / "google_zh_vocab.txt").tokens,
+        "google": Vocab.load(TESTS / "data" / "text" / "google_zh_vocab.txt").tokens,
     }
     model = load_model(arguments.model, device="cpu")
     yield {
@@ -144,16 +144,16 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def corpus_lines() -> Iterator[str]:
     """Lines that words are found in; other ones than those that are scored."""
-    yield from (TESTS / "text" / "corpus_zh.txt").read_text("utf-8").splitlines()
+    yield from (TESTS / "data" / "text" / "corpus_zh.txt").read_text("utf-8").splitlines()
     for name in ("reviews_train.tsv", "emotions_train.tsv"):
-        for line in (TESTS / "text" / name).read_text("utf-8").splitlines()[1:]:
+        for line in (TESTS / "data" / "text" / name).read_text("utf-8").splitlines()[1:]:
             yield line.partition("\t")[2]
 
 
 def held_out(count: int) -> list[str]:
     """Lines of two kinds that the model was not trained on."""
-    news = (TESTS / "text" / "parallel_en_zh.tsv").read_text("utf-8").splitlines()
-    posts = (TESTS / "text" / "emotions_dev.tsv").read_text("utf-8").splitlines()[1:]
+    news = (TESTS / "data" / "text" / "parallel_en_zh.tsv").read_text("utf-8").splitlines()
+    posts = (TESTS / "data" / "text" / "emotions_dev.tsv").read_text("utf-8").splitlines()[1:]
     pairs = zip(
         (line.split("\t")[-1] for line in news),
         (line.partition("\t")[2] for line in posts),
@@ -164,7 +164,7 @@ def held_out(count: int) -> list[str]:
 
 def frequent_words(lines: Sequence[str], count: int) -> list[str]:
     """Words of two to four Chinese characters, by a trained unigram model's choice."""
-    from uertool.tasks.vocab_building import train_vocab
+    from uertool.tasks.vocab.building import train_vocab
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "corpus.txt"

@@ -2,8 +2,8 @@
 
     python benchmarks/vocab_build.py [--megabytes 500] [--workers 2] [--json]
 
-The corpus is the text of tests/text repeated; for the space delimiter the same text with a blank
-after every second character. The plain loop reads line by line, cuts each line into characters or
+The corpus is the text of tests/data/text repeated; for the space delimiter the same text
+with a blank after every second character. The plain loop reads line by line, cuts each line into characters or
 words and counts them in a dictionary, on a sample of the same corpus. Goal: 100 MB/s for
 characters with two processes, and ten times the plain loop.
 """
@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from uertool.tasks.vocab_building import build_vocab
+from uertool.tasks.vocab.building import build_vocab
 
-TEXT = Path(__file__).parents[1] / "tests" / "text"
+TEXT = Path(__file__).parents[1] / "tests" / "data" / "text"
 SOURCES = ("corpus_zh.txt", "reviews_train.tsv", "reviews_test.tsv", "emotions_train.tsv")
 
 

@@ -9,8 +9,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 FIXTURES = TESTS / "fixtures"
-MODELS = TESTS / "models"
-TEXT = TESTS / "text"
+MODELS = TESTS / "data" / "models"
+TEXT = TESTS / "data" / "text"
 
 # Before any test imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -9,7 +9,7 @@ import pytest
 
 from uertool import bundled
 from uertool.checkpoints.reader import open_checkpoint
-from uertool.models.config import ACTIVATIONS, ModelConfig
+from uertool.config import ACTIVATIONS, ModelConfig
 from uertool.text.vocab import Vocab
 
 #: Keys of UER-py's configuration files that only its training reads.

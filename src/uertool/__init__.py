@@ -17,26 +17,26 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from uertool.checkpoints.reader import Checkpoint, open_checkpoint
+    from uertool.config import ModelConfig
     from uertool.errors import UertoolError
-    from uertool.models.config import ModelConfig
-    from uertool.models.registry import LoadedModel, load_model
-    from uertool.tasks.neighbours import nearest
-    from uertool.tasks.whitening import Whitening
-    from uertool.text.tokenizers import Tokenizer, make_tokenizer
+    from uertool.loading.registry import LoadedModel, load_model
+    from uertool.tasks.embeddings.neighbours import nearest
+    from uertool.tasks.features.whitening import Whitening
+    from uertool.text.tokenizers.base import Tokenizer, make_tokenizer
     from uertool.text.vocab import Vocab
 
 #: Public name -> the module that defines it.
 _PUBLIC = {
     "Checkpoint": "uertool.checkpoints.reader",
-    "LoadedModel": "uertool.models.registry",
-    "ModelConfig": "uertool.models.config",
-    "Tokenizer": "uertool.text.tokenizers",
+    "LoadedModel": "uertool.loading.registry",
+    "ModelConfig": "uertool.config",
+    "Tokenizer": "uertool.text.tokenizers.base",
     "UertoolError": "uertool.errors",
     "Vocab": "uertool.text.vocab",
-    "Whitening": "uertool.tasks.whitening",
-    "load_model": "uertool.models.registry",
-    "make_tokenizer": "uertool.text.tokenizers",
-    "nearest": "uertool.tasks.neighbours",
+    "Whitening": "uertool.tasks.features.whitening",
+    "load_model": "uertool.loading.registry",
+    "make_tokenizer": "uertool.text.tokenizers.base",
+    "nearest": "uertool.tasks.embeddings.neighbours",
     "open_checkpoint": "uertool.checkpoints.reader",
 }
 

@@ -12,7 +12,7 @@ import torch
 from tests.conftest import FIXTURES, fixture_folders
 from uertool.checkpoints.architectures import NAMES, architecture
 from uertool.checkpoints.export import plan_out, plan_uer
-from uertool.checkpoints.layouts import is_uer_name, to_canonical, to_legacy
+from uertool.checkpoints.generations import is_uer_name, to_canonical, to_legacy
 from uertool.checkpoints.naming import layers_upto
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.checkpoints.writer import save_tensors
@@ -409,7 +409,7 @@ def test_an_invented_model_is_recognised_and_comes_back(name: str, tmp_path: Pat
 @pytest.mark.parametrize("name", [n for n in NAMES if architecture(n).google])
 def test_an_invented_model_comes_back_from_google(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
-    from uertool.checkpoints.tf_writer import save_google
+    from uertool.checkpoints.formats.tf_writer import save_google
 
     tensors = invented(name)
     tensors["target.mlm.linear_2.weight"] = tensors["embedding.word.embedding.weight"]

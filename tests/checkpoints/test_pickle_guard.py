@@ -11,9 +11,9 @@ import torch
 
 from tests.checkpoints.malicious import corpus, globals_of
 from tests.conftest import fixture_folders
-from uertool.checkpoints import pickle_guard
-from uertool.checkpoints.pickle_guard import Verdict, judge, scan_pickle, walk
-from uertool.checkpoints.tensor_file import open_tensor_file
+from uertool.checkpoints.formats import pickle_scan as pickle_guard
+from uertool.checkpoints.formats.pickle_scan import Verdict, judge, scan_pickle, walk
+from uertool.checkpoints.formats.tensor_file import open_tensor_file
 from uertool.errors import CheckpointError
 
 ATTACKS = sorted(corpus(Path("/nonexistent/canary")))

@@ -19,12 +19,12 @@ _READER = """
 import json, random, resource, sys, time
 from pathlib import Path
 import torch
-from uertool.checkpoints.pickle_guard import scan_pickle
+from uertool.checkpoints.formats.pickle_scan import scan_pickle
 from uertool.checkpoints.reader import open_checkpoint
-from uertool.checkpoints.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.tensor_file import open_tensor_file
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError
-from uertool.tasks.inspection import inspect_checkpoint
+from uertool.tasks.check.inspection import inspect_checkpoint
 
 torch.set_num_threads(1)
 form, size, rounds, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import FIXTURES, MODELS
 from uertool.cli import console
 from uertool.cli.app import main
-from uertool.files import sha256_of
+from uertool.io.atomic import sha256_of
 
 MODEL = MODELS / "zh-mlm-small"
 FLAGS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tasks.stacking_data import write_case, write_labels
+from tests.tasks.ensemble.ensemble_data import write_case, write_labels
 from uertool.cli.app import main
 
 SMALL = ["--min-data-in-leaf", "5", "--rounds", "15"]
@@ -159,7 +159,7 @@ def test_the_search_resumes_from_its_storage(
 def test_ctrl_c_keeps_the_best_so_far(
     case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uertool.tasks.stacking import boosting
+    from uertool.tasks.ensemble import boosting
 
     real, calls = boosting.Folds.validate, []
 

@@ -328,7 +328,7 @@ def test_int8_runs(capsys: CaptureFixture[str]) -> None:
 def test_what_is_finished_is_kept_after_ctrl_c(
     tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
 ) -> None:
-    from uertool.cli import generate_output
+    from uertool.cli.render import generation as generate_output
 
     taken = 0
     add = generate_output.Summary.add

@@ -14,8 +14,8 @@ import torch
 from tests.conftest import FIXTURES
 from uertool.engine.batching import Batch, Encoded, Limits
 from uertool.errors import InputError
-from uertool.models.registry import load_model
-from uertool.tasks.features import FeatureJob, FeatureSettings
+from uertool.loading.registry import load_model
+from uertool.tasks.features.job import FeatureJob, FeatureSettings
 from uertool.text.readers import Line
 
 FOLDER = FIXTURES / "bert-modular"

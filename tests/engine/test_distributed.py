@@ -22,10 +22,10 @@ import torch
 from tests.conftest import MODELS, TEXT
 from tests.engine import distributed_jobs as jobs
 from uertool.cli.app import main
-from uertool.engine.distributed.cluster import Resources
-from uertool.engine.distributed.run import Order, Watch, estimate, run
-from uertool.engine.distributed.work import JobWork
-from uertool.engine.workers import run_job
+from uertool.engine.cluster import Resources
+from uertool.engine.processes import run_job
+from uertool.engine.run import Order, Watch, estimate, run
+from uertool.engine.work import JobWork
 from uertool.errors import InputError, OutputError, UertoolError, UsageError
 from uertool.tasks.sharded import FeatureWriter, feature_work
 from uertool.tasks.shards import merge, verify
@@ -73,7 +73,7 @@ class TwoNodes:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[TwoNodes]:
-    from uertool.engine.distributed.cluster import import_ray
+    from uertool.engine.cluster import import_ray
 
     import_ray()
     nodes = TwoNodes()
@@ -362,7 +362,7 @@ def test_a_whitening_is_fitted_the_same_on_the_shards_of_features(
     one, other = map(json.loads, capsys.readouterr().out.splitlines())
     assert one.pop("remarks") == other.pop("remarks")
     assert one == pytest.approx(other)
-    from uertool.tasks.whitening import Whitening
+    from uertool.tasks.features.whitening import Whitening
 
     np.testing.assert_array_equal(Whitening.load(there).kernel, Whitening.load(here).kernel)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}

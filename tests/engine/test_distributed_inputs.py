@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from uertool.engine.distributed.inputs import (
+from uertool.engine.inputs import (
     Block,
     Piece,
     Reading,
@@ -19,7 +19,7 @@ from uertool.engine.distributed.inputs import (
     make_blocks,
     sample_block,
 )
-from uertool.engine.distributed.reading import BadPlace, BlockReader
+from uertool.engine.reading import BadPlace, BlockReader
 from uertool.errors import InputError, UsageError
 from uertool.text.readers import Line, read_lines
 
@@ -158,7 +158,7 @@ def test_folders_and_globs_give_their_files_by_name(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_a_corpus_has_the_order_that_counting_here_gives_it(tmp_path: Path) -> None:
-    from uertool.tasks.corpus_counting import corpus_files
+    from uertool.tasks.vocab.counting import corpus_files
 
     for name in ("a.b/1", "a/2", "a-c", "B", "a b/3"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -13,14 +13,14 @@ import torch
 
 from tests.engine import distributed_jobs as jobs
 from uertool.cli.app import main
-from uertool.engine.distributed.actor import plain_error, raised_error
-from uertool.engine.distributed.cluster import Resources, find_room
-from uertool.engine.distributed.store import Store
-from uertool.engine.distributed.work import JobWork, Processor
+from uertool.engine.actor import plain_error, raised_error
+from uertool.engine.cluster import Resources, find_room
+from uertool.engine.store import Store
+from uertool.engine.work import JobWork, Processor
 from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
-from uertool.tasks.corpus_counting import Counting, Tally, count_corpus
+from uertool.tasks.features.whitening import Moments
 from uertool.tasks.sharded import MomentsWork, TallyWork
-from uertool.tasks.whitening import Moments
+from uertool.tasks.vocab.counting import Counting, Tally, count_corpus
 from uertool.text.readers import Line, read_lines
 
 pytest.importorskip("pyarrow")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uertool.models.config import ModelConfig
+from uertool.config import ModelConfig
 
 Tensors = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tests.conftest import FIXTURES
-from uertool.models.registry import LoadedModel, load_model
+from uertool.loading.registry import LoadedModel, load_model
 
 
 def files_of(folder: Path) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import torch
 
 from tests.models import literal
 from uertool.checkpoints.reader import open_checkpoint
-from uertool.models.config import ModelConfig
-from uertool.models.config_resolution import resolve_config
+from uertool.config import ModelConfig
+from uertool.loading.assembling import build_model
+from uertool.loading.config_resolution import resolve_config
 from uertool.models.dense import _has_kernel, dense
 from uertool.models.layout import ROUND, PackedLayout, PaddedLayout, make_layout
-from uertool.models.loading import build_model
 from uertool.models.model import UerModel
 
 VOCAB, HIDDEN, INNER, HEADS, LAYERS = 50, 32, 48, 4, 2

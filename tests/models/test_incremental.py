@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.conftest import FIXTURES, MODELS, fixture_folders
 from uertool.errors import UsageError
+from uertool.loading.registry import LoadedModel, forget_models, load_model
 from uertool.models.cache import CHUNK
 from uertool.models.incremental import (
     CachedLm,
@@ -22,7 +23,6 @@ from uertool.models.incremental import (
     RereadLm,
     make_incremental,
 )
-from uertool.models.registry import LoadedModel, forget_models, load_model
 
 LMS = fixture_folders("model.bin", "expected/lm.json")
 SEQ2SEQS = fixture_folders("model.bin", "expected/seq2seq.json")

@@ -14,7 +14,7 @@ import torch
 
 from tests.conftest import FIXTURES, MODELS, fixture_folders
 from tests.models.model_fixtures import load_fixture
-from uertool.models.registry import load_model
+from uertool.loading.registry import load_model
 
 TOLERANCE = 1e-4
 

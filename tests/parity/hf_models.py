@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 from uertool.checkpoints.architectures.base import Architecture
-from uertool.tasks.hf_files import written_class
+from uertool.tasks.convert.hf_files import written_class
 
 #: Sizes by every word that a configuration of transformers may have for them.
 SIZES: dict[str, int] = {

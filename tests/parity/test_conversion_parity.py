@@ -17,8 +17,8 @@ pytest.importorskip("transformers")
 
 from tests.conftest import fixture_folders
 from tests.parity.hf_models import Texts, computed, loaded, ours, texts
-from uertool.models.registry import load_model
-from uertool.tasks.conversion import ConversionOptions, convert
+from uertool.loading.registry import load_model
+from uertool.tasks.convert.convert import ConversionOptions, convert
 
 FOLDERS = fixture_folders("model.bin", "expected/hf_state_dict.json")
 ARCH = {"xlm-roberta-modular": "xlm-roberta"}

@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 from tests.parity.hf_models import computed, make, ours, texts
 from uertool.checkpoints.architectures import all_architectures, architecture
 from uertool.checkpoints.architectures.base import Architecture
-from uertool.models.registry import load_model
+from uertool.loading.registry import load_model
 
 LIMIT = 1e-5
 

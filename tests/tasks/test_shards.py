@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from uertool.cli.app import main
-from uertool.engine.distributed.manifest import make_manifest
-from uertool.engine.sinks import open_sink, scales_path
+from uertool.engine.manifest import make_manifest
 from uertool.engine.spool import Note
 from uertool.errors import InputError, OutputError, UsageError
-from uertool.files import sha256_of
+from uertool.io.atomic import sha256_of
+from uertool.io.vector_writer import open_sink, scales_path
 from uertool.tasks.shards import merge, verify
 
 pytest.importorskip("pyarrow")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uertool.checkpoints.architectures.base import Architecture, Head
-from uertool.checkpoints.layouts import Generation, to_legacy
+from uertool.checkpoints.formats.tensor_file import TensorInfo
+from uertool.checkpoints.generations import Generation, to_legacy
 from uertool.checkpoints.naming import KEEP, Side, Transform, layers_upto, shapes_out
-from uertool.checkpoints.tensor_file import TensorInfo
 
 #: Heads in the order in which they decide what a model is for.
 _PRIORITY = ("cls", "token_cls", "qa", "lm", "mlm", "sp", "pooler")

@@ -1,7 +1,7 @@
 """infer_config: what the tensors of a checkpoint tell about the model, without reading a number.
 
 Everything here follows from names and shapes alone. What they cannot tell (head count, activation,
-mask) is assumed, and said to be assumed, in `uertool.models.config_resolution`.
+mask) is assumed, and said to be assumed, in `uertool.loading.config_resolution`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from uertool.checkpoints.tensor_file import TensorInfo
+from uertool.checkpoints.formats.tensor_file import TensorInfo
 
 #: Gates of a recurrent cell: rows of weight_ih over the hidden size.
 _GATES = {1: "rnn", 3: "gru", 4: "lstm"}

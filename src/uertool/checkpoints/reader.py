@@ -14,9 +14,9 @@ import torch
 
 from uertool.checkpoints.architectures import all_architectures, architecture
 from uertool.checkpoints.architectures.base import IGNORED_TF, Architecture, Head
-from uertool.checkpoints.layouts import Generation, generation_of, is_uer_name, to_canonical
+from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, open_tensor_file
+from uertool.checkpoints.generations import Generation, generation_of, is_uer_name, to_canonical
 from uertool.checkpoints.naming import KEEP, Place, Side, Transform, layers_upto, shapes_back
-from uertool.checkpoints.tensor_file import TensorFile, TensorInfo, open_tensor_file
 from uertool.errors import CheckpointError
 
 Layout = Literal["uer", "hf", "tf"]

@@ -20,10 +20,10 @@ from typing import IO, Any, Literal
 
 import torch
 
-from uertool.checkpoints.safetensors_file import DTYPES, TIED
-from uertool.checkpoints.tensor_file import TensorInfo
+from uertool.checkpoints.formats.safetensors_file import DTYPES, TIED
+from uertool.checkpoints.formats.tensor_file import TensorInfo
 from uertool.errors import OutputError
-from uertool.files import atomic_path, refuse_existing
+from uertool.io.atomic import atomic_path, refuse_existing
 
 Format = Literal["torch", "safetensors"]
 Ties = Literal["copy", "alias"]

@@ -49,46 +49,62 @@ _ENSEMBLES = "Ensembles"
 _SCALE = "Scale (--engine ray)"
 
 COMMANDS: tuple[Entry, ...] = (
-    Entry("cloze", "uertool.cli.cloze", "cloze", "Fill in masked words.", _TEXT),
-    Entry("generate", "uertool.cli.generate", "app", "Continue or transform text.", _TEXT),
+    Entry("cloze", "uertool.cli.commands.cloze", "cloze", "Fill in masked words.", _TEXT),
+    Entry("generate", "uertool.cli.commands.generate", "app", "Continue or transform text.", _TEXT),
     Entry(
         "extract-features",
-        "uertool.cli.features",
+        "uertool.cli.commands.features",
         "extract_features",
         "Sentence or token vectors of every line.",
         _VECTORS,
     ),
-    Entry("whiten", "uertool.cli.whiten", "app", "Fit or apply a whitening.", _VECTORS),
+    Entry("whiten", "uertool.cli.commands.whiten", "app", "Fit or apply a whitening.", _VECTORS),
     Entry(
         "extract-embeddings",
-        "uertool.cli.embeddings",
+        "uertool.cli.commands.embeddings",
         "extract_embeddings",
         "The word vectors of a model as a word2vec file.",
         _VECTORS,
     ),
     Entry(
-        "topn", "uertool.cli.topn", "app", "Words near a word, with or without context.", _VECTORS
+        "topn",
+        "uertool.cli.commands.topn",
+        "app",
+        "Words near a word, with or without context.",
+        _VECTORS,
     ),
     Entry(
         "convert",
-        "uertool.cli.convert",
+        "uertool.cli.commands.convert",
         "app",
         "Between UER-py, Hugging Face and Google.",
         _CHECKPOINTS,
     ),
-    Entry("average", "uertool.cli.average", "average", "Average checkpoints.", _CHECKPOINTS),
+    Entry(
+        "average", "uertool.cli.commands.average", "average", "Average checkpoints.", _CHECKPOINTS
+    ),
     Entry(
         "check",
-        "uertool.cli.check",
+        "uertool.cli.commands.check",
         "check",
         "What a checkpoint is, and if it is sound.",
         _CHECKPOINTS,
     ),
     Entry(
-        "vocab", "uertool.cli.vocab", "app", "Build, compare and change vocabularies.", _CHECKPOINTS
+        "vocab",
+        "uertool.cli.commands.vocab",
+        "app",
+        "Build, compare and change vocabularies.",
+        _CHECKPOINTS,
     ),
-    Entry("ensemble", "uertool.cli.ensemble", "app", "Stack models with LightGBM.", _ENSEMBLES),
-    Entry("shards", "uertool.cli.shards", "app", "Merge or verify shards.", _SCALE),
+    Entry(
+        "ensemble",
+        "uertool.cli.commands.ensemble",
+        "app",
+        "Stack models with LightGBM.",
+        _ENSEMBLES,
+    ),
+    Entry("shards", "uertool.cli.commands.shards", "app", "Merge or verify shards.", _SCALE),
 )
 
 

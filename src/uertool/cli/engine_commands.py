@@ -21,17 +21,17 @@ from uertool.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from uertool.cli.generate_output import Form
-    from uertool.engine.distributed.run import Order
-    from uertool.engine.distributed.work import Work
-    from uertool.tasks.cloze import ClozeJob, ClozeSettings, ClozeSummary
-    from uertool.tasks.corpus_counting import Counting, Tally
-    from uertool.tasks.feature_files import OutputPlan
-    from uertool.tasks.features import FeatureJob, FeatureSettings
+    from uertool.cli.render.generation import Form
+    from uertool.engine.run import Order
+    from uertool.engine.work import Work
+    from uertool.tasks.cloze.job import ClozeJob, ClozeSettings, ClozeSummary
+    from uertool.tasks.features.files import OutputPlan
+    from uertool.tasks.features.job import FeatureJob, FeatureSettings
+    from uertool.tasks.features.whitening import Whitening
+    from uertool.tasks.features.whitening_files import WhiteningReport
     from uertool.tasks.generation.job import Generator
     from uertool.tasks.generation.settings import Decoding
-    from uertool.tasks.whitening import Whitening
-    from uertool.tasks.whitening_files import WhiteningReport
+    from uertool.tasks.vocab.counting import Counting, Tally
 
 
 @dataclass(frozen=True)
@@ -116,15 +116,15 @@ def features(
             "Extract, then: uertool whiten fit FOLDER --engine ray, and give --load-whitening.",
         )
 
-    from uertool.engine.sinks import check_output
+    from uertool.io.vector_writer import check_output
+    from uertool.tasks.features.whitening import Whitening
     from uertool.tasks.sharded import FeatureWriter, feature_work
-    from uertool.tasks.whitening import Whitening
 
     check_output(target.rstrip("/"), plan.precision)
     whitening: Whitening | None = None
     about: dict[str, Any] = {}
     if plan.load_whitening is not None:
-        from uertool.files import sha256_of
+        from uertool.io.atomic import sha256_of
 
         whitening = Whitening.load(plan.load_whitening).cut(plan.whitening_size)
         about = {"whitening": sha256_of(plan.load_whitening), "size": whitening.size}
@@ -156,7 +156,7 @@ def _feature_job(
     heads: tuple[str, ...],
     device: torch.device,
 ) -> FeatureJob:
-    from uertool.tasks.features import FeatureJob
+    from uertool.tasks.features.job import FeatureJob
 
     here = dataclasses.replace(options, device=str(device))
     return FeatureJob(model.load(here, heads=heads, aloud=False), settings)
@@ -167,8 +167,8 @@ def _feature_job(
 
 def cloze(call: Call, settings: ClozeSettings, form: str) -> ClozeSummary | None:
     """Cloze tests as shards; the figures of the run, or None for a dry run."""
-    from uertool.engine.distributed.work import JobWork
-    from uertool.tasks.cloze import ClozeSummary
+    from uertool.engine.work import JobWork
+    from uertool.tasks.cloze.job import ClozeSummary
 
     target = call.target()
     make_job = functools.partial(_cloze_job, *call.worker(), settings)
@@ -199,7 +199,7 @@ _UNMASKED = "unmasked."
 def _cloze_job(
     model: ModelOptions, options: DeviceOptions, settings: ClozeSettings, device: torch.device
 ) -> ClozeJob:
-    from uertool.tasks.cloze import ClozeJob
+    from uertool.tasks.cloze.job import ClozeJob
 
     here = dataclasses.replace(options, device=str(device))
     return ClozeJob(model.load(here, heads=("mlm",), aloud=False), settings)
@@ -216,8 +216,8 @@ class ClozeWriter:
     def __call__(
         self, path: Path, block: int, job: ClozeJob
     ) -> Iterator[Callable[[list[Any]], Mapping[str, int]]]:
-        from uertool.cli.cloze_output import writer_for
-        from uertool.tasks.cloze import ClozeSummary
+        from uertool.cli.render.cloze import writer_for
+        from uertool.tasks.cloze.job import ClozeSummary
 
         with open(path, "w", encoding="utf-8", newline="\n") as stream:
             one = writer_for(self.form, stream, column=self.column, header=block == 0)
@@ -300,7 +300,7 @@ class TextWriter:
     def __call__(
         self, path: Path, block: int, generator: Generator
     ) -> Iterator[Callable[[list[Any]], Mapping[str, int]]]:
-        from uertool.cli.generate_output import Writer
+        from uertool.cli.render.generation import Writer
         from uertool.tasks.sharded_generation import count_texts
 
         with open(path, "w", encoding="utf-8", newline="\n") as stream:
@@ -380,7 +380,7 @@ def fit_whitening(
     as_json: bool = False,
 ) -> tuple[Whitening, WhiteningReport]:
     """A whitening of the vectors of many files, each of them read by one worker."""
-    from uertool.engine.distributed.inputs import Reading
+    from uertool.engine.inputs import Reading
     from uertool.tasks.sharded import MomentsWork, fit_distributed, shards_folder
 
     engine.refuse(shard_lines=engine.shard_lines)  # a block is a file here

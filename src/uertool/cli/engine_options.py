@@ -13,8 +13,8 @@ from uertool.cli.options import DeviceOptions, ModelOptions, OptionGroup, TextOp
 from uertool.errors import UsageError
 
 if TYPE_CHECKING:
-    from uertool.engine.distributed.run import Order
-    from uertool.engine.distributed.work import Work
+    from uertool.engine.run import Order
+    from uertool.engine.work import Work
 
 _ENGINE = "Engine (see docs/scaling.md)"
 
@@ -115,9 +115,9 @@ class EngineOptions(OptionGroup):
             device: where workers run the model.
             overwrite: replace what another run wrote.
         """
-        from uertool.engine.distributed.cluster import Resources
-        from uertool.engine.distributed.inputs import Reading
-        from uertool.engine.distributed.run import Order
+        from uertool.engine.cluster import Resources
+        from uertool.engine.inputs import Reading
+        from uertool.engine.run import Order
 
         return Order(
             work=work,
@@ -196,7 +196,7 @@ def _is_file(reference: str) -> bool:
 
 def model_identity(model: ModelOptions) -> dict[str, Any]:
     """What a model is: its name, the digests of its files and the settings that were given."""
-    from uertool.files import sha256_of
+    from uertool.io.atomic import sha256_of
 
     digests: dict[str, str] = {}
     for item in model.files():

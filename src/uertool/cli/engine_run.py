@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uertool.cli import console
 
 if TYPE_CHECKING:
-    from uertool.engine.distributed.run import Estimate, Order, Watch
+    from uertool.engine.run import Estimate, Order, Watch
 
 #: Seconds between two lines about progress where there is no terminal.
 _EVERY = 60.0
@@ -27,7 +27,7 @@ def run_order(order: Order, what: str, unit: str = "lines") -> tuple[dict[str, A
         what: what is being done, a word or two.
         unit: what is counted.
     """
-    from uertool.engine.distributed.run import run
+    from uertool.engine.run import run
 
     with _metered(what, unit) as (meter, watch):
         try:
@@ -40,7 +40,7 @@ def run_order(order: Order, what: str, unit: str = "lines") -> tuple[dict[str, A
 
 def show_plan(order: Order, *, as_json: bool = False) -> None:
     """--dry-run: what a run would be, on standard output."""
-    from uertool.engine.distributed.run import Watch, estimate
+    from uertool.engine.run import Watch, estimate
 
     plan = estimate(order, Watch(notice=console.warn))
     if as_json:
@@ -77,7 +77,7 @@ def watching(what: str, unit: str = "lines") -> Iterator[Watch]:
 
 @contextmanager
 def _metered(what: str, unit: str) -> Iterator[tuple[_Meter, Watch]]:
-    from uertool.engine.distributed.run import Watch
+    from uertool.engine.run import Watch
 
     with console.progress(None, what, unit=unit) as ticker:
         meter = _Meter(ticker, what, unit)

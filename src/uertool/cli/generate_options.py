@@ -15,12 +15,12 @@ from uertool.cli.options import (
     opt,
     truth,
 )
+from uertool.config import split_words
 from uertool.errors import UsageError
-from uertool.models.config import split_words
 
 if TYPE_CHECKING:
+    from uertool.loading.registry import LoadedModel
     from uertool.models.linear import Precision
-    from uertool.models.registry import LoadedModel
     from uertool.tasks.generation.job import Generator
     from uertool.tasks.generation.settings import Decoding
 
@@ -206,8 +206,8 @@ class GenerationDevice(DeviceOptions):
                 "No model was named, and the one that comes along does not generate.",
                 "Name one with --load-model-path.",
             )
-        from uertool.engine.device import resolve_devices
-        from uertool.models.registry import forget_models
+        from uertool.loading.device import resolve_devices
+        from uertool.loading.registry import forget_models
         from uertool.tasks.generation.job import Generator
 
         if len(resolve_devices(self.device)) > 1:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from uertool.cli import console, run_record
 from uertool.cli.engine_options import EngineOptions
 from uertool.cli.generate_options import GenerationDevice
-from uertool.cli.generate_output import Form, Summary, Writer, report_bad, score_line
 from uertool.cli.options import ModelOptions, OutputOptions, TextOptions
+from uertool.cli.render.generation import Form, Summary, Writer, report_bad, score_line
 from uertool.errors import InputError, UertoolError, UsageError
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _typed() -> Iterator[str]:
 @contextlib.contextmanager
 def _kept(output: OutputOptions, summary: Summary) -> Iterator[TextIO]:
     """The stream for results; after Ctrl-C a file with those that were finished is kept."""
-    from uertool.files import atomic_text
+    from uertool.io.atomic import atomic_text
 
     if output.prediction_path is None:
         yield sys.stdout

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, get_type_hint
 import typer
 
 from uertool.cli import console
+from uertool.config import split_words
 from uertool.errors import InputError, UsageError
-from uertool.models.config import split_words
 
 if TYPE_CHECKING:
-    from uertool.models.registry import LoadedModel
+    from uertool.loading.registry import LoadedModel
     from uertool.text.readers import BadLine, Line
 
 Result = TypeVar("Result")
@@ -301,7 +301,7 @@ class ModelOptions(OptionGroup):
             raise UsageError(
                 "--config-path was given without a model.", "Name one with --load-model-path."
             )
-        from uertool.models.registry import load_model
+        from uertool.loading.registry import load_model
 
         device = device or DeviceOptions()
         device.apply_threads()
@@ -476,7 +476,7 @@ class DeviceOptions(OptionGroup):
     def apply_threads(self) -> None:
         """Use the number of threads that was asked for."""
         if self.threads is not None:
-            from uertool.engine.device import set_threads
+            from uertool.loading.device import set_threads
 
             set_threads(self.threads)
 
@@ -550,7 +550,7 @@ class OutputOptions(OptionGroup):
     @contextlib.contextmanager
     def opened(self) -> Iterator[TextIO]:
         """Where results are written: standard output, or a file that appears when it is whole."""
-        from uertool.files import atomic_text
+        from uertool.io.atomic import atomic_text
 
         if self.prediction_path is None:
             yield sys.stdout
@@ -562,7 +562,7 @@ class OutputOptions(OptionGroup):
         """Tell the console how much to say, and see that the output may be written."""
         console.set_level(quiet=self.quiet, verbose=self.verbose)
         if self.prediction_path is not None:
-            from uertool.files import refuse_existing
+            from uertool.io.atomic import refuse_existing
 
             refuse_existing(self.prediction_path, self.overwrite)
         if self.save_run and not self.to_file:

@@ -47,7 +47,7 @@ def write(
         The path of the record.
     """
     from uertool import __version__
-    from uertool.files import atomic_text
+    from uertool.io.atomic import atomic_text
 
     path = record_path(output)
     record = {
@@ -71,7 +71,7 @@ def write(
 
 
 def _digest(item: str | Path | None) -> str | None:
-    from uertool.files import sha256_of
+    from uertool.io.atomic import sha256_of
 
     if item is None or not Path(item).exists():
         return None

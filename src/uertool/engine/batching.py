@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uertool.engine.device import is_out_of_memory, release_memory
 from uertool.errors import UertoolError, UsageError
+from uertool.loading.device import is_out_of_memory, release_memory
 
 T = TypeVar("T")
 R = TypeVar("R")

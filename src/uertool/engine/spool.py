@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uertool.errors import OutputError, UsageError
-from uertool.files import atomic_text
+from uertool.io.atomic import atomic_text
 
 SUFFIX = ".resume"
 #: Bytes left free before the rows: room for the header of a .npy file.

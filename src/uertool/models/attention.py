@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from uertool.models.config import ModelConfig
+from uertool.config import ModelConfig
 from uertool.models.dense import Dense, dense
 from uertool.models.layout import Layout, PaddedLayout
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from uertool.config import ModelConfig
 from uertool.models.attend import attend
 from uertool.models.attention import SelfAttention, scaled_bias
-from uertool.models.config import ModelConfig
 from uertool.models.dense import dense
 from uertool.models.feed_forward import FeedForward
 from uertool.models.layout import Layout, PaddedLayout

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uertool.models.config import Activation
+from uertool.config import Activation
 
 # oneDNN, and torch's layer above it, compile a kernel for every number of rows that they meet and
 # keep 1,024 of each: with batches of any size that grew to 600 MB. The layers of a model share

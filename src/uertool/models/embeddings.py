@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from uertool.config import ModelConfig
 from uertool.errors import InputError
-from uertool.models.config import ModelConfig
 from uertool.models.norm import make_norm
 
 #: Modular UER-py reads its sinusoidal table from this row on.

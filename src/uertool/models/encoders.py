@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from uertool.config import ModelConfig
 from uertool.errors import UsageError
 from uertool.models.attention import SelfAttention, scaled_bias
-from uertool.models.config import ModelConfig
 from uertool.models.dense import Dense
 from uertool.models.feed_forward import FeedForward
 from uertool.models.layout import Layout, PaddedLayout, make_layout

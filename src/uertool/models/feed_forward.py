@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from uertool.models.config import Activation, ModelConfig
+from uertool.config import Activation, ModelConfig
 from uertool.models.dense import Dense
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from uertool.models.config import Activation, ModelConfig
+from uertool.config import Activation, ModelConfig
 from uertool.models.dense import Dense
 from uertool.models.norm import make_norm
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from uertool.config import ModelConfig
 from uertool.errors import UsageError
 from uertool.models.attention import SelfAttention, scaled_bias
 from uertool.models.cache import CHUNK, STRIDE, KeyValueCache, SourceMemory
-from uertool.models.config import ModelConfig
 from uertool.models.decoder import ContextAttention, DecoderLayer, TransformerDecoder, memory_seen
 from uertool.models.embeddings import Embedding
 from uertool.models.encoders import RecurrentEncoder, TransformerEncoder, TransformerLayer

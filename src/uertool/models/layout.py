@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from uertool.config import MaskName
 from uertool.models.attend import attend
-from uertool.models.config import MaskName
 
 
 class Layout(Protocol):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uertool.models.config import Activation
+from uertool.config import Activation
 from uertool.models.dense import ACTIVATIONS, FUSED
 
 Precision = Literal["native", "int8"]

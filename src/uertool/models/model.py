@@ -8,8 +8,8 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
+from uertool.config import ModelConfig
 from uertool.errors import UsageError
-from uertool.models.config import ModelConfig
 from uertool.models.decoder import TransformerDecoder, memory_seen
 from uertool.models.embeddings import (
     DualEmbedding,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from uertool.models.config import ModelConfig
+from uertool.config import ModelConfig
 
 #: UER-py's epsilon, added to the standard deviation.
 UER_EPS = 1e-6

@@ -1,6 +1,6 @@
 """Commands as distributed work: features, moments of vectors, and counts of a corpus' tokens.
 
-`uertool.engine.distributed.run` does such work on a Ray cluster; what is written here is what
+`uertool.engine.run` does such work on a Ray cluster; what is written here is what
 becomes of a block of lines, and how the shards of sums are put together.
 """
 
@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from uertool.engine.distributed.inputs import Reading
-from uertool.engine.distributed.manifest import ERRORS
-from uertool.engine.distributed.run import Order, Watch, run
-from uertool.engine.distributed.store import Store, file_system
-from uertool.engine.distributed.work import Counts, JobWork, OnFailure, Write, clause
-from uertool.engine.sinks import open_sink
-from uertool.engine.vector_files import open_vectors
+from uertool.engine.inputs import Reading
+from uertool.engine.manifest import ERRORS
+from uertool.engine.run import Order, Watch, run
+from uertool.engine.store import Store, file_system
+from uertool.engine.work import Counts, JobWork, OnFailure, Write, clause
 from uertool.errors import InputError, UertoolError
-from uertool.tasks.corpus_counting import Counting, Tally, count_text
-from uertool.tasks.feature_files import rows_and_notes
-from uertool.tasks.features import FeatureJob, FeatureSettings, finish, real_rows
-from uertool.tasks.whitening import BLOCK, MeanCosine, Moments, Whitening
-from uertool.tasks.whitening_files import WhiteningReport
+from uertool.io.vector_reader import open_vectors
+from uertool.io.vector_writer import open_sink
+from uertool.tasks.features.files import rows_and_notes
+from uertool.tasks.features.job import FeatureJob, FeatureSettings, finish, real_rows
+from uertool.tasks.features.whitening import BLOCK, MeanCosine, Moments, Whitening
+from uertool.tasks.features.whitening_files import WhiteningReport
+from uertool.tasks.vocab.counting import Counting, Tally, count_text
 from uertool.text.readers import Line
 
 #: Lines of a block of a corpus that is counted: the count of one is small, whatever its size.
@@ -47,7 +47,7 @@ class FeatureWriter:
 
     Attributes:
         settings: what the rows are.
-        precision: see `uertool.engine.sinks.quantize`.
+        precision: see `uertool.io.vector_writer.quantize`.
         normalize: scale to length 1; None does so where they are whitened.
         whitening: applied to the vectors, or None.
     """

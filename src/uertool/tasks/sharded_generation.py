@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from uertool.engine.distributed.work import Counts, OnFailure, Write, clause
+from uertool.engine.work import Counts, OnFailure, Write, clause
 from uertool.errors import InputError
 from uertool.tasks.generation.job import Generated, Prompt
 from uertool.tasks.generation.job import Generator as TextGenerator
@@ -28,7 +28,7 @@ class GenerationWork:
     """Texts for every line.
 
     Attributes:
-        name, suffix: see `uertool.engine.distributed.work.Work`.
+        name, suffix: see `uertool.engine.work.Work`.
         make_generator: loads the model for a device and sees that it fits; picklable.
         settings: how texts are generated.
         open_writer: opens a shard: given its path, the number of its block and the generator.

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from uertool.checkpoints.tensor_file import open_tensor_file
-from uertool.engine.distributed.actor import RECORDS
-from uertool.engine.distributed.inputs import file_size
-from uertool.engine.distributed.manifest import ERRORS, FORMAT, MANIFEST
-from uertool.engine.distributed.store import Store, require_pyarrow
-from uertool.engine.sinks import Sink, open_sink
+from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.engine.actor import RECORDS
+from uertool.engine.inputs import file_size
+from uertool.engine.manifest import ERRORS, FORMAT, MANIFEST
 from uertool.engine.spool import Note
+from uertool.engine.store import Store, require_pyarrow
 from uertool.errors import InputError, UsageError
-from uertool.files import atomic_path, refuse_existing
+from uertool.io.atomic import atomic_path, refuse_existing
+from uertool.io.vector_writer import Sink, open_sink
 
 _CHUNK = 1 << 20
 _ROWS = 4096

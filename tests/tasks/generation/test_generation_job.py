@@ -15,7 +15,7 @@ import torch
 from tests.conftest import FIXTURES, MODELS, fixture_folders
 from tests.tasks.generation import peers
 from uertool.errors import InputError, UertoolError, UsageError, VocabError
-from uertool.models.registry import LoadedModel, load_model
+from uertool.loading.registry import LoadedModel, load_model
 from uertool.tasks.generation import generate
 from uertool.tasks.generation.job import Generator, Prompt, perplexity
 from uertool.tasks.generation.marks import find_marks

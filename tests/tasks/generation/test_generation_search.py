@@ -12,7 +12,7 @@ from tests.conftest import FIXTURES
 from tests.tasks.generation import peers
 from uertool.cli.app import main
 from uertool.errors import UsageError
-from uertool.models.registry import LoadedModel, load_model
+from uertool.loading.registry import LoadedModel, load_model
 from uertool.tasks.generation.beam import BeamSettings
 from uertool.tasks.generation.job import Generated
 

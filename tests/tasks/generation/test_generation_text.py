@@ -9,7 +9,7 @@ from uertool.tasks.generation.filling import Gaps
 from uertool.tasks.generation.judging import judge
 from uertool.tasks.generation.stopping import Stopping
 from uertool.tasks.generation.text import Growing, continuation
-from uertool.text.bert import BertTokenizer
+from uertool.text.tokenizers.bert import BertTokenizer
 from uertool.text.vocab import Vocab
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] 今 天 好 。 app ##le ##s a 3 . 14 <extra_id_0> <extra_id_1>"

@@ -17,7 +17,7 @@ from uertool.checkpoints.architectures.base import (
 from uertool.checkpoints.naming import Rule, dense, norm, renamed, rule
 
 if TYPE_CHECKING:
-    from uertool.models.config import ModelConfig
+    from uertool.config import ModelConfig
 
 _UER = "encoder.transformer."
 _HF = "albert.encoder.albert_layer_groups.0.albert_layers.0."

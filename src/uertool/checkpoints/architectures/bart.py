@@ -26,7 +26,7 @@ from uertool.checkpoints.naming import (
 )
 
 if TYPE_CHECKING:
-    from uertool.models.config import ModelConfig
+    from uertool.config import ModelConfig
 
 WORD = "embedding.word.embedding.weight"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")

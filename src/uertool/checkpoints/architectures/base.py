@@ -11,7 +11,7 @@ from uertool.checkpoints.naming import Rule, Side, WeightMap, renamed
 from uertool.errors import ConfigError
 
 if TYPE_CHECKING:
-    from uertool.models.config import ModelConfig
+    from uertool.config import ModelConfig
 
 #: Hugging Face's word for an activation, and UER-py's.
 ACTIVATIONS: Mapping[str, str] = {

@@ -19,7 +19,7 @@ from uertool.checkpoints.architectures.base import (
 from uertool.checkpoints.naming import DROP_PAD_ROW, Rule, dense, norm, rule
 
 if TYPE_CHECKING:
-    from uertool.models.config import ModelConfig
+    from uertool.config import ModelConfig
 
 _UER = "encoder.transformer.{i}."
 _HF = "bert.encoder.layer.{i}."

@@ -12,7 +12,7 @@ from uertool.checkpoints.naming import KEEP, norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from uertool.models.config import ModelConfig
+    from uertool.config import ModelConfig
 
 
 def hugging_face_sinusoid(config: Mapping[str, Any]) -> Tensor:

@@ -17,7 +17,7 @@ from uertool.checkpoints.naming import (
 )
 
 if TYPE_CHECKING:
-    from uertool.models.config import ModelConfig
+    from uertool.config import ModelConfig
 
 _STREAMS = (("embedding.", "embedding.dual.embedding_{s}."), ("encoder.", "encoder.encoder_{s}."))
 

@@ -18,7 +18,7 @@ from uertool.checkpoints.architectures.base import (
 from uertool.checkpoints.naming import Rule, rule
 
 if TYPE_CHECKING:
-    from uertool.models.config import ModelConfig
+    from uertool.config import ModelConfig
 
 _WORD = "embedding.word.embedding.weight"
 _BIAS = "relative_attention_bias.weight"

@@ -20,7 +20,7 @@ from uertool.checkpoints.naming import (
 )
 
 if TYPE_CHECKING:
-    from uertool.models.config import ModelConfig
+    from uertool.config import ModelConfig
 
 #: transformers counts positions from padding_idx + 1, and <pad> is 1.
 _PAD = 1

@@ -10,7 +10,7 @@ from uertool.tasks.generation.job import Generated, Generator, Prompt
 from uertool.tasks.generation.settings import make_decoding
 
 if TYPE_CHECKING:
-    from uertool.models.registry import LoadedModel
+    from uertool.loading.registry import LoadedModel
 
 
 def generate(

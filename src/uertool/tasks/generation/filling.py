@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from uertool.text.tokenizers import Tokenizer
+from uertool.text.tokenizers.base import Tokenizer
 
 #: Spellings of a gap in vocabularies: T5's own and that of UER-py's Chinese T5 vocabulary.
 _SPELLING = re.compile(r"<extra_id_(\d+)>|extra(\d+)")

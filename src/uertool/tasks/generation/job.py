@@ -40,8 +40,8 @@ from uertool.tasks.generation.stopping import Reason, Stopping
 from uertool.tasks.generation.text import Growing, continuation
 
 if TYPE_CHECKING:
-    from uertool.models.registry import LoadedModel
-    from uertool.text.tokenizers import Tokenizer
+    from uertool.loading.registry import LoadedModel
+    from uertool.text.tokenizers.base import Tokenizer
 
 #: How many lines are tokenized together.
 _CHUNK = 256

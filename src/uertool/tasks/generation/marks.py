@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from uertool.errors import UsageError, VocabError
 
 if TYPE_CHECKING:
-    from uertool.models.registry import LoadedModel
-    from uertool.text.tokenizers import Tokenizer
+    from uertool.loading.registry import LoadedModel
+    from uertool.text.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)

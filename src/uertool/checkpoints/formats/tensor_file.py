@@ -1,0 +1,201 @@
+"""A weight file as a lazy mapping from its own (raw) names to tensors, whatever its format."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+
+from uertool.checkpoints.formats.identify import FileKind, identify, not_a_checkpoint
+from uertool.checkpoints.formats.pickle_scan import Verdict, refusal, scan_pickle
+from uertool.errors import CheckpointError
+
+
+class TensorInfo(NamedTuple):
+    """What is known of a tensor without reading it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the elements take."""
+        return self.numel * self.dtype.itemsize
+
+
+class TensorFile(ABC):
+    """Bytes on disk as tensors under their raw names.
+
+    Attributes:
+        path: the file, folder or prefix that was opened.
+        format: "torch-zip", "torch-legacy", "safetensors", "hf-folder" or "tf-checkpoint".
+        metadata: what the file says about itself, as strings; "unwrapped" names the outer key of
+            a torch file such as {"state_dict": ...}.
+        notices: sentences a user may want to read (what was unwrapped, what was left out).
+        skipped: entries that are no tensors (a step counter, an optimizer), name to kind.
+        hf_config: config.json of a Hugging Face folder, otherwise None.
+    """
+
+    path: Path
+    format: str
+    metadata: Mapping[str, str]
+    notices: tuple[str, ...] = ()
+    skipped: Mapping[str, str]
+    hf_config: dict[str, Any] | None = None
+
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """The raw names, in the order of the file."""
+
+    @abstractmethod
+    def info(self, name: str) -> TensorInfo:
+        """Shape and type of a tensor, without reading it; CheckpointError if there is none."""
+
+    @abstractmethod
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor on the CPU, memory-mapped where the format allows.
+
+        Writing into it changes the copy in memory, never the file.
+        """
+
+    @abstractmethod
+    def storage_key(self, name: str) -> Hashable:
+        """Equal keys mean the same bytes: the tensors are tied."""
+
+    def release(self, name: str | None = None) -> None:  # noqa: B027 (not every format maps)
+        """Give mapped pages of a tensor (or of all) back to the system.
+
+        The tensors stay usable and are read again when touched. What was written into them in
+        place is lost.
+        """
+
+    def damage(self) -> list[str]:
+        """Read everything and name the parts whose checksum is wrong, where there is one."""
+        return []
+
+    def close(self) -> None:  # noqa: B027 (not every format holds something)
+        """Let go of the file; tensors handed out stay valid."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in set(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class MappedBytes:
+    """A file mapped into memory, private to this process, from which tensors are cut."""
+
+    def __init__(self, path: Path) -> None:
+        """Map `path`; CheckpointError if it cannot be opened."""
+        try:
+            with open(path, "rb") as stream:
+                self.buffer = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        self.path = path
+
+    def __len__(self) -> int:
+        return len(self.buffer)
+
+    def flat(self, start: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """`count` elements from byte `start`, as a vector without a copy where it is aligned."""
+        if count == 0:
+            return torch.empty(0, dtype=dtype)
+        if start % dtype.itemsize == 0:
+            return torch.frombuffer(self.buffer, dtype=dtype, count=count, offset=start)
+        size = count * dtype.itemsize
+        raw = torch.frombuffer(self.buffer, dtype=torch.uint8, count=size, offset=start)
+        copy = raw.clone().view(dtype)
+        # The copy is what will be used; the mapped bytes need not stay in memory beside it.
+        self.release(start, start + size)
+        return copy
+
+    def release(self, start: int, end: int) -> None:
+        """Drop the pages that lie wholly between two byte offsets; neighbours keep theirs."""
+        page = mmap.PAGESIZE
+        first = -(-start // page) * page
+        last = end // page * page if end < len(self.buffer) else end
+        if last > first and hasattr(mmap, "MADV_DONTNEED"):
+            self.buffer.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def release_after(file: TensorFile, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and tensor of each of `names`, giving the pages back when the next one is asked for."""
+    for name in names:
+        yield name, file.tensor(name)
+        file.release(name)
+
+
+def unknown_name(file: TensorFile, name: str) -> CheckpointError:
+    """The error for a tensor that a file does not hold."""
+    return CheckpointError(f"{file.path} holds no tensor named {name!r}.")
+
+
+def open_tensor_file(path: str | Path) -> TensorFile:
+    """Open a weight file, folder or TensorFlow prefix, chosen by its content.
+
+    Raises:
+        CheckpointError: there is nothing, or it is no checkpoint; the message says what it is.
+        MissingExtraError: a TensorFlow checkpoint without tensorflow.
+    """
+    try:
+        return _open(Path(path))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _open(found: Path) -> TensorFile:
+    # The format modules import this one.
+    from uertool.checkpoints.formats import hf_folder, safetensors_file, tf_bundle, torch_file
+
+    readers = {
+        FileKind.TORCH_ZIP: torch_file.TorchZipFile,
+        FileKind.TORCH_LEGACY: torch_file.TorchLegacyFile,
+        FileKind.SAFETENSORS: safetensors_file.SafetensorsFile,
+    }
+    kind = identify(found) if found.is_file() else None
+    if kind in readers:
+        return readers[kind](found)
+    prefix = tf_bundle.prefix_of(found)
+    if prefix is not None:
+        return tf_bundle.TensorFlowBundle(prefix)
+    if found.is_dir():
+        return hf_folder.open_folder(found)
+    if kind is None:
+        kind = identify(found)  # which says that there is nothing
+    if kind is FileKind.JSON and hf_folder.is_index(found):
+        return hf_folder.HuggingFaceFolder.from_index(found)
+    # A pickle that would run code is worth more than "this is no checkpoint".
+    bad = scan_pickle(found).suspicious
+    if any(use.verdict is Verdict.DANGEROUS for use in bad):
+        raise refusal(found, bad)
+    raise not_a_checkpoint(found, kind)

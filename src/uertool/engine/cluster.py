@@ -1,0 +1,190 @@
+"""Connecting to a Ray cluster, or starting one on this machine, quietly and offline."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from uertool.engine.store import require_pyarrow
+from uertool.errors import MissingExtraError, UertoolError, UsageError
+
+#: Objects in Ray's store are messages of some hundred bytes; the least that Ray accepts is enough.
+_STORE_BYTES = 80 << 20
+_PATIENCE = 5.0  # seconds that a cluster gets to answer
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run takes of a cluster.
+
+    Attributes:
+        actors: workers, each of which holds the model once; None for as many as there is room for.
+        cpus, gpus: of each; gpus None is one where the cluster has any.
+    """
+
+    actors: int | None = None
+    cpus: float = 1.0
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise UsageError(f"--actors {self.actors} is too few.", "Give 1 or more.")
+        if self.cpus <= 0:
+            raise UsageError(f"--cpus-per-actor {self.cpus:g} must be above 0.")
+        if self.gpus is not None and self.gpus < 0:
+            raise UsageError(f"--gpus-per-actor {self.gpus:g} is no number of GPUs.")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run got: workers, what each of them takes, and what a user should know about it."""
+
+    actors: int
+    cpus: float
+    gpus: float
+    nodes: int
+    notice: str | None = None
+
+    @property
+    def threads(self) -> int:
+        """Processor threads of each worker."""
+        return max(1, int(self.cpus))
+
+
+def import_ray() -> Any:
+    """Ray with Ray Data.
+
+    Raises:
+        MissingExtraError: they are not installed.
+    """
+    require_pyarrow()
+    # Ray reads these when it is imported or started.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it warns of what Ray Data does
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise MissingExtraError("ray", "ray", "--engine ray") from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
+    """Ray, connected to a cluster while the block runs.
+
+    A connection that is there already is used and left as it is. A cluster that is started here
+    ends here.
+
+    Args:
+        address: "local" starts one on this machine, "auto" finds the one that runs here, HOST:PORT
+            is that of a head node. None is RAY_ADDRESS, or "local" without it.
+        cpus: processors of a cluster that is started; None for all.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UertoolError: no cluster answers.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        settings |= {"num_cpus": cpus, "include_dashboard": False}
+        settings["object_store_memory"] = _STORE_BYTES
+    else:
+        _require_answer(address)
+    try:
+        with _hushed():
+            ray.init(address=address, **settings)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise UertoolError(
+            f"Ray cannot be reached at {address}: {str(error).splitlines()[0]}",
+            "Start a cluster with 'ray start --head', or take --ray-address local.",
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep to itself what Ray's C++ side says of its own start, straight into the descriptor."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _require_answer(address: str) -> None:
+    """Ray waits long for a cluster that is not there; a closed port is known at once."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    if not (colon and port.isdecimal() and host):
+        raise UsageError(
+            f"--ray-address {address} is none.",
+            "Give auto, local, or HOST:PORT of a head node, as 'ray start --head' tells it.",
+        )
+    try:
+        with socket.create_connection((host, int(port)), timeout=_PATIENCE):
+            return
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "no answer"
+        raise UertoolError(
+            f"No Ray cluster answers at {address}: {reason}.",
+            "Check the address with 'ray status', or take --ray-address local.",
+        ) from None
+
+
+def find_room(ray: Any, wanted: Resources, blocks: int) -> Room:
+    """How many workers a cluster has room for, as many as were asked for or there are blocks.
+
+    Raises:
+        UertoolError: not one of them fits.
+    """
+    total = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = wanted.gpus
+    if gpus is None:
+        gpus = 1.0 if total.get("GPU", 0) >= 1 else 0.0
+    fits = sum(_fitting(node, wanted.cpus, gpus) for node in nodes)
+    if fits == 0:
+        raise UertoolError(
+            f"No node of the cluster has {wanted.cpus:g} CPUs and {gpus:g} GPUs for a worker: the "
+            f"largest has {max((node.get('CPU', 0) for node in nodes), default=0):g} CPUs and "
+            f"{max((node.get('GPU', 0) for node in nodes), default=0):g} GPUs.",
+            "Give less with --cpus-per-actor and --gpus-per-actor.",
+        )
+    actors = min(wanted.actors or fits, max(blocks, 1))
+    notice = None
+    if actors > fits:
+        notice = (
+            f"The cluster has room for {fits} of {actors} workers with {wanted.cpus:g} CPUs and "
+            f"{gpus:g} GPUs; the others start when there is more."
+        )
+    return Room(actors, wanted.cpus, gpus, len(nodes), notice)
+
+
+def _fitting(node: dict[str, float], cpus: float, gpus: float) -> int:
+    rooms = [node.get("CPU", 0.0) / cpus]
+    if gpus:
+        rooms.append(node.get("GPU", 0.0) / gpus)
+    return int(min(rooms) + 1e-9)

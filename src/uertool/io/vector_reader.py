@@ -1,0 +1,246 @@
+"""Read files of vectors block by block: .pt, .npy, .safetensors, .parquet and .jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uertool.engine.spool import Note
+from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
+from uertool.io.vector_writer import scales_path
+from uertool.text.readers import read_lines
+
+Block = npt.NDArray[np.float32]
+Blocks = Iterator[tuple[Block, list[Note]]]
+
+#: Names that a matrix of vectors may have in a file of several tensors.
+_NAMES = ("vectors", "features", "embeddings")
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """A file of vectors.
+
+    Attributes:
+        path: where it lies.
+        tokens: whether its rows are tokens, with a position in their line.
+    """
+
+    path: Path
+    tokens: bool
+    _read: Callable[[Path, int], Blocks]
+
+    def blocks(self, rows: int) -> Blocks:
+        """Vectors [up to `rows`, size] with what each is of; of plain matrices the row's number.
+
+        Whole numbers are multiplied by their row's scale where the file has scales.
+
+        Raises:
+            InputError: the file is broken or holds no matrix of numbers.
+            UsageError: it holds single bits.
+        """
+        try:
+            for block, notes in self._read(self.path, rows):
+                if block.ndim != 2 or block.shape[1] == 0:
+                    raise InputError(
+                        f"{self.path} has the shape {list(block.shape)}, "
+                        "but rows of vectors were expected."
+                    )
+                yield np.ascontiguousarray(block, dtype=np.float32), notes
+        except (UertoolError, GeneratorExit):
+            raise
+        except Exception as error:  # each library has its own for a file that is not its kind
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+            raise InputError(
+                f"{self.path} cannot be read as a {self.path.suffix} file: {reason}.",
+                "Is it complete, and of the kind that its name says?",
+            ) from None
+
+
+def open_vectors(path: str | Path) -> VectorFile:
+    """A file of vectors, whose suffix says how it is read.
+
+    Raises:
+        InputError: there is none.
+        UsageError: an unknown suffix.
+        MissingExtraError: .parquet without pyarrow.
+    """
+    found = Path(path)
+    if not found.is_file():
+        raise InputError(f"The file of vectors {path} does not exist.", "Check the path.")
+    reader = READERS.get(found.suffix.lower())
+    if reader is None:
+        raise UsageError(
+            f"{path} ends in {found.suffix or 'nothing'}, which is no format for vectors.",
+            f"Known are {', '.join(READERS)}.",
+        )
+    first: list[Note] = []
+    opened = VectorFile(found, False, reader)
+    for _, notes in opened.blocks(1):
+        first = notes
+        break
+    return VectorFile(found, bool(first) and first[0].position is not None, reader)
+
+
+def _numbered(start: int, count: int) -> list[Note]:
+    return [Note(row, "") for row in range(start, start + count)]
+
+
+def _scaled(block: Any, scales: Any, path: Path) -> Any:
+    """Numbers times their scales; bits are refused."""
+    if block.dtype == np.uint8:
+        raise UsageError(
+            f"{path} holds single bits, of which no vectors can be made again.",
+            "Write the vectors with --precision float32, float16 or int8.",
+        )
+    if block.dtype.kind not in "fiu":
+        raise InputError(f"{path} holds {block.dtype} values, but numbers were expected.")
+    return block if scales is None else block * scales[:, None]
+
+
+def _npy(path: Path, rows: int) -> Blocks:
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    scales = _beside(path, lambda file: np.load(file, allow_pickle=False))
+    if mapped.ndim != 2:
+        yield np.zeros(mapped.shape), []
+        return
+    count, size = mapped.shape
+    plain = mapped.flags.c_contiguous and hasattr(mapped, "offset")
+    for start in range(0, count, rows):
+        many = min(rows, count - start)
+        if plain:  # read, not mapped: mapped pages would count as memory of this process
+            offset = mapped.offset + start * size * mapped.itemsize
+            block = np.fromfile(path, mapped.dtype, many * size, offset=offset).reshape(many, size)
+        else:
+            block = np.array(mapped[start : start + many])
+        part = None if scales is None else scales[start : start + many]
+        yield _scaled(block, part, path), _numbered(start, many)
+
+
+def _torch(path: Path, rows: int) -> Blocks:
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if isinstance(found, dict):
+        found = _chosen(found, path)
+    scales = _beside(path, lambda file: torch.load(file, weights_only=True).numpy())
+    if not torch.is_tensor(found) or found.ndim != 2:
+        raise InputError(
+            f"{path} holds no matrix.", "One row of numbers for each line is expected."
+        )
+    for start in range(0, len(found), rows):
+        block = found[start : start + rows]
+        numbers = (block.float() if block.is_floating_point() else block).numpy()
+        part = None if scales is None else scales[start : start + rows]
+        yield _scaled(numbers, part, path), _numbered(start, len(block))
+
+
+def _safetensors(path: Path, rows: int) -> Blocks:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        names = {name: None for name in file.keys() if not name.startswith("_")}
+        name = _chosen_name(list(names), path)
+        matrix = file.get_slice(name)
+        shape = matrix.get_shape()
+        columns = {c: file.get_tensor(c) for c in ("lines", "positions", "scales") if c in names}
+        if len(shape) != 2:
+            raise InputError(f"{path} has the shape {shape}, but rows of vectors were expected.")
+        for start in range(0, shape[0], rows):
+            block = matrix[start : start + rows]
+            numbers = (block.float() if block.is_floating_point() else block).numpy()
+            parts = {c: column[start : start + rows].numpy() for c, column in columns.items()}
+            notes = _numbered(start, len(block))
+            if "lines" in parts:
+                notes = [Note(line, "") for line in parts["lines"].tolist()]
+            if "positions" in parts:
+                places = parts["positions"].tolist()
+                notes = [note._replace(position=p) for note, p in zip(notes, places, strict=True)]
+            yield _scaled(numbers, parts.get("scales"), path), notes
+
+
+def _parquet(path: Path, rows: int) -> Blocks:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError("pyarrow", "parquet", f"Reading {path.name}") from None
+    file = pyarrow.parquet.ParquetFile(path)
+    lists = [f.name for f in file.schema_arrow if pyarrow.types.is_nested(f.type)]
+    name = _chosen_name(lists, path)
+    row = 0
+    for batch in file.iter_batches(batch_size=rows):
+        count = batch.num_rows
+        if count == 0:
+            continue
+        flat = batch.column(name).flatten().to_numpy(zero_copy_only=False)
+        block = flat.reshape(count, -1)
+        table = {f: batch.column(f).to_pylist() for f in batch.schema.names if f != name}
+        scales = np.asarray(table["scale"], dtype=np.float32) if "scale" in table else None
+        texts: list[Any] = table.get("token") or table.get("text") or [""] * count
+        lines: list[Any] = table.get("line") or list(range(row, row + count))
+        places = table.get("position") or [None] * count
+        row += count
+        notes = [
+            Note(line, str(text or ""), place)
+            for line, text, place in zip(lines, texts, places, strict=True)
+        ]
+        yield _scaled(block, scales, path), notes
+
+
+def _jsonl(path: Path, rows: int) -> Blocks:
+    vectors: list[Any] = []
+    notes: list[Note] = []
+    for line in read_lines(path):
+        if not line.text.strip():
+            continue
+        record = json.loads(line.text)
+        if not isinstance(record, dict) or "vector" not in record:
+            raise InputError(f'{path}, line {line.number + 1} has no field "vector".')
+        vector = np.asarray(record["vector"], dtype=np.float32) * record.get("scale", 1.0)
+        vectors.append(vector)
+        text = str(record.get("token", record.get("text", "")))
+        notes.append(Note(record.get("line", line.number), text, record.get("position")))
+        if len(vectors) == rows:
+            yield np.stack(vectors), notes
+            vectors, notes = [], []
+    if vectors:
+        yield np.stack(vectors), notes
+
+
+def _beside(path: Path, read: Callable[[Path], Any]) -> Any:
+    """The scales that lie beside a file, or None."""
+    scales = scales_path(path)
+    return read(scales) if scales.is_file() else None
+
+
+def _chosen(tensors: Mapping[str, Any], path: Path) -> Any:
+    return tensors[_chosen_name(list(tensors), path)]
+
+
+def _chosen_name(names: list[str], path: Path) -> str:
+    """The one name, or where there are several the one that a matrix of vectors has."""
+    if len(names) == 1:
+        return names[0]
+    for name in (*_NAMES, "vector"):
+        if name in names:
+            return name
+    raise InputError(
+        f"{path} holds {', '.join(sorted(names)[:6]) or 'nothing'}, but one matrix was expected.",
+        'Save one matrix, or call it "vectors".',
+    )
+
+
+#: How files are read, by their suffix.
+READERS: Mapping[str, Callable[[Path, int], Blocks]] = {
+    ".npy": _npy,
+    ".pt": _torch,
+    ".safetensors": _safetensors,
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+}

@@ -1,0 +1,400 @@
+"""Rows of vectors into files: .pt, .npy, .safetensors, .parquet and .jsonl.
+
+A sink takes blocks of rows in order, and its file appears when all are written. Memory holds one
+block, except for .pt, whose single tensor is put together at the end. For a run that must be able
+to go on after it was interrupted, see `uertool.engine.spool`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uertool.engine.spool import HEADER, Note, npy_header
+from uertool.errors import InputError, MissingExtraError, UsageError
+from uertool.io.atomic import atomic_path
+from uertool.io.float_text import join_rows
+
+Precision = Literal["float32", "float16", "int8", "binary"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "binary")
+
+_DTYPES: Mapping[str, Any] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "int8": np.dtype("i1"),
+    "binary": np.dtype("u1"),
+}
+_SAFETENSORS = {"float32": "F32", "float16": "F16", "int8": "I8", "binary": "U8"}
+#: Room for the header of a safetensors file: a few short entries with the largest of numbers.
+_SAFETENSORS_HEADER = 4096
+
+
+class Sink(Protocol):
+    """A file that takes rows."""
+
+    def write(self, vectors: npt.NDArray[np.float32], notes: list[Note]) -> None:
+        """Add rows [n, size] and what each is of."""
+
+    def write_stored(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
+        """Add rows as `quantize` gave them."""
+
+
+def quantize(
+    vectors: npt.NDArray[np.float32], precision: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]:
+    """Rows [n, size] as they are stored, and the scale [n] of each row for int8.
+
+    float16 rounds. int8 divides each row by its scale, its largest magnitude / 127, and rounds:
+    a row times its scale is the vector again, and cosines need no scales at all. Because every
+    row has its own, rows that are made later, one by one, are stored alike. binary keeps the signs,
+    eight to a byte, first one in the highest bit [n, ceil(size / 8)], as `numpy.packbits` does and
+    as binary indexes read it: 1 for above zero.
+
+    Raises:
+        InputError: a value is too large for float16.
+    """
+    if precision == "int8":
+        scales = (np.abs(vectors).max(axis=1, initial=0.0) / 127).astype(np.float32)
+        safe = np.where(scales > 0, scales, np.float32(1))
+        return np.rint(vectors / safe[:, None]).clip(-127, 127).astype(np.int8), scales
+    if precision == "binary":
+        return np.packbits(vectors > 0, axis=1), None
+    if precision == "float16":
+        with np.errstate(over="ignore"):
+            halves = vectors.astype("<f2")
+        if not np.isfinite(halves).all() and np.isfinite(vectors).all():
+            raise InputError(
+                f"A value of {np.abs(vectors).max():.6g} is too large for float16.",
+                "Give --precision float32.",
+            )
+        return halves, None
+    return np.ascontiguousarray(vectors, dtype="<f4"), None
+
+
+def stored_size(size: int, precision: str) -> int:
+    """Numbers (bytes, for binary) of a stored row."""
+    return -(-size // 8) if precision == "binary" else size
+
+
+class _Sink:
+    """What all formats share."""
+
+    def __init__(self, path: Path, size: int, precision: str, tokens: bool) -> None:
+        self.path = path
+        self.size = size
+        self.precision = precision
+        self.tokens = tokens  # whether rows are tokens, not lines
+        self.rows = 0
+
+    def write(self, vectors: npt.NDArray[np.float32], notes: list[Note]) -> None:
+        self.write_stored(*quantize(vectors, self.precision), notes)
+
+    def write_stored(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
+        self._add(rows, scales, notes)
+        self.rows += len(rows)
+
+    def _add(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        raise NotImplementedError
+
+
+class _Npy(_Sink):
+    """A matrix [rows, size]; with int8, a second file `<stem>.scales.npy` [rows]."""
+
+    def __init__(
+        self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
+    ) -> None:
+        super().__init__(path, size, precision, tokens)
+        self.stream = stream
+        self.stream.write(b" " * HEADER)
+        self.scales: list[npt.NDArray[np.float32]] = []
+
+    def _add(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
+        self.stream.write(rows.tobytes())
+        if scales is not None:
+            self.scales.append(scales)
+
+    def finish(self) -> None:
+        shape = (self.rows, stored_size(self.size, self.precision))
+        self.stream.seek(0)
+        self.stream.write(npy_header(shape, _DTYPES[self.precision].str, HEADER))
+        if self.precision == "int8":
+            with (
+                atomic_path(scales_path(self.path), overwrite=True) as partial,
+                open(partial, "wb") as stream,
+            ):
+                np.save(stream, _joined(self.scales))
+
+
+class _Torch(_Sink):
+    """One tensor [rows, size] as `torch.load` reads it; with int8, `<stem>.scales.pt` [rows]."""
+
+    def __init__(
+        self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
+    ) -> None:
+        super().__init__(path, size, precision, tokens)
+        self.stream = stream
+        self.blocks: list[npt.NDArray[Any]] = []
+        self.scales: list[npt.NDArray[np.float32]] = []
+
+    def _add(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
+        self.blocks.append(rows)
+        if scales is not None:
+            self.scales.append(scales)
+
+    def finish(self) -> None:
+        shape = (0, stored_size(self.size, self.precision))
+        blocks = self.blocks or [np.zeros(shape, _DTYPES[self.precision])]
+        torch.save(torch.from_numpy(np.concatenate(blocks)), self.stream)
+        if self.precision == "int8":
+            with (
+                atomic_path(scales_path(self.path), overwrite=True) as partial,
+                open(partial, "wb") as stream,
+            ):
+                torch.save(torch.from_numpy(_joined(self.scales)), stream)
+
+
+class _Safetensors(_Sink):
+    """`vectors` [rows, size], `lines` [rows], and where they apply `positions` and `scales`."""
+
+    def __init__(
+        self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
+    ) -> None:
+        super().__init__(path, size, precision, tokens)
+        self.stream = stream
+        self.stream.write(b" " * _SAFETENSORS_HEADER)
+        self.columns: dict[str, list[npt.NDArray[Any]]] = {"lines": []}
+        if tokens:
+            self.columns["positions"] = []
+        if precision == "int8":
+            self.columns["scales"] = []
+
+    def _add(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
+        self.stream.write(rows.tobytes())
+        self.columns["lines"].append(np.array([note.line for note in notes], dtype="<i8"))
+        if self.tokens:
+            places = np.array([note.position for note in notes], dtype="<i8")
+            self.columns["positions"].append(places)
+        if scales is not None:
+            self.columns["scales"].append(scales)
+
+    def finish(self) -> None:
+        end = self.stream.tell() - _SAFETENSORS_HEADER
+        shape = [self.rows, stored_size(self.size, self.precision)]
+        entries: dict[str, Any] = {
+            "__metadata__": {"format": "pt", "precision": self.precision, "size": str(self.size)},
+            "vectors": _entry(_SAFETENSORS[self.precision], shape, 0, end),
+        }
+        self.stream.write(b"\0" * (-end % 8))  # the next tensor begins at a multiple of its size
+        end += -end % 8
+        if end != entries["vectors"]["data_offsets"][1]:
+            # The format knows no gaps: the filling belongs to a tensor of its own.
+            start = entries["vectors"]["data_offsets"][1]
+            entries["_alignment"] = _entry("U8", [end - start], start, end)
+        for name, parts in self.columns.items():
+            column = _joined(parts, "<f4" if name == "scales" else "<i8")
+            self.stream.write(column.tobytes())
+            code = "F32" if name == "scales" else "I64"
+            entries[name] = _entry(code, [self.rows], end, end + column.nbytes)
+            end += column.nbytes
+        header = json.dumps(entries, separators=(",", ":")).encode()
+        room = _SAFETENSORS_HEADER - 8
+        assert len(header) <= room, len(header)
+        self.stream.seek(0)
+        self.stream.write(struct.pack("<Q", room) + header.ljust(room))
+
+
+def _entry(code: str, shape: list[int], start: int, end: int) -> dict[str, Any]:
+    return {"dtype": code, "shape": shape, "data_offsets": [start, end]}
+
+
+class _Jsonl(_Sink):
+    """One object a line: line, text (or position and token), vector, and for int8 the scale."""
+
+    def __init__(
+        self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
+    ) -> None:
+        super().__init__(path, size, precision, tokens)
+        self.stream = stream
+
+    def _add(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
+        texts = (
+            join_rows(rows, ",")
+            if self.precision == "float32"
+            else [",".join(map(str, row)) for row in rows.tolist()]
+            if self.precision != "float16"
+            else [b",".join(row).decode() for row in rows.astype("S").tolist()]
+        )
+        lines: list[str] = []
+        for number, (note, text) in enumerate(zip(notes, texts, strict=True)):
+            record: dict[str, Any] = {"line": note.line}
+            if self.tokens:
+                record["position"] = note.position
+            record["token" if self.tokens else "text"] = note.text
+            if scales is not None:
+                record["scale"] = float(str(scales[number]))
+            start = json.dumps(record, ensure_ascii=False)[:-1]
+            lines.append(f'{start}, "vector": [{text}]}}\n')
+        self.stream.write("".join(lines).encode("utf-8", "surrogatepass"))
+
+    def finish(self) -> None:
+        self.stream.flush()
+
+
+class _Parquet(_Sink):
+    """A table with the columns line, text (or position and token), vector and, for int8, scale."""
+
+    def __init__(
+        self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
+    ) -> None:
+        super().__init__(path, size, precision, tokens)
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError:
+            raise MissingExtraError("pyarrow", "parquet", "Writing .parquet files") from None
+        self.arrow = pyarrow
+        numbers = pyarrow.from_numpy_dtype(_DTYPES[precision])
+        self.vector = pyarrow.list_(numbers, stored_size(size, precision))
+        columns: list[tuple[str, Any]] = [("line", pyarrow.int64())]
+        if tokens:
+            columns.append(("position", pyarrow.int64()))
+        columns.append(("token" if tokens else "text", pyarrow.string()))
+        columns.append(("vector", self.vector))
+        if precision == "int8":
+            columns.append(("scale", pyarrow.float32()))
+        self.schema = pyarrow.schema(columns)
+        self.writer = pyarrow.parquet.ParquetWriter(
+            stream, self.schema, use_dictionary=False, compression="zstd"
+        )
+
+    def _add(
+        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
+    ) -> None:
+        columns: dict[str, Any] = {
+            "line": [note.line for note in notes],
+            "position": [note.position for note in notes],
+            "text": [note.text for note in notes],
+            "token": [note.text for note in notes],
+            "scale": scales,
+            "vector": self.arrow.FixedSizeListArray.from_arrays(
+                self.arrow.array(rows.reshape(-1)), type=self.vector
+            ),
+        }
+        chosen = [self.arrow.array(columns[f.name], type=f.type) for f in self.schema]
+        self.writer.write_table(self.arrow.Table.from_arrays(chosen, schema=self.schema))
+
+    def finish(self) -> None:
+        self.writer.close()
+
+
+#: What writes a file, by its suffix.
+FORMATS: Mapping[str, Callable[[Path, int, str, bool, IO[bytes]], _Sink]] = {
+    ".pt": _Torch,
+    ".npy": _Npy,
+    ".safetensors": _Safetensors,
+    ".jsonl": _Jsonl,
+    ".parquet": _Parquet,
+}
+
+
+def check_output(path: str | Path, precision: str = "float32") -> None:
+    """See early that a file of this name and precision can be written.
+
+    Raises:
+        UsageError: an unknown suffix or precision.
+        MissingExtraError: .parquet without pyarrow.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"There is no precision {precision!r}.", f"Choose one of {', '.join(PRECISIONS)}."
+        )
+    if str(path) == "-":
+        return
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise UsageError(
+            f"The output {path} ends in {suffix or 'nothing'}, which is no format for vectors.",
+            f"Choose a name that ends in {', '.join(FORMATS)}.",
+        )
+    if suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("pyarrow", "parquet", "Writing .parquet files") from None
+
+
+@contextmanager
+def open_sink(
+    path: str | Path,
+    size: int,
+    *,
+    precision: str = "float32",
+    tokens: bool = False,
+    overwrite: bool = False,
+) -> Iterator[Sink]:
+    """A sink for rows of `size` numbers; the file appears when the block ends well.
+
+    Args:
+        path: its suffix is the format; "-" writes JSON lines to standard output.
+        size: numbers in a row.
+        precision: how they are stored, see `quantize`.
+        tokens: rows are tokens, so their notes have positions.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        UsageError, MissingExtraError: see `check_output`.
+        OutputError: the file exists already or cannot be written.
+    """
+    check_output(path, precision)
+    with ExitStack() as stack:
+        if str(path) == "-":
+            sys.stdout.flush()
+            sink: _Sink = _Jsonl(Path("-"), size, precision, tokens, sys.stdout.buffer)
+        else:
+            partial = stack.enter_context(atomic_path(path, overwrite=overwrite))
+            stream = stack.enter_context(open(partial, "w+b"))
+            sink = FORMATS[Path(path).suffix.lower()](Path(path), size, precision, tokens, stream)
+        yield sink
+        sink.finish()
+    if str(path) != "-" and precision != "int8":
+        remove_scales(path)
+
+
+def scales_path(path: Path) -> Path:
+    """Where the scales of int8 rows lie beside a format that has no place for them."""
+    return path.with_name(f"{path.stem}.scales{path.suffix}")
+
+
+def remove_scales(path: str | Path) -> None:
+    """Remove the scales of int8 rows that were at this path before: they are of other rows."""
+    scales_path(Path(path)).unlink(missing_ok=True)
+
+
+def _joined(parts: list[npt.NDArray[Any]], descr: str = "<f4") -> npt.NDArray[Any]:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=descr)

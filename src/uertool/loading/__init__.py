@@ -1,0 +1,1 @@
+"""From a reference to a loaded model: registry, hub, configuration, assembling."""

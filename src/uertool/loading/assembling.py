@@ -1,0 +1,357 @@
+"""build_model: the tensors of a checkpoint put into a UerModel, strictly and without a second copy.
+
+The model is built without memory (on the meta device) and given its tensors one by one; query, key
+and value are stacked on the way, and UER-py's layer norm is folded (see `uertool.models.norm`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from uertool.checkpoints.reader import Checkpoint
+from uertool.config import ModelConfig
+from uertool.errors import CheckpointError
+from uertool.models.decoder import DecoderLayer
+from uertool.models.encoders import TransformerLayer
+from uertool.models.model import UerModel
+from uertool.models.norm import LayerNorm, uer_gamma
+from uertool.models.positions import sinusoid_legacy, sinusoid_modular
+
+_WORD = "embedding.word.embedding.weight"
+
+#: Head -> the names that show it, any of them; and what users call it.
+HEADS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "mlm": (("target.mlm.linear_1.weight",), "a masked-language head"),
+    "lm": (("target.lm.output_layer.weight",), "a language-model output layer"),
+    "sp": (("target.sp.linear_2.weight",), "a sentence-pair head"),
+    "cls": (("output_layer_2.weight",), "a classifier"),
+    "token_cls": (("output_layer.weight",), "a token classifier"),
+    "qa": (("output_layer.weight",), "a question-answering head"),
+    "siamese": (("classifier.weight",), "a siamese classifier"),
+    "pooler": (("target.sp.linear_1.weight", "output_layer_1.weight"), "a pooler"),
+}
+
+#: Prefix of a parameter in UerModel -> prefix of its name in checkpoints.
+_PREFIXES = (
+    ("mlm.", "target.mlm."),
+    ("lm.", "target.lm."),
+    ("sp.", "target.sp."),
+    ("classifier.linear_1.", "output_layer_1."),
+    ("classifier.linear_2.", "output_layer_2."),
+    ("token_classifier.", ""),
+    ("qa.", ""),
+    ("siamese.", ""),
+)
+
+#: Names that belong to heads and decoders, which a job may leave out.
+_OPTIONAL = ("target.", "output_layer", "classifier.", "decoder.", "tgt_embedding.")
+
+#: A command that can use what a checkpoint has.
+_FITTING = (
+    ("mlm", "uertool cloze"),
+    ("lm", "uertool generate"),
+    ("", "uertool extract-features"),
+)
+
+_LISTED = 20
+
+
+def heads_in(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
+    """The heads that a checkpoint can fill."""
+    found = [
+        head
+        for head, (marks, _) in HEADS.items()
+        if head not in ("token_cls", "qa") and any(checkpoint.has(mark) for mark in marks)
+    ]
+    found.extend(head for head in ("token_cls", "qa") if head in config.target)
+    if config.tie_weights and "lm" not in found and config.decoder is not None:
+        found.append("lm")
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model and what was left in its file.
+
+    Attributes:
+        model: in evaluation mode, on its device, without gradients.
+        left_out: canonical names that no part of the model asked for.
+    """
+
+    model: UerModel
+    left_out: tuple[str, ...]
+
+
+def build_model(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    heads: Sequence[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    streamed: bool = False,
+) -> Built:
+    """The model that a checkpoint holds.
+
+    Args:
+        checkpoint: canonical names and tensors.
+        config: see `resolve_config`.
+        heads: the heads to load; all of them must be there.
+        device: where its tensors go.
+        dtype: their type.
+        streamed: read every layer when it runs and let go of it afterwards, so that a model may be
+            larger than the memory. The checkpoint must stay open.
+
+    Raises:
+        CheckpointError: names are missing, unexpected or clash, shapes do not fit; all at once.
+    """
+    require_heads(checkpoint, config, heads)
+    with torch.device("meta"):
+        model = UerModel(config, heads, _label_counts(checkpoint))
+    wanted = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    sources = {name: _sources(checkpoint, config, name) for name in wanted}
+    left_out = _check(checkpoint, wanted, sources)
+    folded = {
+        f"{name}.gamma"
+        for name, module in model.named_modules()
+        if isinstance(module, LayerNorm) and config.norm == "uer"
+    }
+    later: set[str] = set()
+    if streamed and not config.has_residual_attention:  # which runs its layers in another way
+        later = _stream(model, _Filler(checkpoint, config, device, dtype, folded), wanted, sources)
+    now = {name: tensor for name, tensor in wanted.items() if name not in later}
+    state = _Filler(checkpoint, config, device, dtype, folded).fill(now, sources)
+    model.load_state_dict(state, strict=not later, assign=True)
+    model.requires_grad_(False)
+    return Built(model.eval(), left_out)
+
+
+def _stream(
+    model: UerModel,
+    filler: _Filler,
+    wanted: Mapping[str, Tensor],
+    sources: Mapping[str, tuple[str, ...]],
+) -> set[str]:
+    """Let layers fetch their tensors when they run; returns the names of these."""
+    streamed: set[str] = set()
+    for prefix, module in model.named_modules():
+        if not isinstance(module, (TransformerLayer, DecoderLayer)):
+            continue
+        own = {name: like for name, like in wanted.items() if name.startswith(f"{prefix}.")}
+        streamed.update(own)
+        cut = len(prefix) + 1
+
+        def fetch(
+            layer: nn.Module, _: object, own: Mapping[str, Tensor] = own, cut: int = cut
+        ) -> None:
+            found = filler.fill(own, sources)
+            filler.done.clear()
+            layer.load_state_dict({name[cut:]: found[name] for name in own}, assign=True)
+
+        def drop(
+            layer: nn.Module,
+            _: object,
+            __: object,
+            own: Mapping[str, Tensor] = own,
+            cut: int = cut,
+        ) -> None:
+            layer.load_state_dict({name[cut:]: like for name, like in own.items()}, assign=True)
+
+        module.register_forward_pre_hook(fetch)
+        module.register_forward_hook(drop)
+    return streamed
+
+
+def require_heads(checkpoint: Checkpoint, config: ModelConfig, heads: Iterable[str]) -> None:
+    """Raises CheckpointError, saying what the file has instead, unless it has all of the heads."""
+    there = heads_in(checkpoint, config)
+    for head in heads:
+        if head in there or (head == "lm" and config.tie_weights):
+            continue
+        marks, words = HEADS[head]
+        owned = [HEADS[name][1] for name in there if name != "pooler"]
+        has = " and ".join(owned) if owned else "no head"
+        command = next(c for name, c in _FITTING if not name or name in there)
+        raise CheckpointError(
+            f"{checkpoint.path} has no {words.removeprefix('a ')} ({marks[0]}), which this needs; "
+            f"it has {has}.",
+            f"A command that fits it: {command}.",
+        )
+
+
+def _label_counts(checkpoint: Checkpoint) -> dict[str, int]:
+    names = {
+        "sp": "target.sp.linear_2.weight",
+        "cls": "output_layer_2.weight",
+        "token_cls": "output_layer.weight",
+        "qa": "output_layer.weight",
+        "siamese": "classifier.weight",
+    }
+    return {
+        head: checkpoint.info(name).shape[0] for head, name in names.items() if checkpoint.has(name)
+    }
+
+
+def _sources(checkpoint: Checkpoint, config: ModelConfig, name: str) -> tuple[str, ...]:
+    """The canonical names that a parameter is made of; empty for a table that is computed."""
+    canonical = _canonical(checkpoint, name)
+    if ".qkv." in canonical:
+        return tuple(canonical.replace(".qkv.", f".linear_layers.{part}.") for part in range(3))
+    if checkpoint.has(canonical):
+        return (canonical,)
+    if canonical.endswith("sinusoidalpos.pe"):
+        return ()
+    # What is another tensor need not be stored a second time.
+    word = _WORD
+    if canonical == "tgt_embedding.word.embedding.weight" and config.share_embedding:
+        return (word,)
+    if config.tie_weights and canonical in (
+        "target.lm.output_layer.weight",
+        "target.mlm.linear_2.weight",
+    ):
+        target = "tgt_embedding.word.embedding.weight"
+        decoder = canonical.startswith("target.lm") and config.decoder is not None
+        return (target if decoder and checkpoint.has(target) else word,)
+    return (canonical,)
+
+
+def _canonical(checkpoint: Checkpoint, name: str) -> str:
+    if name.startswith("pooler."):
+        pair = "target.sp." + name.removeprefix("pooler.")
+        if checkpoint.has(pair):
+            return pair
+        return name.replace("pooler.linear_1.", "output_layer_1.")
+    for own, theirs in _PREFIXES:
+        if name.startswith(own):
+            return theirs + name[len(own) :]
+    return name
+
+
+# -- checks ---------------------------------------------------------------------------------------
+
+
+def _check(
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, Tensor],
+    sources: Mapping[str, tuple[str, ...]],
+) -> tuple[str, ...]:
+    """The names that are left over; CheckpointError with everything that does not fit."""
+    used = {source for names in sources.values() for source in names}
+    missing = sorted(name for name in used if not checkpoint.has(name))
+    rest = [name for name in checkpoint.keys() if name not in used]  # noqa: SIM118
+    unexpected = [name for name in rest if not name.startswith(_OPTIONAL)]
+    unexpected.extend(checkpoint.unmapped)
+    misshaped = [
+        fault
+        for name, tensor in wanted.items()
+        if (fault := _misshaped(checkpoint, tensor, sources[name])) is not None
+    ]
+    faults = [
+        f"{what}: {_listed(names)}"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshaped),
+            ("contradictory", checkpoint.problems),
+        )
+        if names
+    ]
+    if faults:
+        raise CheckpointError(
+            f"The weights of {checkpoint.path} do not fit the model; {'; '.join(faults)}.",
+            "Check the configuration, or see what the file is with: uertool check "
+            f"{checkpoint.path}",
+        )
+    return tuple(rest)
+
+
+def _misshaped(checkpoint: Checkpoint, tensor: Tensor, names: tuple[str, ...]) -> str | None:
+    infos = [checkpoint.info(name) for name in names if checkpoint.has(name)]
+    if not infos or len(infos) < len(names):
+        return None
+    kinds = {info.dtype for info in infos if not info.dtype.is_floating_point}
+    if kinds:
+        return f"{names[0]} (holds {', '.join(map(str, kinds))}, not real numbers)"
+    shape = list(infos[0].shape)
+    if len(infos) == 3:
+        shape = [sum(info.shape[0] if info.shape else 0 for info in infos), *shape[1:]]
+    if names[0].endswith("sinusoidalpos.pe"):
+        shape = [infos[0].shape[0], infos[0].shape[-1]]
+    if tuple(shape) == tuple(tensor.shape):
+        return None
+    return f"{names[0]} {tuple(infos[0].shape)}, expected {tuple(tensor.shape)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_LISTED])
+    return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown
+
+
+# -- tensors --------------------------------------------------------------------------------------
+
+
+class _Filler:
+    """Reads tensors in the model's device and type, each set of bytes once."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: ModelConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        folded: Container[str],
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = config
+        self.device = device
+        self.dtype = dtype
+        self.folded = folded
+        self.done: dict[object, Tensor] = {}
+
+    def fill(
+        self, wanted: Mapping[str, Tensor], sources: Mapping[str, tuple[str, ...]]
+    ) -> dict[str, Tensor]:
+        return {name: self._one(name, wanted[name], sources[name]) for name in wanted}
+
+    def _one(self, name: str, like: Tensor, sources: tuple[str, ...]) -> Tensor:
+        if not sources:
+            return self._sinusoid(like)
+        fold = name in self.folded
+        key = (fold, *(self.checkpoint.storage_key(source) for source in sources))
+        if key not in self.done:
+            tensor = self._read(sources)
+            if name.endswith("sinusoidalpos.pe"):
+                tensor = tensor.reshape(like.shape)
+            if fold:
+                tensor = uer_gamma(tensor)
+            self.done[key] = tensor
+        # Tied parameters share memory, but not the object: assign makes one of each.
+        return self.done[key].view(like.shape)
+
+    def _read(self, sources: tuple[str, ...]) -> Tensor:
+        if len(sources) == 1:
+            # A copy of its own: pages of the file are given back at once, and the file may change.
+            tensor = self.checkpoint.tensor(sources[0]).to(self.device, self.dtype, copy=True)
+            tensor = tensor.contiguous()
+            self.checkpoint.release(sources[0])
+            return tensor
+        parts = [self.checkpoint.tensor(source) for source in sources]
+        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        stacked = torch.empty(shape, dtype=self.dtype, device=self.device)
+        start = 0
+        for source, part in zip(sources, parts, strict=True):
+            stacked[start : start + part.shape[0]] = part
+            start += part.shape[0]
+            self.checkpoint.release(source)
+        return stacked
+
+    def _sinusoid(self, like: Tensor) -> Tensor:
+        rows, size = like.shape
+        make: Callable[[int, int], Tensor] = (
+            sinusoid_legacy if self.config.sinusoid == "legacy" else sinusoid_modular
+        )
+        return make(rows, size).to(self.device, self.dtype)

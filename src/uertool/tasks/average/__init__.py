@@ -1,0 +1,1 @@
+"""Averaging and merging of checkpoints."""

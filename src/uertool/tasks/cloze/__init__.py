@@ -1,0 +1,1 @@
+"""Cloze tests: fill in masked tokens."""

@@ -1,0 +1,483 @@
+"""Cloze tests: lines with masked tokens, and what a masked-language model puts there.
+
+    model = uertool.load_model("zh-mlm-small")
+    for result in model.cloze(["今天天气很[MASK]。"]):
+        print(result)
+
+`cloze_lines` streams over any number of lines and devices; `cloze` is for a few texts in hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uertool.engine.batching import Batch, Encoded, Limits
+from uertool.engine.processes import run_job
+from uertool.errors import ConfigError, UsageError, VocabError
+from uertool.loading.device import token_budget
+from uertool.tasks.cloze.masking import Masked, Masker, MaskRule
+from uertool.tasks.cloze.results import (
+    ClozeResult,
+    ClozeSummary,
+    Guess,
+    MaskResult,
+    SlotResult,
+    WordScore,
+)
+from uertool.tasks.cloze.scoring import (
+    FIRST,
+    INNER,
+    Draft,
+    Filler,
+    Kind,
+    Order,
+    sample,
+    score_words,
+)
+from uertool.text.detokenize import UNDERLINE
+from uertool.text.readers import Line
+
+if TYPE_CHECKING:
+    from uertool.loading.registry import LoadedModel
+
+__all__ = [
+    "ClozeJob",
+    "ClozeResult",
+    "ClozeSettings",
+    "ClozeSummary",
+    "Guess",
+    "MaskResult",
+    "SlotResult",
+    "WordScore",
+    "cloze",
+    "cloze_lines",
+    "length_for",
+]
+
+#: Tokens of a line that are read unless something else is asked for.
+DEFAULT_LENGTH = 128
+
+#: Guesses for a mask, and how many of the best tokens a variant is drawn from.
+DEFAULT_GUESSES = 10
+DEFAULT_DRAWN_FROM = 100
+
+_UNUSED = re.compile(r"\[unused\d+\]")
+
+
+@dataclass(frozen=True)
+class ClozeSettings:
+    """What is asked of a cloze test.
+
+    Attributes:
+        topn: how many guesses for each mask, 10 if None; or how many of the best tokens a variant
+            is drawn from, 100 if None.
+        seq_length: most tokens of a line, special ones included; longer lines are cut. None is 128,
+            or as many as the model has positions for.
+        batch_size: most lines of a batch; None leaves it to the number of tokens.
+        rule: what is masked where a line does not say so itself.
+        targets: words to be scored in the place of the masks; neighbouring masks are one place.
+        fill_order: in which order the tokens of a longer word are filled.
+        augment: write this many variants of every line, with the masked tokens drawn anew.
+        temperature: of the draws; below 1 prefers the likely.
+    """
+
+    topn: int | None = None
+    seq_length: int | None = None
+    batch_size: int | None = 64
+    rule: MaskRule = field(default_factory=MaskRule)
+    targets: tuple[str, ...] = ()
+    fill_order: Order = "left-to-right"
+    augment: int = 0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("topn", "seq_length", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {value} is too small; give 1 or more."
+                )
+        if self.augment < 0:
+            raise UsageError(f"--augment {self.augment} is no number of variants.")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise UsageError(f"--temperature {self.temperature} is not a number above 0.")
+        if self.augment and self.targets:
+            raise UsageError(
+                "--augment and --targets were both given.", "Draw variants, or score given words."
+            )
+        if not all(word.strip() for word in self.targets):
+            raise UsageError("One of the words of --targets is empty.")
+        if self.fill_order not in get_args(Order):
+            raise UsageError(
+                f"There is no order {self.fill_order!r} of filling.",
+                f"Choose {' or '.join(get_args(Order))}.",
+            )
+
+    @property
+    def best(self) -> int:
+        """`topn`, or what it is where it was not given."""
+        return self.topn or (DEFAULT_DRAWN_FROM if self.augment else DEFAULT_GUESSES)
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+    """What a row of a batch is: a line, or one variant of it."""
+
+    line: Line
+    masked: Masked
+    variant: int
+    spans: list[tuple[int, int]] | None  # of the line's tokens, for variants
+
+
+class ClozeJob:
+    """A loaded model doing cloze tests on one device; see `uertool.engine.processes.Job`.
+
+    Raises:
+        ConfigError: the model has no masked-language head.
+        VocabError: the vocabulary lacks [MASK], or a character of a given word.
+        UsageError: seq_length is beyond the position table.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, settings: ClozeSettings, *, notices: Sequence[str] = ()
+    ) -> None:
+        if loaded.model.mlm is None:
+            raise ConfigError(
+                f"{loaded.reference} has no MLM head, so it cannot guess masked tokens.",
+                "A cloze test needs a model trained with --target bert, mlm or albert.",
+            )
+        self.settings = settings
+        self.notices = notices
+        self.tokenizer = loaded.tokenizer
+        self.seq_length = length_for(loaded, settings.seq_length)
+        self.limits = Limits(
+            tokens=max(token_budget(loaded.device), self.seq_length),
+            rows=settings.batch_size,
+            pad_id=loaded.tokenizer.pad_id or 0,
+            pad_to=self.seq_length if loaded.config.needs_full_length else None,
+        )
+        self._masker = Masker(self.tokenizer, settings.rule, self.seq_length)
+        self._filler = Filler(
+            loaded.model, loaded.device, self.limits.tokens, self.limits.pad_id, self.limits.pad_to
+        )
+        self._words = self._words_as_ids()
+        self._vocab_size = loaded.config.vocab_size
+        self._allowed = self._drawn_from() if settings.augment else {}
+
+    def encode(self, items: list[Line]) -> list[Encoded]:
+        """Lines to masked ids, with the line and the masks beside them."""
+        found: list[Encoded] = []
+        for line, ids in zip(
+            items, self._masker.encode([line.text for line in items]), strict=True
+        ):
+            spans = self._masker.spans(line.text) if self.settings.augment else None
+            for variant in range(max(1, self.settings.augment)):
+                masked = self._masker.mask(line.number, ids, variant)
+                row = masked.ids if masked.positions else ()
+                payload = _Row(line, masked, variant, spans)
+                found.append(Encoded(line.number, row, payload=payload))
+        return found
+
+    @torch.inference_mode()
+    def step(self, batch: Batch) -> list[ClozeResult]:
+        """What the model says about every row of a batch."""
+        if self.settings.augment:
+            return self._variants(batch)
+        if self.settings.targets:
+            return self._scores(batch)
+        return self._guesses(batch)
+
+    def empty(self, item: Encoded) -> ClozeResult:
+        """The result of a line in which nothing is masked."""
+        return self._result(item)
+
+    def _result(self, item: Encoded, **found: Any) -> ClozeResult:
+        line, masked, variant, _ = item.payload
+        return ClozeResult(
+            line=line.number,
+            text=line.text,
+            ids=masked.ids,
+            tokens=tuple(self.tokenizer.tokens(masked.ids)),
+            variant=variant,
+            was_cut=masked.was_cut,
+            reason=masked.reason,
+            fields=line.fields,
+            **found,
+        )
+
+    def _guesses(self, batch: Batch) -> list[ClozeResult]:
+        batch = batch.to(self._filler.device)
+        maskeds: list[Masked] = [item.payload.masked for item in batch.items]
+        rows = [n for n, masked in enumerate(maskeds) for _ in masked.positions]
+        places = [place for masked in maskeds for place in masked.positions]
+        labels = [label for masked in maskeds for label in masked.labels]
+        found: list[MaskResult] = []
+        for scores in self._filler.parts_at(batch.ids, batch.segs, rows, places):
+            some = slice(len(found), len(found) + len(scores))
+            found.extend(self._best(scores, places[some], labels[some]))
+        masks = iter(found)
+        return [
+            self._result(item, masks=tuple(next(masks) for _ in masked.positions))
+            for item, masked in zip(batch.items, maskeds, strict=True)
+        ]
+
+    def _best(
+        self, scores: Tensor, places: Sequence[int], labels: Sequence[int | None]
+    ) -> Iterator[MaskResult]:
+        """The best tokens of log-probabilities [places, vocab], and the true one's rank."""
+        wanted = torch.tensor([label or 0 for label in labels], device=scores.device)
+        true = scores.gather(1, wanted[:, None])
+        ranks = (scores > true).sum(-1) + 1
+        best, ids = scores.topk(min(self.settings.best, scores.shape[1]), dim=-1)
+        columns = (best.exp(), ids, ranks, true[:, 0].exp())
+        tokens = self.tokenizer.vocab.tokens
+        for place, label, chances, found, rank, chance in zip(
+            places, labels, *(column.tolist() for column in columns), strict=True
+        ):
+            # A table may have more rows than the vocabulary has tokens.
+            names = [tokens[i] if i < len(tokens) else f"<{i}>" for i in found]
+            guesses = tuple(map(Guess, found, names, chances))
+            if label is None:
+                yield MaskResult(place, guesses)
+            else:
+                yield MaskResult(place, guesses, tokens[label], label, rank, chance)
+
+    def _scores(self, batch: Batch) -> list[ClozeResult]:
+        slots: list[tuple[Sequence[int], int, int]] = []
+        rows: list[list[tuple[int, int]]] = []
+        for item in batch.items:
+            masked: Masked = item.payload.masked
+            found = neighbours(masked.positions)
+            rows.append(found)
+            slots.extend((masked.ids, start, stop) for start, stop in found)
+        scores = iter(
+            score_words(
+                self._filler,
+                slots,
+                self._words,
+                most=self.seq_length,
+                mask_id=self._masker.mask_id,
+                order=self.settings.fill_order,
+            )
+        )
+        results = []
+        for item, guessed, found in zip(batch.items, self._guesses(batch), rows, strict=True):
+            ranked = tuple(
+                SlotResult(start, stop, self._ranked(next(scores))) for start, stop in found
+            )
+            results.append(self._result(item, masks=guessed.masks, slots=ranked))
+        return results
+
+    def _ranked(self, scores: Sequence[float]) -> tuple[WordScore, ...]:
+        best = max(scores)
+        weights = [math.exp(score - best) for score in scores]
+        words = [
+            WordScore(text, score, weight / sum(weights))
+            for text, score, weight in zip(self.settings.targets, scores, weights, strict=True)
+        ]
+        return tuple(sorted(words, key=lambda word: -word.log_probability))
+
+    def _variants(self, batch: Batch) -> list[ClozeResult]:
+        drafts = []
+        seed = self.settings.rule.seed
+        for item in batch.items:
+            line, masked, variant, _ = item.payload
+            labels = dict(zip(masked.positions, masked.labels, strict=True))
+            never = {place: label for place, label in labels.items() if label is not None}
+            kinds = {place: self._kind_of_label(label) for place, label in labels.items()}
+            stream = np.random.default_rng([abs(seed), int(seed < 0), line.number, variant])
+            drafts.append(Draft(list(masked.ids), list(masked.positions), never, kinds, stream))
+        sample(
+            self._filler,
+            drafts,
+            temperature=self.settings.temperature,
+            best=self.settings.best,
+            allowed=self._allowed,
+        )
+        return [
+            self._result(item, filled=self._written(item.payload, draft.ids))
+            for item, draft in zip(batch.items, drafts, strict=True)
+        ]
+
+    def _written(self, row: _Row, ids: Sequence[int]) -> str:
+        """The line with drawn tokens in the place of its masks; all else stays as it is."""
+        if row.spans is None:
+            return self.tokenizer.decode(ids)
+        text = self._masker.canonical(row.line.text)
+        for place in reversed(row.masked.positions):
+            start, stop = row.spans[place - len(self.tokenizer.prefix_ids)]
+            token = self.tokenizer.vocab.tokens[ids[place]]
+            text = text[:start] + self._surface(token) + text[stop:]
+        return text
+
+    def _kind_of_label(self, label: int | None) -> Kind:
+        if label is not None:
+            return self._kind(self.tokenizer.vocab.tokens[label])
+        # Of a written mask nothing is known; a piece that begins a word would bring a blank.
+        return INNER if self.tokenizer.joining == "pieces" else FIRST
+
+    def _kind(self, token: str) -> Kind:
+        """Whether a token begins a word or goes on with one; in a variant it stays so."""
+        joining = self.tokenizer.joining
+        if joining == "wordpieces":
+            return INNER if token.startswith("##") and len(token) > 2 else FIRST
+        if joining == "pieces":
+            return FIRST if token.startswith(UNDERLINE) else INNER
+        return FIRST
+
+    def _surface(self, token: str) -> str:
+        return token[2:] if self._kind(token) == INNER else token
+
+    def _words_as_ids(self) -> list[list[int]]:
+        words: list[list[int]] = self.tokenizer.encode_batch(list(self.settings.targets))
+        wrong = [
+            text
+            for text, ids in zip(self.settings.targets, words, strict=True)
+            if not ids or self.tokenizer.unk_id in ids
+        ]
+        if wrong:
+            raise VocabError(
+                f"The vocabulary {self.tokenizer.vocab.source} cannot spell "
+                f"{', '.join(map(repr, wrong))}.",
+                "Leave these words out of --targets.",
+            )
+        return words
+
+    def _drawn_from(self) -> dict[Kind, Tensor]:
+        """For both kinds of tokens the ids that a variant may get, bool [vocab]."""
+        vocab = self.tokenizer.vocab
+        kinds = [
+            None
+            if n in vocab.special_ids or not token.strip() or _UNUSED.fullmatch(token)
+            else self._kind(token)
+            for n, token in enumerate(vocab.tokens)
+        ]
+        kinds += [None] * (self._vocab_size - len(kinds))
+        return {kind: torch.tensor([k == kind for k in kinds]) for kind in (FIRST, INNER)}
+
+
+def length_for(loaded: LoadedModel, wanted: int | None) -> int:
+    """Most tokens of a line: what is wanted, or 128 where the model has positions for them.
+
+    Raises:
+        UsageError: more are wanted than the model has positions for.
+    """
+    rows = loaded.config.max_seq_length if "pos" in loaded.config.embedding else None
+    if wanted is None:
+        return DEFAULT_LENGTH if rows is None else min(DEFAULT_LENGTH, rows)
+    if rows is not None and wanted > rows:
+        raise UsageError(
+            f"--seq-length {wanted} is beyond the position table of {loaded.reference}, which has "
+            f"{rows} rows.",
+            f"Give --seq-length {rows} or less.",
+        )
+    return wanted
+
+
+def neighbours(positions: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of neighbouring positions as (start, stop)."""
+    runs: list[tuple[int, int]] = []
+    for place in positions:
+        if runs and runs[-1][1] == place:
+            runs[-1] = (runs[-1][0], place + 1)
+        else:
+            runs.append((place, place + 1))
+    return runs
+
+
+def cloze_lines(
+    lines: Iterable[Line],
+    make_job: Callable[[torch.device], ClozeJob],
+    devices: Sequence[torch.device],
+    *,
+    threads: int | None = None,
+    on_notice: Callable[[str], None] | None = None,
+) -> Iterator[ClozeResult]:
+    """Cloze tests over a stream of lines, on one device or several, results in input order.
+
+    Args:
+        lines: see `uertool.text.readers.read_lines`.
+        make_job: loads the model for a device; picklable where there are several devices.
+        devices: where to run.
+        threads: CPU threads in all.
+        on_notice: told what is worth knowing, in sentences.
+    """
+    return run_job(lines, make_job, devices, threads=threads, on_notice=on_notice)
+
+
+def cloze(
+    loaded: LoadedModel,
+    texts: str | Iterable[str],
+    settings: ClozeSettings | None = None,
+    **changes: Any,
+) -> list[ClozeResult]:
+    """Cloze tests of a few texts with a model in hand.
+
+    Args:
+        loaded: a model with a masked-language head.
+        texts: a line or several; write [MASK] where something is to be guessed.
+        settings: what is asked; or its parts by the names of the command's options:
+        changes: `topn`, `targets`, `fill_order`, `augment`, `temperature`, `mask_word`,
+            `mask_ratio`, `whole_word`, `word_list`, `seed`, `seq_length`, `batch_size`.
+
+    Returns:
+        One result for each text, in their order; with `augment` one for each variant.
+
+    Raises:
+        UertoolError: the model has no such head, or a setting cannot be meant.
+    """
+    chosen = settings or _settings(changes)
+    if settings is not None and changes:
+        raise UsageError(
+            f"Settings were given, and {', '.join(changes)} beside them.", "Give one of the two."
+        )
+    given = [texts] if isinstance(texts, str) else texts
+    lines = (Line(number, text) for number, text in enumerate(given))
+    return list(cloze_lines(lines, lambda _: ClozeJob(loaded, chosen), [loaded.device]))
+
+
+#: Fields of `MaskRule` by the names of the command's options.
+_RULE = {
+    "mask_word": "word",
+    "mask_ratio": "ratio",
+    "whole_word": "whole_words",
+    "word_list": "word_list",
+    "seed": "seed",
+}
+
+
+def _settings(changes: Mapping[str, Any]) -> ClozeSettings:
+    plain = {f.name for f in dataclasses.fields(ClozeSettings)}
+    unknown = [name for name in changes if name not in _RULE and name not in plain]
+    if unknown:
+        known = sorted({*_RULE, *plain} - {"rule"})
+        raise UsageError(
+            f"A cloze test has no setting {', '.join(unknown)}.", f"It has {', '.join(known)}."
+        )
+    rule = {_RULE[name]: value for name, value in changes.items() if name in _RULE}
+    given = {name: value for name, value in changes.items() if name in plain}
+    if rule:
+        if "word_list" in rule:
+            rule["word_list"] = frozenset(rule["word_list"])
+        given["rule"] = MaskRule(**rule)
+    if "targets" in given:
+        given["targets"] = split_words(given["targets"])
+    return ClozeSettings(**given)
+
+
+def split_words(words: str | Iterable[str]) -> tuple[str, ...]:
+    """Words as they are, or those of a text with commas of any kind between."""
+    if not isinstance(words, str):
+        return tuple(words)
+    return tuple(word.strip() for word in re.split("[,，、]", words))

@@ -1,0 +1,264 @@
+"""What is masked in a line: what the user marked, a word, a share of the tokens, or one at random.
+
+Everything random about a line is drawn from the seed, the line's number and the variant, so that
+neither batches nor shards change it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from uertool.errors import UsageError, VocabError
+from uertool.text.tokenizers.base import Tokenizer
+
+#: Why a line has nothing masked.
+Unmasked = Literal["blank", "no known token", "no such word", "beyond the cut"]
+
+#: How a mask may be written in a text, besides the name that the vocabulary gives it.
+WRITTEN_MASK = "[MASK]"
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """What to mask in lines that do not say it themselves.
+
+    Attributes:
+        word: mask this word wherever it stands, and nothing else.
+        ratio: mask this share of the tokens, one at least; None masks one token.
+        whole_words: choose words, not tokens, and mask all tokens of a word.
+        word_list: with `whole_words`, what is a word where the text has no blanks: the longest
+            entry that fits, from left to right.
+        seed: of every choice.
+    """
+
+    word: str | None = None
+    ratio: float | None = None
+    whole_words: bool = False
+    word_list: frozenset[str] = frozenset()
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        if self.word is not None and self.ratio is not None:
+            raise UsageError(
+                "--mask-word and --mask-ratio were both given.", "Mask a word, or a share."
+            )
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise UsageError(f"The share {self.ratio} to mask is not above 0 and up to 1.")
+        if self.word is not None and not self.word.strip():
+            raise UsageError("The word to mask is empty.")
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A line as ids with some of them masked.
+
+    Attributes:
+        ids: special tokens included, cut to the most that fits.
+        positions: where the masks are in `ids`, rising.
+        labels: what stood there; None where the user wrote the mask.
+        was_cut: whether tokens did not fit.
+        reason: why there are no masks, or None where there are.
+    """
+
+    ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    labels: tuple[int | None, ...]
+    was_cut: bool = False
+    reason: Unmasked | None = None
+
+
+class Masker:
+    """Lines to masked ids by one rule and one tokenizer.
+
+    Args:
+        tokenizer: gives the ids; its [CLS] and [SEP] go around every line.
+        rule: what to mask.
+        most: tokens that fit, special ones included; what is beyond is cut, as UER-py does it.
+
+    Raises:
+        VocabError: the vocabulary has no [MASK], or not the tokens of the word to mask.
+        UsageError: nothing fits.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rule: MaskRule, most: int) -> None:
+        self.mask_id = tokenizer.vocab.require("mask", "a cloze test masks tokens with it")
+        self._tokenizer = tokenizer
+        self._rule = rule
+        self._most = most
+        if most <= len(tokenizer.prefix_ids):
+            raise UsageError(
+                f"--seq-length {most} leaves no room for a token beside the special ones.",
+                "Give more, for example 128.",
+            )
+        self._name = str(tokenizer.vocab.mask)
+        self._longest = max(map(len, rule.word_list), default=0)
+        self._never = tokenizer.vocab.special_ids
+        self._spellings = [] if rule.word is None else self._spellings_of(rule.word)
+
+    def _spellings_of(self, word: str) -> list[list[int]]:
+        """The ids of a word at the start of a text, within it, and after a blank, longest first."""
+        encode = self._tokenizer.encode
+        found = [encode(word), self._tokenizer.encode_parts([["", word]])[0][1], encode(f" {word}")]
+        unknown = self._tokenizer.unk_id
+        known = [ids for ids in found if ids and unknown not in ids]
+        if not known:
+            raise VocabError(
+                f"The vocabulary {self._tokenizer.vocab.source} cannot spell {word!r}, so it is "
+                "never found.",
+                "Give another --mask-word.",
+            )
+        return sorted(known, key=len, reverse=True)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts without special tokens around them; written masks are masks."""
+        if self._tokenizer.special_in_text:
+            return self._tokenizer.encode_batch([self.canonical(text) for text in texts])
+        rows = self._tokenizer.encode_parts([self._split(text) for text in texts])
+        return [self._joined(row) for row in rows]
+
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Where in `canonical(text)` each token of `encode` stands; see `Tokenizer.spans`."""
+        if self._tokenizer.special_in_text:
+            return self._tokenizer.spans(self.canonical(text))
+        parts = self._split(text)
+        start = 0
+        found: list[tuple[int, int]] = []
+        for place, (part, ids) in enumerate(
+            zip(parts, self._tokenizer.encode_parts([parts])[0], strict=True)
+        ):
+            if place:
+                found.append((start, start + len(self._name)))
+                start += len(self._name)
+            spans = self._tokenizer.spans(part) if ids else []
+            if spans is None or len(spans) != len(ids):
+                return None
+            found.extend((start + first, start + last) for first, last in spans)
+            start += len(part)
+        return found
+
+    def canonical(self, text: str) -> str:
+        """The text with every mask written as the vocabulary names it."""
+        return text.replace(WRITTEN_MASK, self._name)
+
+    def _split(self, text: str) -> list[str]:
+        """The stretches of text between written masks."""
+        return self.canonical(text).split(self._name)
+
+    def _joined(self, parts: Sequence[Sequence[int]]) -> list[int]:
+        ids = list(parts[0])
+        for part in parts[1:]:
+            ids.append(self.mask_id)
+            ids.extend(part)
+        return ids
+
+    def mask(self, number: int, ids: Sequence[int], variant: int = 0) -> Masked:
+        """Mask what the rule says in one line.
+
+        Args:
+            number: the line's place in the whole input.
+            ids: what `encode` gave.
+            variant: another one, another choice.
+        """
+        around = self._tokenizer.prefix_ids
+        full = [*around, *ids, *self._tokenizer.suffix_ids]
+        kept = full[: self._most]
+        was_cut = len(kept) < len(around) + len(ids)
+        end = min(len(around) + len(ids), len(kept))
+        tokens = range(len(around), end)
+        written = [place for place in tokens if kept[place] == self.mask_id]
+        if not ids:
+            return Masked(tuple(kept), (), (), was_cut, "blank")
+        if self.mask_id in ids:
+            reason: Unmasked | None = None if written else "beyond the cut"
+            return Masked(tuple(kept), tuple(written), (None,) * len(written), was_cut, reason)
+        if self._rule.word is not None:
+            places = self._places_of_word(kept, tokens)
+            reason = None if places else "no such word"
+        else:
+            places = self._at_random(number, variant, kept, tokens)
+            reason = None if places else "no known token"
+        labels = tuple(kept[place] for place in places)
+        for place in places:
+            kept[place] = self.mask_id
+        return Masked(tuple(kept), tuple(places), labels, was_cut, reason)
+
+    def _places_of_word(self, ids: Sequence[int], tokens: range) -> list[int]:
+        words = self.words(ids, tokens, listed=False)
+        starts = {word.start for word in words}
+        ends = {word.stop for word in words}
+        places: list[int] = []
+        start = tokens.start
+        while start < tokens.stop:
+            for spelling in self._spellings:
+                end = start + len(spelling)
+                # "play" is not a word of "playing".
+                if start in starts and end in ends and list(ids[start:end]) == spelling:
+                    places.extend(range(start, end))
+                    start = end
+                    break
+            else:
+                start += 1
+        return places
+
+    def _at_random(self, number: int, variant: int, ids: Sequence[int], tokens: range) -> list[int]:
+        # A string as the seed: Python hashes it the same on every machine and in every run.
+        draw = random.Random(f"{self._rule.seed}/{number}/{variant}")
+        words = (
+            self.words(ids, tokens)
+            if self._rule.whole_words
+            else [range(place, place + 1) for place in tokens]
+        )
+        # A text may hold special tokens too: unknown ones, and some tokenizers read [SEP] as such.
+        words = [word for word in words if not self._never.intersection(ids[p] for p in word)]
+        if not words:
+            return []
+        wanted = 1 if self._rule.ratio is None else max(1, round(self._rule.ratio * len(tokens)))
+        if wanted == 1:
+            return list(words[draw.randrange(len(words))])
+        places: list[int] = []
+        for word in draw.sample(words, len(words)):
+            if not places or len(places) + len(word) <= wanted:
+                places.extend(word)
+        return sorted(places)
+
+    def words(self, ids: Sequence[int], tokens: range, *, listed: bool = True) -> list[range]:
+        """The words among some positions of `ids`, as ranges of positions.
+
+        Args:
+            ids: the line.
+            tokens: positions that are its text.
+            listed: whether neighbours that are an entry of the rule's word list are one word.
+        """
+        names = self._tokenizer.tokens(ids[tokens.start : tokens.stop])
+        grouped = self._tokenizer.whole_words(names)
+        if listed and self._longest > 1:
+            grouped = _longest_entries(names, grouped, self._rule.word_list, self._longest)
+        return [range(tokens.start + g.start, tokens.start + g.stop) for g in grouped]
+
+
+def _longest_entries(
+    names: Sequence[str], grouped: Sequence[range], entries: frozenset[str], longest: int
+) -> list[range]:
+    """Join neighbouring words that together are an entry, the longest first."""
+    joined: list[range] = []
+    start = 0
+    while start < len(grouped):
+        best = start + 1
+        text = ""
+        for end in range(start, len(grouped)):
+            text += "".join(names[i].removeprefix("##") for i in grouped[end])
+            if len(text) > longest:
+                break
+            if text in entries:
+                best = end + 1
+        joined.append(range(grouped[start].start, grouped[best - 1].stop))
+        start = best
+    return joined
+
+
+def read_word_list(lines: Iterable[str]) -> frozenset[str]:
+    """The entries of a word list: the first field of every line that has one."""
+    return frozenset(fields[0] for line in lines if (fields := line.split()))

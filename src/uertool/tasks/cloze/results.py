@@ -1,0 +1,127 @@
+"""What a cloze test found: guesses and scores of one line, and figures of a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from uertool.tasks.cloze.masking import Unmasked
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A token that may stand in a masked place."""
+
+    id: int
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class MaskResult:
+    """What the model says about one mask.
+
+    Attributes:
+        position: its place among the ids of the line.
+        guesses: the best tokens, most probable first.
+        label: the token that stood there; None where the user wrote the mask.
+        label_id, rank, probability: of that token; rank 1 is the best guess.
+    """
+
+    position: int
+    guesses: tuple[Guess, ...]
+    label: str | None = None
+    label_id: int | None = None
+    rank: int | None = None
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WordScore:
+    """A given word in the place of masks.
+
+    Attributes:
+        text: the word.
+        log_probability: joint, natural logarithm, of all its tokens.
+        share: its probability among the given words.
+    """
+
+    text: str
+    log_probability: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotResult:
+    """Neighbouring masks as one place, and the given words by falling probability."""
+
+    start: int
+    stop: int
+    words: tuple[WordScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClozeResult:
+    """One line (or one variant of it) and what was found.
+
+    Attributes:
+        line: the line's place in the input, from 0.
+        text: the line.
+        ids: what the model saw, special tokens included.
+        tokens: the same as tokens.
+        masks: one for each masked token; none for a line without.
+        slots: scores of given words.
+        filled: the line with sampled tokens in the place of the masks, if that was asked for.
+        variant: which variant it is, from 0.
+        was_cut: whether the line was longer than what fits.
+        reason: why nothing was masked, or None.
+        fields: the other columns or fields of the line.
+    """
+
+    line: int
+    text: str
+    ids: tuple[int, ...] = ()
+    tokens: tuple[str, ...] = ()
+    masks: tuple[MaskResult, ...] = ()
+    slots: tuple[SlotResult, ...] = ()
+    filled: str | None = None
+    variant: int = 0
+    was_cut: bool = False
+    reason: Unmasked | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        found = [
+            f"{guess.token} {guess.probability:.1%}" for m in self.masks for guess in m.guesses
+        ]
+        words = [f"{word.text} {word.share:.1%}" for slot in self.slots for word in slot.words]
+        return f"{self.text}  {self.filled or ', '.join(words or found)}"
+
+
+@dataclass
+class ClozeSummary:
+    """Figures of a run, added up result by result."""
+
+    lines: int = 0
+    masks: int = 0
+    variants: int = 0
+    known: int = 0  # masks whose true token is known
+    right: int = 0  # of these: the best guess
+    among_best: int = 0  # of these: one of the guesses
+    cut: int = 0
+    unmasked: dict[str, int] = field(default_factory=dict)
+
+    def add(self, result: ClozeResult) -> None:
+        """Count one result."""
+        if result.variant == 0:
+            self.lines += 1
+            self.cut += result.was_cut
+            if result.reason is not None:
+                self.unmasked[result.reason] = self.unmasked.get(result.reason, 0) + 1
+        self.variants += result.filled is not None
+        self.masks += len(result.masks)
+        for mask in result.masks:
+            if mask.rank is not None:
+                self.known += 1
+                self.right += mask.rank == 1
+                self.among_best += mask.rank <= len(mask.guesses)

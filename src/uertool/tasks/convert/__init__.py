@@ -1,0 +1,1 @@
+"""Conversion of checkpoints between UER-py, Hugging Face and Google."""

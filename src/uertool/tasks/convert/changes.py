@@ -1,0 +1,276 @@
+"""What changes on the way from a source to the output of a conversion, and what it is then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from uertool.checkpoints.architectures import architecture
+from uertool.checkpoints.architectures.base import Architecture
+from uertool.checkpoints.export import fitting_heads
+from uertool.checkpoints.formats.tensor_file import TensorInfo
+from uertool.checkpoints.reader import Checkpoint
+from uertool.config import ModelConfig
+from uertool.models.norm import UER_EPS
+from uertool.models.positions import sinusoid_modular
+from uertool.tasks.convert import tensor_views
+from uertool.tasks.convert.tensor_views import TensorView
+from uertool.tasks.convert.types import DTYPES, ConversionOptions, Target
+
+
+class Changes:
+    """The canonical tensors of a source as the output will hold them.
+
+    Args:
+        checkpoint: the source.
+        to: what is written.
+        options: what the conversion was told.
+        arch: the architecture of the source, None for what only UER-py has.
+        config: what the source is.
+        heads: heads that are wanted.
+        whole: whether a whole Hugging Face folder is written, not weights alone.
+
+    Attributes:
+        view: the tensors.
+        arch, config, heads: what the output is.
+        notes: sentences about what was decided.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        to: Target,
+        options: ConversionOptions,
+        arch: Architecture | None,
+        config: ModelConfig,
+        heads: tuple[str, ...],
+        *,
+        whole: bool,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.to = to
+        self.options = options
+        self.arch = arch
+        self.config = config
+        self.heads = heads
+        self.whole = whole
+        self.notes: list[str] = []
+        self.view = self._changed_view()
+
+    def _changed_view(self) -> TensorView:
+        view = tensor_views.of_checkpoint(self.checkpoint)
+        unwanted = self._names_of_heads(set(self.checkpoint.heads) - set(self.heads))
+        if unwanted:
+            view = tensor_views.without(view, unwanted)
+            dropped = sorted(set(self.checkpoint.heads) - set(self.heads))
+            self.notes.append(f"Heads left out as asked: {', '.join(dropped)}.")
+        if self.to in ("hf", "google"):
+            view = self._towards_others(view)
+        else:
+            view = self._towards_uer(view)
+        if self.options.dtype is not None:
+            view = _cast(view, DTYPES[self.options.dtype])
+        return view
+
+    def _names_of_heads(self, heads: set[str]) -> set[str]:
+        if not heads or self.arch is None:
+            return set()
+        kept = [head for head in self.arch.heads if head.name in self.heads]
+        needed = {name for head in kept for row in head.rules for name in row.uer}
+        gone = [head for head in self.arch.heads if head.name in heads]
+        return {name for head in gone for row in head.rules for name in row.uer} - needed
+
+    def _towards_others(self, view: TensorView) -> TensorView:
+        exact = self.options.exact_norm and self.config.norm == "uer"
+        if exact:
+            if self.to == "hf":
+                epsilon = 2 * UER_EPS * tensor_views.embedding_spread(view)
+                self.config = self.config.replace(norm="standard", norm_eps=epsilon)
+            view = tensor_views.folded(view, towards_uer=False)
+        if self.arch is not None and self.arch.name == "sbert":
+            view = self._one_stream(view)
+        if self.arch is not None and self.arch.name == "pegasus":
+            view = self._static_positions(view)
+        if exact and self.arch is not None and self.arch.name == "bart":
+            view = self._large_embeddings(view)
+        if self.to == "hf" and self.whole:
+            view = self._with_pooler(view)
+        return view
+
+    def _one_stream(self, view: TensorView) -> TensorView:
+        second = "embedding.dual.stream_0_layer_norm.gamma"
+        if second not in view.infos:
+            return view
+        if not self.options.exact_norm:
+            self.notes.append(
+                "BERT has no place for the second layer norm of the embeddings "
+                "(stream_0_layer_norm): it is left out, as UER-py's converter does, and the "
+                "outputs differ much. --exact-norm keeps it, as a layer of its own."
+            )
+            return view
+        self.notes.append(
+            "The second layer norm of the embeddings became a layer of its own, whose attention "
+            "and feed-forward are zero."
+        )
+        feed_forward = self.config.feedforward_size
+        made = tensor_views.stream_as_bert(view, self.config.layers_num, feed_forward)
+        self.arch = architecture("bert")
+        self.config = self.config.replace(
+            layers_num=self.config.layers_num + 1,
+            encoder="transformer",
+            embedding=("word", "pos", "seg"),
+        )
+        self.heads = ()
+        return made
+
+    def _large_embeddings(self, view: TensorView) -> TensorView:
+        """Embeddings times a power of two, which the layer norm after them takes out again.
+
+        transformers' BART has an epsilon of 1e-5 that no setting changes. Beside the small
+        variance of embeddings it is felt, beside a large one not.
+        """
+        for side in ("embedding", "tgt_embedding"):
+            for part in ("word", "pos"):
+                view = tensor_views.scaled(view, f"{side}.{part}.embedding.weight", 1024.0)
+        self.notes.append(
+            "The embeddings were multiplied by 1024 (their layer norm takes it out again), because "
+            "transformers has no setting for the epsilon of BART's layer norms."
+        )
+        return view
+
+    def _static_positions(self, view: TensorView) -> TensorView:
+        """Pegasus keeps its sinusoids in the file; UER-py computes them, from row 2 on."""
+        made: dict[str, Callable[[], torch.Tensor]] = {}
+        for side in ("embedding", "tgt_embedding"):
+            name = f"{side}.pos.embedding.weight"
+            buffer = f"{side}.sinusoidalpos.pe"
+            if name in view.infos:
+                continue
+            if buffer in view.infos:
+                made[name] = lambda buffer=buffer: view.read(buffer).reshape(  # type: ignore[misc]
+                    -1, self.config.word_size
+                )
+            else:
+                made[name] = self._sinusoid
+        without = {"embedding.sinusoidalpos.pe", "tgt_embedding.sinusoidalpos.pe"}
+        return tensor_views.with_tensors(tensor_views.without(view, without), made)
+
+    def _sinusoid(self) -> torch.Tensor:
+        length = self.config.max_seq_length
+        return sinusoid_modular(length + 2, self.config.word_size)[2:].clone()
+
+    def _with_pooler(self, view: TensorView) -> TensorView:
+        """Give a bare encoder the pooler that transformers wants."""
+        assert self.arch is not None
+        pooler = "target.sp.linear_1"
+        heads = fitting_heads(self.arch, self.heads)
+        bare = not [head for head in heads if head.name != "pooler"]
+        if "pooler" not in {head.name for head in self.arch.heads} or not bare:
+            return view
+        if f"{pooler}.weight" in view.infos:
+            return view
+        size = self.config.hidden_size
+        dtype = view.infos[next(iter(view.infos))].dtype
+        self.notes.append("The pooler that transformers wants is written as zeros: there is none.")
+        self.heads = (*self.heads, "pooler")
+        return tensor_views.with_tensors(
+            view,
+            {
+                f"{pooler}.weight": lambda: torch.zeros(size, size, dtype=dtype),
+                f"{pooler}.bias": lambda: torch.zeros(size, dtype=dtype),
+            },
+        )
+
+    def _towards_uer(self, view: TensorView) -> TensorView:
+        view = self._without_known_positions(view)
+        if self.options.exact_norm and self.config.norm == "standard":
+            view = tensor_views.folded(view, towards_uer=True)
+            self.config = self.config.replace(norm="uer", norm_eps=1e-6)
+        if self.config.lm_scale != 1.0 and "lm" in self.heads:
+            if self.options.exact_norm:
+                output = "target.lm.output_layer.weight"
+                view = tensor_views.scaled(view, output, self.config.lm_scale)
+                self.config = self.config.replace(lm_scale=1.0, tie_weights=False)
+            else:
+                self.notes.append(
+                    "transformers scales the decoder's output by hidden_size ** -0.5 before the "
+                    "tied output layer, UER-py does not: its logits are larger by that factor "
+                    "(--exact-norm folds it into the output layer)."
+                )
+        if self.to == "uer":
+            self._note_settings_without_words()
+        segments = "embedding.seg.embedding.weight"
+        if not self.options.exact_norm and self._has_one_segment():
+            view = self._segments_as_script(view, segments)
+        return view
+
+    def _note_settings_without_words(self) -> None:
+        """A .bin cannot say what UER-py's configurations have no word for."""
+        config = self.config
+        lost = []
+        if config.scale_embedding and "sinusoidalpos" not in config.embedding:
+            lost.append("word vectors are multiplied by the root of the hidden size")
+        if "mlm" in self.heads and config.mlm_act not in (None, config.hidden_act):
+            lost.append(f"the head for masked words has the activation {config.mlm_act}")
+        if lost:
+            self.notes.append(
+                f"UER-py has no setting for this: {'; '.join(lost)}. As .bin it computes something "
+                "else; uertool keeps it in a .safetensors."
+            )
+
+    def _has_one_segment(self) -> bool:
+        """Whether this is a Hugging Face XLM-R, whose segment table has one row."""
+        checkpoint = self.checkpoint
+        if checkpoint.layout != "hf" or checkpoint.architecture != "xlm-roberta":
+            return False
+        raw = checkpoint.source_name("embedding.seg.embedding.weight")
+        return checkpoint.file.info(raw).shape[0] == 1
+
+    def _segments_as_script(self, view: TensorView, name: str) -> TensorView:
+        """UER-py's converter leaves the row that its texts use at zero."""
+        if name not in view.infos or not bool(view.read(name)[1].any()):
+            return view
+        self.notes.append(
+            "The segment row of this model is not zero. UER-py's converter puts it where texts do "
+            "not use it, and so does this; --exact-norm puts it where they do."
+        )
+
+        def rows() -> torch.Tensor:
+            table = view.read(name).clone()
+            table[1] = 0.0
+            return table
+
+        return tensor_views.with_tensors(view, {name: rows})
+
+    def _without_known_positions(self, view: TensorView) -> TensorView:
+        """Pegasus' table is left out where it is the one that UER-py computes."""
+        if self.checkpoint.layout != "hf" or self.checkpoint.architecture != "pegasus":
+            return view
+        names = {f"{side}.pos.embedding.weight" for side in ("embedding", "tgt_embedding")}
+        names &= set(view.infos)
+        same = all(
+            torch.allclose(view.read(name).float(), self._sinusoid_like(view.read(name)), atol=1e-6)
+            for name in names
+        )
+        if same:
+            self.config = self.config.replace(
+                embedding=("word", "sinusoidalpos"),
+                tgt_embedding=("word", "sinusoidalpos"),
+                sinusoid="modular",
+                scale_embedding=False,
+            )
+            return tensor_views.without(view, names)
+        self.notes.append(
+            "The position table is another one than UER-py computes: it goes along as learned "
+            "positions, which uertool runs; UER-py itself has no place for it."
+        )
+        return view
+
+    def _sinusoid_like(self, table: torch.Tensor) -> torch.Tensor:
+        return sinusoid_modular(table.shape[0] + 2, table.shape[1])[2:]
+
+
+def _cast(view: TensorView, dtype: torch.dtype) -> TensorView:
+    infos = {name: TensorInfo(name, info.shape, dtype) for name, info in view.infos.items()}
+    return TensorView(infos, lambda name: view.read(name).to(dtype), view.release, view.key)

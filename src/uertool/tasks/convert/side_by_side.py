@@ -1,0 +1,223 @@
+"""One fixed text run by uertool and by transformers, so that two models can be told apart."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from uertool.checkpoints.architectures.base import Architecture
+from uertool.config import ModelConfig
+from uertool.errors import CheckpointError
+from uertool.io.memory import release_after_use
+
+if TYPE_CHECKING:
+    from uertool.models.model import UerModel
+
+#: Longest text of a probe, source and target.
+_SOURCE, _TARGET = 16, 7
+
+#: Architectures whose Hugging Face models tell a second text from the first.
+_PAIRS = ("bert", "albert", "sbert")
+
+Outputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fixed input: two rows, of which the second is shorter.
+
+    Attributes:
+        ids: [2, length] tokens, 0 where there is padding.
+        segs: [2, length] 0 for padding, 1 or 2 for the first or second text.
+        tgt_ids: [2, target] tokens for a decoder, None without one.
+    """
+
+    ids: Tensor
+    segs: Tensor
+    tgt_ids: Tensor | None = None
+
+    @property
+    def real(self) -> Tensor:
+        """[2, length] bool, False at padding."""
+        return self.segs > 0
+
+
+def make_probe(config: ModelConfig, arch: Architecture | None) -> Probe:
+    """The fixed input of a model: ids from all over its vocabulary, the same in every run."""
+    length = max(1, min(_SOURCE, config.max_seq_length - 2))
+    ids = _spread(2 * length, config.vocab_size).view(2, length)
+    segs = torch.ones_like(ids)
+    if arch is not None and arch.name in _PAIRS and config.segments_num > 2:
+        segs[0, length // 2 :] = 2
+    segs[1, length - length // 3 :] = 0
+    tgt = None
+    if config.decoder is not None:
+        size = max(1, min(_TARGET, config.max_seq_length - 2))
+        vocab = config.tgt_vocab_size or config.vocab_size
+        tgt = _spread(2 * size, vocab).view(2, size).flip(0)
+    return Probe(ids * (segs > 0), segs, tgt)
+
+
+def _spread(count: int, vocab: int) -> Tensor:
+    """`count` ids that keep clear of the first few, which have meanings of their own."""
+    first = min(5, vocab - 1)
+    steps = torch.arange(count, dtype=torch.int64) * 7919 + 104729  # two primes
+    return first + steps % (vocab - first)
+
+
+def uertool_outputs(model: UerModel, probe: Probe) -> dict[str, Tensor]:
+    """What a model of uertool computes of a probe, at real positions only.
+
+    Returns:
+        "hidden states" [tokens, hidden], and the scores of every head by its name.
+    """
+    with torch.inference_mode():
+        hidden = model.encode(probe.ids, probe.segs)
+        assert isinstance(hidden, Tensor)
+        first, tokens = hidden[:, 0], hidden[probe.real]
+        found = {"hidden states": tokens}
+        heads: tuple[tuple[str, Any, Tensor], ...] = (
+            ("mlm", model.mlm, tokens),
+            ("sp", model.sp, first),
+            ("cls", model.classifier, first),
+            ("token_cls", model.token_classifier, tokens),
+            ("qa", model.qa, tokens),
+            ("pooler", model.pooler, first),
+        )
+        found.update({name: head(states) for name, head, states in heads if head is not None})
+        if model.lm is not None and probe.tgt_ids is not None:
+            found["lm"] = model.lm(model.decode(probe.ids, probe.segs, probe.tgt_ids))
+        elif model.lm is not None:
+            found["lm"] = model.lm(tokens)
+    return {name: tensor.float() for name, tensor in found.items()}
+
+
+def transformers_outputs(folder: Path, hf_class: str, probe: Probe) -> dict[str, Tensor] | None:
+    """What transformers computes of a probe with the model of a folder; None without the library.
+
+    Args:
+        folder: a Hugging Face folder.
+        hf_class: the class to load it with, for example "BertForMaskedLM".
+        probe: the input.
+
+    Returns:
+        As `uertool_outputs`.
+
+    Raises:
+        CheckpointError: transformers cannot load it, or finds weights missing, unexpected or of
+            another shape.
+    """
+    try:
+        import transformers
+
+        kind = getattr(transformers, hf_class)
+    except (ImportError, RuntimeError):  # absent, or not fit for this torch
+        return None
+    try:
+        with _silence():
+            model, info = kind.from_pretrained(
+                folder, output_loading_info=True, dtype=torch.float32, local_files_only=True
+            )
+    except Exception as error:  # it raises whatever its parts raise
+        raise CheckpointError(
+            f"transformers {transformers.__version__} cannot load the output as {hf_class}: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+            "The output was not kept; --no-verify writes it all the same.",
+        ) from error
+    faults = [
+        f"{len(names)} {what.replace('_', ' ')} such as {sorted(map(str, names))[0]}"
+        for what, names in info.items()
+        if names and what.endswith("_keys")
+    ]
+    if faults:
+        raise CheckpointError(f"transformers finds in {folder}: {'; '.join(faults)}.")
+    model.eval()
+    release_after_use(model, folder)
+    inputs = _hf_inputs(model.config, probe)
+    with torch.inference_mode():
+        out = model(**inputs, output_hidden_states=True, return_dict=True)
+    return _named(out, hf_class, probe)
+
+
+def _hf_inputs(config: Any, probe: Probe) -> dict[str, Tensor]:
+    pad = getattr(config, "pad_token_id", None) or 0
+    inputs = {
+        "input_ids": probe.ids.masked_fill(~probe.real, pad),
+        "attention_mask": probe.real.long(),
+    }
+    if getattr(config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = (probe.segs - 1).clamp(min=0)
+    if probe.tgt_ids is not None and config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = probe.tgt_ids
+    return inputs
+
+
+def _named(out: Any, hf_class: str, probe: Probe) -> dict[str, Tensor]:
+    """The outputs of transformers under the names of `uertool_outputs`."""
+    real = probe.real
+    seq2seq = getattr(out, "encoder_last_hidden_state", None)
+    if seq2seq is not None:
+        hidden = seq2seq
+    elif getattr(out, "last_hidden_state", None) is not None:
+        hidden = out.last_hidden_state
+    else:
+        hidden = out.hidden_states[-1]
+    found = {"hidden states": hidden[real]}
+    if "prediction_logits" in out:
+        found["mlm"] = out.prediction_logits[real]
+        pair = "seq_relationship_logits" if "seq_relationship_logits" in out else "sop_logits"
+        found["sp"] = out[pair]
+    elif "start_logits" in out:
+        found["qa"] = torch.stack([out.start_logits, out.end_logits], -1)[real]
+    elif "logits" in out:
+        name = next(head for ending, head in _HEADS if ending in hf_class)
+        whole = name in ("sp", "cls") or seq2seq is not None
+        found[name] = out.logits if whole else out.logits[real]
+    if getattr(out, "pooler_output", None) is not None:
+        found["pooler"] = out.pooler_output
+    return {name: tensor.float() for name, tensor in found.items()}
+
+
+#: How Hugging Face's classes end, and the head whose scores they give.
+_HEADS = (
+    ("ForMaskedLM", "mlm"),
+    ("ForNextSentencePrediction", "sp"),
+    ("ForSequenceClassification", "cls"),
+    ("ForTokenClassification", "token_cls"),
+    ("LMHeadModel", "lm"),
+    ("ForConditionalGeneration", "lm"),
+)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep transformers' bars and remarks away; what matters of them is looked at by itself."""
+    from transformers.utils import logging as theirs
+
+    logger = logging.getLogger("transformers")
+    before, bars = logger.level, theirs.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        if bars:
+            theirs.enable_progress_bar()
+
+
+def largest_differences(one: Outputs, other: Outputs) -> dict[str, float]:
+    """The largest absolute difference of every output that both have."""
+    return {name: float((one[name] - other[name]).abs().max()) for name in one if name in other}
+
+
+def scale_of(outputs: Outputs) -> dict[str, float]:
+    """The largest absolute value of every output."""
+    return {name: float(tensor.abs().max()) for name, tensor in outputs.items()}

@@ -1,0 +1,1 @@
+"""Word vectors: export, neighbours, substitutes in context."""

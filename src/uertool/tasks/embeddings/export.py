@@ -1,0 +1,198 @@
+"""extract-embeddings: the embedding layer of a model as a file of word vectors."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uertool.checkpoints.writer import save_tensors
+from uertool.errors import CheckpointError, UsageError
+from uertool.io.atomic import atomic_path, atomic_text, refuse_existing
+from uertool.io.float_text import ROWS, text_blocks
+from uertool.tasks.embeddings.word_vectors import WordTable, escape, words_beside
+
+Block = npt.NDArray[np.float32]
+
+_UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>|\[UNUSED\d+\]")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        words, size: rows, and numbers in each.
+        dropped: rows that were left out.
+        notices: what is odd but can be read, one sentence each.
+    """
+
+    words: int
+    size: int
+    dropped: int = 0
+    notices: list[str] = field(default_factory=list)
+
+
+def unused_rows(table: WordTable) -> list[int]:
+    """Rows of [unusedN], special tokens and empty entries."""
+    return [
+        row
+        for row, word in enumerate(table.words)
+        if row in table.special or not word.strip() or _UNUSED.fullmatch(word)
+    ]
+
+
+def export_words(
+    table: WordTable,
+    path: str | Path,
+    *,
+    binary: bool = False,
+    drop_unused: bool = False,
+    overwrite: bool = False,
+    threads: int = 2,
+) -> ExportReport:
+    """Write word vectors.
+
+    The suffix says the format: .npy (a matrix, and the words beside it in `<stem>.vocab.txt`),
+    .safetensors (the tensor `vectors`, the words as JSON in its metadata), .bin (word2vec's binary
+    format); anything else is word2vec's text format, which gensim reads and Chinese-Word-Vectors
+    uses: a line `words size`, then a word and its numbers on each line. Numbers have the shortest
+    form that reads back to the same float32.
+
+    Args:
+        table: see `uertool.tasks.embeddings.word_vectors.table_of`.
+        path: where to write; "-" writes text to standard output.
+        binary: the binary format whatever the suffix.
+        drop_unused: leave out what `unused_rows` finds.
+        overwrite: whether an existing file may be replaced.
+        threads: threads that write numbers as text.
+
+    Raises:
+        CheckpointError: a vector holds NaN or infinity.
+        UsageError: the binary format was asked for under another format's suffix.
+        OutputError: the file exists already or cannot be written.
+    """
+    dropped = unused_rows(table) if drop_unused else []
+    if dropped:
+        table = table.without(dropped)
+    _check_finite(table)
+    form = _form_of(path, binary)
+    FORMS[form](table, path, overwrite, threads)
+    return ExportReport(len(table), table.size, len(dropped), _notices(table))
+
+
+def check_export(path: str | Path, *, binary: bool = False, overwrite: bool = False) -> None:
+    """See early that a file of this name can be written; raises as `export_words`."""
+    _form_of(path, binary)
+    refuse_existing(path, overwrite)
+    if str(path).lower().endswith(".npy"):
+        refuse_existing(words_beside(Path(path)), overwrite)
+
+
+def _form_of(path: str | Path, binary: bool) -> str:
+    suffix = Path(path).suffix.lower()
+    form = suffix if suffix in FORMS else ".txt"
+    if not binary:
+        return form
+    if form in (".npy", ".safetensors") or str(path) == "-":
+        raise UsageError(
+            f"--binary is a format of word2vec, but the output is {path}.",
+            "Name it .bin, or leave --binary out.",
+        )
+    return ".bin"
+
+
+def _check_finite(table: WordTable) -> None:
+    bad: list[str] = []
+    for start in range(0, len(table), ROWS):
+        block = table.vectors[start : start + ROWS]
+        rows = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        bad.extend(table.words[start + row] for row in rows.tolist())
+    if bad:
+        raise CheckpointError(
+            f"{len(bad)} of {len(table)} vectors of {table.name} hold NaN or infinity, "
+            f"among them those of {', '.join(map(repr, bad[:5]))}.",
+            "Look at the checkpoint with: uertool check",
+        )
+
+
+def _notices(table: WordTable) -> list[str]:
+    found = []
+    twice = len(table.words) - len(set(table.words))
+    if twice:
+        found.append(f"{twice} words stand more than once; most readers keep the first of each.")
+    escaped = [word for word in table.words if escape(word) != word]
+    if escaped:
+        found.append(
+            f"{len(escaped)} words hold white space or nothing and are written with \\u escapes, "
+            f"for example {escape(escaped[0])}."
+        )
+    return found
+
+
+def _blocks(table: WordTable) -> Iterator[tuple[Sequence[str], Block]]:
+    for start in range(0, len(table), ROWS):
+        part = slice(start, start + ROWS)
+        yield [escape(word) for word in table.words[part]], table.vectors[part]
+
+
+def _write_text(table: WordTable, path: str | Path, overwrite: bool, threads: int) -> None:
+    with ExitStack() as stack:
+        stream: IO[bytes]
+        if str(path) == "-":
+            sys.stdout.flush()
+            stream = sys.stdout.buffer
+        else:
+            partial = stack.enter_context(atomic_path(path, overwrite=overwrite))
+            stream = stack.enter_context(open(partial, "wb"))
+        stream.write(f"{len(table)} {table.size}\n".encode())
+        for text in text_blocks(_blocks(table), threads):
+            stream.write(text)
+
+
+def _write_binary(table: WordTable, path: str | Path, overwrite: bool, threads: int) -> None:
+    with (
+        atomic_path(path, overwrite=overwrite) as partial,
+        open(partial, "wb") as stream,
+    ):
+        stream.write(f"{len(table)} {table.size}\n".encode())
+        for words, vectors in _blocks(table):
+            rows = np.ascontiguousarray(vectors, dtype="<f4")
+            parts = (
+                b"%b %b" % (w.encode(), row.tobytes()) for w, row in zip(words, rows, strict=True)
+            )
+            stream.write(b"".join(parts))
+
+
+def _write_npy(table: WordTable, path: str | Path, overwrite: bool, threads: int) -> None:
+    with (
+        atomic_text(words_beside(Path(path)), overwrite=overwrite) as words,
+        atomic_path(path, overwrite=overwrite) as partial,
+        open(partial, "wb") as stream,
+    ):
+        words.writelines(escape(word) + "\n" for word in table.words)
+        np.save(stream, np.ascontiguousarray(table.vectors, dtype="<f4"))
+
+
+def _write_safetensors(table: WordTable, path: str | Path, overwrite: bool, threads: int) -> None:
+    tensors = {"vectors": torch.from_numpy(np.ascontiguousarray(table.vectors, dtype=np.float32))}
+    metadata = {"words": json.dumps(table.words, ensure_ascii=False)}
+    save_tensors(tensors, path, format="safetensors", metadata=metadata, overwrite=overwrite)
+
+
+#: What writes a file, by its suffix.
+FORMS: Mapping[str, Callable[[WordTable, str | Path, bool, int], None]] = {
+    ".txt": _write_text,
+    ".bin": _write_binary,
+    ".npy": _write_npy,
+    ".safetensors": _write_safetensors,
+}

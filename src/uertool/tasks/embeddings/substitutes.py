@@ -1,0 +1,331 @@
+"""Words that could stand in a word's place: its neighbours within a sentence.
+
+The target is replaced by every candidate in turn, and the last layer's states in its place are
+compared with its own, as UER-py's topn_words_dep.py does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from uertool.errors import UsageError
+from uertool.loading.device import token_budget
+from uertool.tasks.cloze.job import length_for
+
+if TYPE_CHECKING:
+    from uertool.loading.registry import LoadedModel
+
+#: Candidates that are tokenized, grouped by length and compared together.
+CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Substitute:
+    """A word that could stand there, and the cosine of its state and the target's."""
+
+    word: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Substitutes:
+    """What was found for one target in its sentence.
+
+    Attributes:
+        target, sentence: what was asked.
+        position: the token at which the target begins, special tokens counted, or None.
+        neighbours: nearest first.
+        problem: why there are none, a sentence, or None.
+        remark: what a user should know although there are some, or None.
+        left_out: candidates that could not stand there.
+    """
+
+    target: str
+    sentence: str
+    position: int | None = None
+    neighbours: tuple[Substitute, ...] = ()
+    problem: str | None = None
+    remark: str | None = None
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class SubstituteSettings:
+    """How substitutes are looked for.
+
+    Attributes:
+        topn: how many.
+        seq_length: most tokens of a sentence; None is 128, or as many as there are positions for.
+        batch_size: most candidates of a batch.
+        add_special: put [CLS] and [SEP] around the sentence; UER-py does not.
+        occurrence: which occurrence of the target counts, from 1; None takes the first and remarks
+            on it where there are others.
+    """
+
+    topn: int = 15
+    seq_length: int | None = None
+    batch_size: int = 64
+    add_special: bool = False
+    occurrence: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("topn", "seq_length", "batch_size", "occurrence"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {value} is too small; give 1 or more."
+                )
+
+
+class SubstituteSearch:
+    """A loaded model that compares candidates.
+
+    Args:
+        loaded: any model with an encoder.
+        candidates: words; what is no entry of the vocabulary is cut into tokens.
+        settings: how.
+
+    Attributes:
+        unknown: candidates that the vocabulary cannot spell, which are left out.
+
+    Raises:
+        UsageError: seq_length is beyond the position table.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        candidates: Sequence[str],
+        settings: SubstituteSettings | None = None,
+    ) -> None:
+        self.settings = settings or SubstituteSettings()
+        self.model = loaded.model
+        self.device = loaded.device
+        self.tokenizer = loaded.tokenizer
+        self.candidates = candidates
+        self.unknown = 0
+        self.prefix: tuple[int, ...] = ()
+        self.suffix: tuple[int, ...] = ()
+        if self.settings.add_special:
+            self.prefix, self.suffix = loaded.tokenizer.prefix_ids, loaded.tokenizer.suffix_ids
+        self.seq_length = length_for(loaded, self.settings.seq_length)
+        self.room = self.seq_length - len(self.prefix) - len(self.suffix)
+        self.pad_to = self.seq_length if loaded.config.needs_full_length else 0
+        self.pad_id = loaded.tokenizer.pad_id or 0
+        # Attention and the linear layers work on a batch at once, and a batch should stay in the
+        # caches; see token_budget.
+        self.budget = token_budget(loaded.device)
+
+    def find(
+        self, target: str, sentence: str, on_candidates: Callable[[int], None] | None = None
+    ) -> Substitutes:
+        """The nearest candidates for a target in a sentence.
+
+        Args:
+            target: a word of the sentence.
+            sentence: a text.
+            on_candidates: told how many more candidates were compared.
+        """
+        ids = self.tokenizer.encode(sentence)
+        spot, problem, remark = self._locate(target, ids)
+        if spot is None:
+            return Substitutes(target, sentence, problem=problem)
+        frame = _Frame(
+            [*self.prefix, *ids[: spot.start]], ids[spot.stop : self.room], list(self.suffix)
+        )
+        own = tuple(ids[spot.start : spot.stop])
+        wanted = self._states(frame, [own])[0]
+        best: list[tuple[float, int, str]] = []
+        left_out = 0
+        for start, chunk in self._spelled():
+            kept, lost = self._compare(frame, own, wanted, start, chunk)
+            best = sorted([*best, *kept], key=lambda row: (-row[0], row[1]))[: self.settings.topn]
+            left_out += lost
+            if on_candidates is not None:
+                on_candidates(len(chunk))
+        return Substitutes(
+            target,
+            sentence,
+            len(frame.before),
+            tuple(Substitute(word, score) for score, _, word in best),
+            remark=remark,
+            left_out=left_out,
+        )
+
+    # -- the target -------------------------------------------------------------------------------
+
+    def _locate(
+        self, target: str, ids: Sequence[int]
+    ) -> tuple[slice | None, str | None, str | None]:
+        """Where the target stands among the ids; or what is wrong; or what is odd."""
+        spellings = self._spellings(target)
+        if not spellings:
+            return None, "The target word is not in the vocabulary.", None
+        for spelling in spellings:
+            width = len(spelling)
+            places = [
+                place
+                for place in range(len(ids) - width + 1)
+                if tuple(ids[place : place + width]) == spelling
+            ]
+            if not places:
+                continue
+            number = self.settings.occurrence or 1
+            if number > len(places):
+                count = "once" if len(places) == 1 else f"{len(places)} times"
+                return None, f"The target word occurs only {count} in the sentence.", None
+            place = places[number - 1]
+            if place + width > self.room:
+                return None, f"The target word lies beyond the first {self.room} tokens.", None
+            remark = None
+            if len(places) > 1 and self.settings.occurrence is None:
+                remark = (
+                    f"The target word {target} occurs {len(places)} times; the first is taken. "
+                    "--occurrence chooses another."
+                )
+            return slice(place, place + width), None, remark
+        return None, "The target word is not in the sentence.", None
+
+    def _spellings(self, word: str) -> list[tuple[int, ...]]:
+        """The ids that a word may have in a sentence: as one entry, or cut into tokens."""
+        entry = self.tokenizer.vocab.find(word)
+        cut = tuple(self.tokenizer.encode(word))
+        found: list[tuple[int, ...]] = [] if entry is None else [(entry,)]
+        if cut and cut not in found and self.tokenizer.unk_id not in cut:
+            found.append(cut)
+        return found
+
+    # -- candidates -------------------------------------------------------------------------------
+
+    def _spelled(self) -> Iterator[tuple[int, list[tuple[str, tuple[int, ...]]]]]:
+        """Candidates with their ids in chunks; those without ids cannot be spelled."""
+        vocab, unk = self.tokenizer.vocab, self.tokenizer.unk_id
+        stream = iter(self.candidates)
+        start = 0
+        self.unknown = 0
+        while words := list(itertools.islice(stream, CHUNK)):
+            others = [word for word in words if word not in vocab]
+            cut = dict(zip(others, self.tokenizer.encode_batch(others), strict=True))
+            chunk: list[tuple[str, tuple[int, ...]]] = []
+            for word in words:
+                entry = vocab.find(word)
+                ids = tuple(cut[word]) if entry is None else (entry,)
+                if entry is None and unk in ids:
+                    ids = ()
+                chunk.append((word, ids))
+            self.unknown += sum(not ids for _, ids in chunk)
+            yield start, chunk
+            start += len(words)
+
+    def _compare(
+        self,
+        frame: _Frame,
+        own: tuple[int, ...],
+        wanted: Tensor,
+        start: int,
+        chunk: Sequence[tuple[str, tuple[int, ...]]],
+    ) -> tuple[list[tuple[float, int, str]], int]:
+        """The best of a chunk as (score, number, word), and how many do not fit."""
+        groups: dict[int, list[int]] = {}
+        lost = 0
+        for place, (_, ids) in enumerate(chunk):
+            if not ids or ids == own:
+                continue  # the target is not its own neighbour
+            if len(frame.before) + len(ids) + len(frame.suffix) > self.seq_length:
+                lost += 1
+                continue
+            groups.setdefault(len(ids), []).append(place)
+        kept: list[tuple[float, int, str]] = []
+        for places in groups.values():
+            states = self._states(frame, [chunk[place][1] for place in places])
+            scores = torch.nn.functional.cosine_similarity(states, wanted[None])
+            values, at = scores.topk(min(self.settings.topn, len(places)))
+            kept.extend(
+                (value, start + places[n], chunk[places[n]][0])
+                for value, n in zip(values.tolist(), at.tolist(), strict=True)
+            )
+        return kept, lost
+
+    # -- the model --------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _states(self, frame: _Frame, words: Sequence[tuple[int, ...]]) -> Tensor:
+        """The last layer's states where words of equally many tokens stand [words, hidden]."""
+        width = len(words[0])
+        most = self.seq_length - len(frame.before) - width - len(frame.suffix)
+        after = [*frame.after[:most], *frame.suffix]
+        start = len(frame.before)
+        row = [*frame.before, *([0] * width), *after]
+        length = max(len(row), self.pad_to)
+        padded = [*row, *([self.pad_id] * (length - len(row)))]
+        base = torch.tensor(padded, device=self.device)
+        segs = (torch.arange(length, device=self.device) < len(row)).long()
+        columns = torch.arange(start, start + width, device=self.device)
+        many = max(1, min(self.settings.batch_size, self.budget // length))
+        found: list[Tensor] = []
+        for first in range(0, len(words), many):
+            part = torch.tensor(words[first : first + many], device=self.device)
+            ids = base.repeat(len(part), 1)
+            ids[:, start : start + width] = part
+            states = self.model.encode(
+                ids, segs.expand(len(part), -1), positions=columns.expand(len(part), -1)
+            )
+            assert isinstance(states, Tensor)
+            found.append(states.float().mean(1))
+        return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What stands around a target, as ids."""
+
+    before: list[int]
+    after: list[int]
+    suffix: list[int] = field(default_factory=list)
+
+
+@dataclass
+class SubstituteSummary:
+    """Figures of a run, added up line by line."""
+
+    lines: int = 0
+    found: int = 0
+    remarked: int = 0
+    problems: dict[str, int] = field(default_factory=dict)
+
+    def add(self, result: Substitutes) -> None:
+        """Count one result."""
+        self.lines += 1
+        self.found += result.problem is None
+        self.remarked += result.remark is not None
+        if result.problem is not None:
+            self.problems[result.problem] = self.problems.get(result.problem, 0) + 1
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every line was understood without a doubt."""
+        return self.found == self.lines and not self.remarked
+
+
+def substitutes(
+    loaded: LoadedModel,
+    pairs: Iterable[tuple[str, str]],
+    candidates: Sequence[str],
+    settings: SubstituteSettings | None = None,
+) -> list[Substitutes]:
+    """Substitutes for targets in their sentences; see `SubstituteSearch`.
+
+    Args:
+        loaded: any model with an encoder.
+        pairs: (target, sentence) each.
+        candidates: words that may take a target's place.
+        settings: how.
+    """
+    search = SubstituteSearch(loaded, candidates, settings)
+    return [search.find(target, sentence) for target, sentence in pairs]

@@ -1,0 +1,1 @@
+"""Sentence and token vectors, pooling and whitening."""

@@ -1,0 +1,323 @@
+"""Features: vectors of lines, or of their tokens, from any encoder.
+
+    model = uertool.load_model("zh-mlm-small")
+    vectors = model.encode(["今天天气很好。", "我们去公园吧。"], pooling="mean")
+
+`feature_lines` streams over any number of lines and devices; `encode` is for texts in hand, and
+`uertool.tasks.features.files` writes files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from uertool.engine.batching import WINDOW, Batch, Encoded, Limits
+from uertool.engine.processes import run_job
+from uertool.errors import ConfigError, InputError, UsageError, VocabError
+from uertool.loading.device import token_budget
+from uertool.tasks.cloze.job import length_for
+from uertool.tasks.features.pooling import find_pooling, pool, resolve_layers
+from uertool.tasks.features.whitening import Whitening, unit_rows
+from uertool.text.readers import Line
+
+if TYPE_CHECKING:
+    from uertool.loading.registry import LoadedModel
+
+Blank = Literal["skip", "zero", "error"]
+
+#: Lines that are sorted by length together where every token's vector is kept.
+TOKEN_WINDOW = 256
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """What vectors are asked for.
+
+    Attributes:
+        pooling: a name of `uertool.tasks.features.pooling.POOLINGS`.
+        layers: layers whose vectors are averaged, see `Pooling`; empty for the pooling's own.
+        tokens: a vector of every token in place of one of the line.
+        seq_length: most tokens of a line, special ones included; longer lines are cut. None is 128,
+            or as many as the model has positions for.
+        batch_size: most lines of a batch; None leaves it to the number of tokens.
+        add_sep: whether [SEP] follows the tokens. None does as the makers of the model: UER-py puts
+            [CLS] in front and nothing behind, of a Hugging Face folder its tokenizer decides, and
+            Google's BERT has both.
+        blank: what becomes of a line without tokens: a row of zeros, no row, or an error.
+    """
+
+    pooling: str = "first"
+    layers: tuple[int, ...] = ()
+    tokens: bool = False
+    seq_length: int | None = None
+    batch_size: int | None = None
+    add_sep: bool | None = None
+    blank: Blank = "zero"
+
+    def __post_init__(self) -> None:
+        find_pooling(self.pooling, self.layers)
+        if self.blank not in get_args(Blank):
+            raise UsageError(
+                f"There is no rule {self.blank!r} for blank lines.", "Choose skip, zero or error."
+            )
+        for name in ("seq_length", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {value} is too small; give 1 or more."
+                )
+        if self.tokens and find_pooling(self.pooling).how == "pooler":
+            raise UsageError(
+                "--tokens and --pooling cls-pooler were both given.",
+                "The pooler knows [CLS] only; leave one of them out.",
+            )
+
+    @property
+    def window(self) -> int:
+        """Lines that are sorted by length, and handed out, together."""
+        return TOKEN_WINDOW if self.tokens else WINDOW
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What was found for one line.
+
+    Attributes:
+        line: the line's place in the input, from 0.
+        text: the line.
+        vectors: float32 [rows, size]: one row; one for each token; or none for a blank line that
+            is skipped.
+        tokens: the tokens that the rows are of, where tokens were asked for.
+        is_blank: whether it has no tokens; its row, if any, is zero.
+        was_cut: whether it was longer than what is read.
+    """
+
+    line: int
+    text: str
+    vectors: npt.NDArray[np.float32]
+    tokens: tuple[str, ...] = ()
+    is_blank: bool = False
+    was_cut: bool = False
+
+
+class FeatureJob:
+    """A loaded model that makes vectors on one device; see `uertool.engine.processes.Job`.
+
+    Raises:
+        ConfigError: the pooling needs a pooler, and the checkpoint has none.
+        VocabError: [SEP] is to be added, and the vocabulary has none.
+        UsageError: there is no such layer, or seq_length is beyond the position table.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, settings: FeatureSettings, *, notices: Sequence[str] = ()
+    ) -> None:
+        self.settings = settings
+        self.notices = notices
+        self.model = loaded.model
+        self.device = loaded.device
+        self.tokenizer = loaded.tokenizer
+        self.pooling = find_pooling(settings.pooling, settings.layers)
+        config = loaded.config
+        self.size = config.hidden_size
+        self.layers = resolve_layers(self.pooling.layers, config.layers_num)
+        if self.pooling.how == "pooler" and loaded.model.pooler is None:
+            raise ConfigError(
+                f"{loaded.reference} has no pooler, so there is no cls-pooler vector.",
+                "Take --pooling first, or a BERT or ALBERT that was trained with one.",
+            )
+        seq_length = length_for(loaded, settings.seq_length)
+        self.prefix, self.suffix = _around(loaded, settings.add_sep)
+        self.room = seq_length - len(self.prefix) - len(self.suffix)
+        if self.room < 1:
+            raise UsageError(
+                f"--seq-length {seq_length} leaves no room between the special tokens.",
+                f"Give {seq_length - self.room + 1} or more.",
+            )
+        self.limits = Limits(
+            tokens=max(token_budget(loaded.device), seq_length),
+            rows=settings.batch_size,
+            pad_id=loaded.tokenizer.pad_id or 0,
+            pad_to=seq_length if config.needs_full_length else None,
+        )
+
+    def encode(self, items: list[Line]) -> list[Encoded]:
+        """Lines to ids; the ids of a blank line are empty.
+
+        Raises:
+            InputError: a line is blank, and that is to be an error.
+        """
+        found = []
+        rows = self.tokenizer.encode_batch([line.text for line in items])
+        for line, ids in zip(items, rows, strict=True):
+            # UER-py's space tokenizer makes an unknown word of an empty line; it stays blank here.
+            blank = not ids or not line.text.strip()
+            if blank and self.settings.blank == "error":
+                raise InputError(
+                    f"Line {line.number + 1} is blank.",
+                    "Fill it or take it out, or give --blank zero or --blank skip.",
+                )
+            row = [] if blank else [*self.prefix, *ids[: self.room], *self.suffix]
+            found.append(Encoded(line.number, row, payload=(line, len(ids) > self.room)))
+        return found
+
+    @torch.inference_mode()
+    def step(self, batch: Batch) -> list[Features]:
+        """The vectors of every row of a batch."""
+        on_device = batch.to(self.device)
+        if self.settings.tokens:
+            hidden = self._hidden(on_device).float().cpu().numpy()
+            return [
+                self._result(item, hidden[row, : len(item.ids)])
+                for row, item in enumerate(batch.items)
+            ]
+        vectors = self._pooled(on_device).cpu().numpy()
+        return [self._result(item, vectors[row : row + 1]) for row, item in enumerate(batch.items)]
+
+    def empty(self, item: Encoded) -> Features:
+        """The result of a blank line."""
+        line, _ = item.payload
+        rows = 1 if self.settings.blank == "zero" and not self.settings.tokens else 0
+        nothing = np.zeros((rows, self.size), dtype=np.float32)
+        return Features(line.number, line.text, nothing, is_blank=True)
+
+    def _result(self, item: Encoded, vectors: npt.NDArray[np.float32]) -> Features:
+        line, was_cut = item.payload
+        tokens = tuple(self.tokenizer.tokens(item.ids)) if self.settings.tokens else ()
+        return Features(line.number, line.text, vectors, tokens, was_cut=was_cut)
+
+    def _pooled(self, batch: Batch) -> Tensor:
+        """[batch, size] in float32."""
+        how = self.pooling.how
+        if not self.pooling.at_one_position:
+            return pool(how, self._hidden(batch), batch.lengths)
+        positions = batch.lengths - 1 if how == "last" else torch.zeros_like(batch.lengths)
+        states = self.model.encode(batch.ids, batch.segs, positions=positions[:, None])
+        assert isinstance(states, Tensor)
+        vectors = states[:, 0]
+        if how == "pooler":
+            assert self.model.pooler is not None
+            vectors = self.model.pooler(vectors)
+        return vectors.float()
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """The vectors of tokens [batch, length, size]; their mean where several layers count."""
+        if not self.layers:
+            states = self.model.encode(batch.ids, batch.segs)
+            assert isinstance(states, Tensor)
+            return states
+        found = self.model.encode(batch.ids, batch.segs, layers=self.layers)
+        total: Tensor | None = None
+        for states in found:
+            total = states.float() if total is None else total + states
+        assert total is not None
+        return total / len(self.layers)
+
+
+def _around(loaded: LoadedModel, add_sep: bool | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids in front of and behind the tokens of a line."""
+    tokenizer = loaded.tokenizer
+    if add_sep is None:
+        add_sep = loaded.layout != "uer"
+    if not add_sep:
+        return tokenizer.prefix_ids, ()
+    if tokenizer.suffix_ids or loaded.layout == "hf":
+        return tokenizer.prefix_ids, tokenizer.suffix_ids
+    raise VocabError(
+        f"{tokenizer.vocab.source} has no [SEP], so none can be added.", "Leave --add-sep out."
+    )
+
+
+def feature_lines(
+    lines: Iterable[Line],
+    make_job: Callable[[torch.device], FeatureJob],
+    devices: Sequence[torch.device],
+    *,
+    window: int = WINDOW,
+    threads: int | None = None,
+    on_notice: Callable[[str], None] | None = None,
+) -> Iterator[Features]:
+    """Vectors of a stream of lines, on one device or several, results in input order.
+
+    Args:
+        lines: see `uertool.text.readers.read_lines`.
+        make_job: loads the model for a device; picklable where there are several devices.
+        devices: where to run.
+        window: lines that are sorted by length together, see `FeatureSettings.window`.
+        threads: CPU threads in all.
+        on_notice: told what is worth knowing, in sentences.
+    """
+    return run_job(lines, make_job, devices, window=window, threads=threads, on_notice=on_notice)
+
+
+def encode(
+    loaded: LoadedModel,
+    sentences: str | Iterable[str],
+    *,
+    pooling: str = "first",
+    whitening: Whitening | int | str | Path | None = None,
+    layers: Sequence[int] = (),
+    normalize: bool | None = None,
+    seq_length: int | None = None,
+    batch_size: int | None = None,
+    add_sep: bool | None = None,
+) -> npt.NDArray[np.float32]:
+    """Vectors [sentences, size] of sentences.
+
+    Args:
+        loaded: any model with an encoder.
+        sentences: texts; a single one gives a single row. A blank one gives zeros.
+        pooling: first, mean, max, last, cls-pooler, last4-mean or first-last-mean.
+        whitening: one that was fitted, or the file of one; a number fits one on these sentences and
+            keeps so many directions.
+        layers: layers whose vectors are averaged before pooling; 0 is what enters the first layer.
+        normalize: whether vectors are scaled to length 1; None does so where they are whitened.
+        seq_length: most tokens of a text, special ones included; None is 128, or as many as the
+            model has positions for.
+        batch_size: most texts of a batch; None leaves it to the number of tokens.
+        add_sep: whether [SEP] follows the tokens, see `FeatureSettings`.
+
+    Raises:
+        UertoolError: a setting cannot be meant, or does not fit the model.
+    """
+    settings = FeatureSettings(
+        pooling=pooling,
+        layers=tuple(layers),
+        seq_length=seq_length,
+        batch_size=batch_size,
+        add_sep=add_sep,
+    )
+    job = FeatureJob(loaded, settings)
+    texts = [sentences] if isinstance(sentences, str) else sentences
+    lines = (Line(number, text) for number, text in enumerate(texts))
+    rows = [found.vectors for found in feature_lines(lines, lambda _: job, [loaded.device])]
+    vectors = np.concatenate([np.zeros((0, job.size), dtype=np.float32), *rows])
+    if isinstance(whitening, int):
+        whitening = Whitening.fit(vectors[real_rows(vectors)], whitening)
+    elif isinstance(whitening, (str, Path)):
+        whitening = Whitening.load(whitening)
+    return finish(vectors, whitening, normalize)
+
+
+def finish(
+    vectors: npt.NDArray[np.float32], whitening: Whitening | None, normalize: bool | None
+) -> npt.NDArray[np.float32]:
+    """Vectors [n, size] whitened and scaled to length 1 as asked; blank lines' rows stay zero."""
+    if whitening is not None:
+        done = whitening.transform(vectors, normalize=normalize is not False)
+        done[~real_rows(vectors)] = 0
+        return done
+    return unit_rows(vectors) if normalize else vectors
+
+
+def real_rows(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Which rows [n] are not those of blank lines, which are all zero."""
+    return np.asarray(vectors.any(axis=1), dtype=np.bool_)

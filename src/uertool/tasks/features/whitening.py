@@ -1,0 +1,360 @@
+"""Whitening: vectors turned and scaled so that their coordinates are uncorrelated, and kept so.
+
+Su, Cao, Liu, Ou (2021), "Whitening Sentence Representations for Better Semantics and Faster
+Retrieval", arXiv:2103.15316: y = (x - mean) U S^(-1/2), with the covariance U S U', cut to the
+directions of largest variance, then scaled to length 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.writer import save_tensors
+from uertool.errors import InputError, UsageError
+
+Vectors = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float64]
+
+#: Rows that are transformed at a time.
+BLOCK = 4096
+
+_FORMAT = "uertool-whitening-1"
+_TENSORS = ("mean", "kernel", "variances")
+_FLOAT32_STEP = float(np.finfo(np.float32).eps)
+
+
+class Moments:
+    """Mean and scatter of vectors, gathered block by block in float64.
+
+    Blocks and other `Moments` are merged by the pairwise formula of Chan, Golub and LeVeque (1979),
+    "Updating formulae and a pairwise algorithm for computing sample variances", equations 2.1: it
+    is exact but for rounding, whatever the order and the sizes of the parts.
+
+    Attributes:
+        count: vectors so far.
+        mean: their mean [size].
+        scatter: sum of (x - mean)(x - mean)' [size, size].
+    """
+
+    def __init__(self, size: int) -> None:
+        self.count = 0
+        self.mean: Floats = np.zeros(size)
+        self.scatter: Floats = np.zeros((size, size))
+
+    def add(self, vectors: Vectors) -> None:
+        """Take in vectors [n, size]."""
+        if len(vectors) == 0:
+            return
+        block = np.asarray(vectors, dtype=np.float64)
+        part = Moments(0)
+        part.count = len(block)
+        part.mean = block.mean(axis=0)
+        centred = block - part.mean
+        part.scatter = centred.T @ centred
+        self.merge(part)
+
+    def merge(self, other: Moments) -> None:
+        """Take in what another process or file gathered."""
+        if other.count == 0:
+            return
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        self.scatter += other.scatter
+        self.scatter += np.outer(apart, apart * (self.count * other.count / count))
+        self.mean = self.mean + apart * (other.count / count)
+        self.count = count
+
+    @property
+    def covariance(self) -> Floats:
+        """[size, size], divided by count - 1, as `numpy.cov` has it."""
+        return self.scatter / max(self.count - 1, 1)
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A whitening that was fitted, and can be applied to any vectors of the same kind.
+
+    Attributes:
+        mean: what is subtracted [size].
+        kernel: what it is multiplied with [size, directions], largest variance first. A direction
+            in which the vectors did not vary has a column of zeros.
+        variances: variance of the fitted vectors along every direction [size], falling.
+        count: number of vectors that it was fitted on.
+        rank: directions that were found to vary.
+        about: where it comes from (model, pooling, ...), for checking that it fits.
+    """
+
+    mean: Floats
+    kernel: Floats
+    variances: Floats
+    count: int
+    rank: int
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    # -- fitting ------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        vectors: Vectors | Iterable[Vectors],
+        size: int | None = None,
+        *,
+        about: Mapping[str, str] | None = None,
+    ) -> Whitening:
+        """Fit on vectors [n, dims], or on blocks of them.
+
+        Args:
+            vectors: a matrix, or blocks of rows, which are read once.
+            size: directions to keep; None keeps all.
+            about: where the vectors come from.
+
+        Raises:
+            InputError: fewer than two vectors, vectors that do not differ, or values that are not
+                finite.
+            UsageError: `size` is not within 1 and the number of dimensions.
+        """
+        moments: Moments | None = None
+        for block in [vectors] if isinstance(vectors, np.ndarray) else vectors:
+            for start in range(0, len(block), BLOCK):
+                moments = moments or Moments(block.shape[1])
+                moments.add(block[start : start + BLOCK])
+        return cls.from_moments(moments or Moments(0), size, about=about)
+
+    @classmethod
+    def from_moments(
+        cls, moments: Moments, size: int | None = None, *, about: Mapping[str, str] | None = None
+    ) -> Whitening:
+        """As `fit`, from moments that were gathered.
+
+        The covariance is taken apart by a symmetric eigendecomposition. A direction counts if its
+        standard deviation is above float32's rounding error at the vectors' typical length; those
+        that do not count (always all but n - 1 of n vectors) get zeros in place of the enormous
+        weights of 1 / sqrt(0). Of the two signs of a direction the one is taken whose largest
+        component is positive.
+        """
+        if moments.count < 2:
+            raise InputError(
+                f"A whitening needs at least 2 vectors, and there {_were(moments.count)}.",
+                "Fit on more text, or load one that was fitted with --load-whitening.",
+            )
+        if not (np.isfinite(moments.scatter).all() and np.isfinite(moments.mean).all()):
+            raise InputError(
+                "The vectors hold NaN or infinite values, so they cannot be whitened.",
+                "Look at them first; --dtype float32 avoids overflow.",
+            )
+        dims = len(moments.mean)
+        _check_size(size, dims)
+        covariance = moments.covariance
+        values, directions = np.linalg.eigh(covariance)
+        values, directions = values[::-1], directions[:, ::-1]
+        typical = float(moments.mean @ moments.mean + np.trace(covariance))
+        floor = max(_FLOAT32_STEP**2 * typical, dims * np.finfo(float).eps * values[0])
+        rank = min(int((values > floor).sum()), moments.count - 1)
+        if rank == 0:
+            raise InputError(
+                f"The {moments.count} vectors do not differ, so they cannot be whitened.",
+                "Fit on more text.",
+            )
+        largest = directions[np.abs(directions).argmax(axis=0), np.arange(dims)]
+        weights = np.zeros(dims)
+        weights[:rank] = 1 / np.sqrt(values[:rank])
+        kernel = directions * np.where(largest < 0, -1.0, 1.0) * weights
+        return cls(
+            moments.mean,
+            np.ascontiguousarray(kernel[:, :size]),
+            np.clip(values, 0, None),
+            moments.count,
+            rank,
+            dict(about or {}),
+        )
+
+    # -- using --------------------------------------------------------------------------------
+
+    @property
+    def dims(self) -> int:
+        """Size of the vectors that go in."""
+        return len(self.mean)
+
+    @property
+    def size(self) -> int:
+        """Size of the vectors that come out."""
+        return int(self.kernel.shape[1])
+
+    @property
+    def explained(self) -> float:
+        """Share of the total variance that lies in the directions kept, 0 to 1."""
+        return float(self.variances[: self.size].sum() / self.variances.sum())
+
+    def cut(self, size: int | None) -> Whitening:
+        """The same, with fewer directions.
+
+        Raises:
+            UsageError: there are not so many.
+        """
+        if size is None or size == self.size:
+            return self
+        _check_size(size, self.size)
+        return dataclasses.replace(self, kernel=np.ascontiguousarray(self.kernel[:, :size]))
+
+    def transform(self, vectors: Vectors, *, normalize: bool = True) -> npt.NDArray[np.float32]:
+        """Whitened vectors [n, size] of vectors [n, dims].
+
+        Args:
+            vectors: rows as the model gave them, not normalised.
+            normalize: scale each to length 1; a vector at the mean stays zero.
+
+        Raises:
+            InputError: the vectors have another size.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.dims:
+            raise InputError(
+                f"The whitening takes vectors of {self.dims} numbers, "
+                f"but these have {vectors.shape[-1]}.",
+                "Fit one on vectors of the same model and pooling.",
+            )
+        done = np.empty((len(vectors), self.size), dtype=np.float32)
+        for start in range(0, len(vectors), BLOCK):
+            block = np.asarray(vectors[start : start + BLOCK], dtype=np.float64)
+            white = (block - self.mean) @ self.kernel
+            done[start : start + BLOCK] = unit_rows(white) if normalize else white
+        return done
+
+    def remarks(self) -> list[str]:
+        """What a user should know about this fit, in sentences; empty where all is well."""
+        said = []
+        if self.size > self.rank:
+            said.append(
+                f"The {self.count} vectors vary in {self.rank} directions only, so "
+                f"{self.size - self.rank} of the {self.size} whitened columns are zero."
+            )
+        if self.count <= 2 * self.size:
+            said.append(
+                f"The whitening was fitted on {self.count} vectors for {self.size} directions; "
+                "with so few it fits their noise. Fit on several times as many, or give a "
+                "smaller --whitening_size."
+            )
+        return said
+
+    # -- files --------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a .safetensors file with mean, kernel and variances in float64.
+
+        Raises:
+            UsageError: another suffix.
+            OutputError: the file exists already or cannot be written.
+        """
+        check_path(path)
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _TENSORS
+        }
+        numbers = {"count": str(self.count), "rank": str(self.rank)}
+        about = {f"about.{name}": str(value) for name, value in self.about.items()}
+        metadata = {"whitening": _FORMAT, **numbers, **about}
+        save_tensors(tensors, path, format="safetensors", metadata=metadata, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Whitening:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, or is no whitening.
+            CheckpointError: it is broken.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"The whitening {path} does not exist.", "Check the path.")
+        with open_tensor_file(path) as file:
+            about = dict(file.metadata)
+            if about.get("whitening") != _FORMAT or not set(_TENSORS) <= set(file.keys()):
+                raise InputError(
+                    f"{path} is not a whitening.",
+                    "Make one with --save-whitening or with: uertool whiten fit.",
+                )
+            mean, kernel, variances = (
+                file.tensor(name).to(torch.float64).numpy().copy() for name in _TENSORS
+            )
+        if kernel.ndim != 2 or mean.shape != variances.shape or len(kernel) != len(mean):
+            raise InputError(f"{path} is not a whitening: its tensors do not fit together.")
+        start = "about."
+        return cls(
+            mean,
+            kernel,
+            variances,
+            int(about["count"]),
+            int(about["rank"]),
+            {key.removeprefix(start): v for key, v in about.items() if key.startswith(start)},
+        )
+
+
+def check_path(path: str | Path) -> None:
+    """Raise UsageError unless a whitening may be saved under this name."""
+    if Path(path).suffix.lower() != ".safetensors":
+        raise UsageError(
+            f"A whitening is saved as .safetensors, not as {path}.",
+            f"For example: {Path(path).with_suffix('.safetensors')}",
+        )
+
+
+def unit_rows(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Rows scaled to length 1; rows of zeros stay."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    scaled: npt.NDArray[Any] = vectors * scale[:, None].astype(vectors.dtype)
+    return scaled
+
+
+class MeanCosine:
+    """The mean cosine of all pairs of vectors, from one pass.
+
+    The sum over pairs of unit vectors u_i . u_j is (|sum of u|^2 - n) / 2. Near 1 the vectors lie
+    in a narrow cone, near 0 they point everywhere. Rows of zeros do not count.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Floats | float = 0.0
+
+    def add(self, vectors: Vectors) -> None:
+        """Take in vectors [n, size]."""
+        units = unit_rows(np.asarray(vectors, dtype=np.float64))
+        self.count += int((units != 0).any(axis=1).sum())
+        self.total = self.total + units.sum(axis=0)
+
+    @property
+    def value(self) -> float:
+        """The mean, or nan of fewer than two vectors."""
+        if self.count < 2:
+            return float("nan")
+        squared = float(np.dot(self.total, self.total))
+        return (squared - self.count) / (self.count * (self.count - 1))
+
+
+def mean_cosine(
+    blocks: Iterable[Vectors], change: Callable[[Vectors], Vectors] | None = None
+) -> float:
+    """The mean cosine over blocks of vectors, each first put through `change`."""
+    gathered = MeanCosine()
+    for block in blocks:
+        gathered.add(block if change is None else change(block))
+    return gathered.value
+
+
+def _check_size(size: int | None, most: int) -> None:
+    if size is not None and not 1 <= size <= most:
+        raise UsageError(
+            f"--whitening_size {size} is not possible: the vectors have {most} dimensions.",
+            f"Choose from 1 to {most}.",
+        )
+
+
+def _were(count: int) -> str:
+    return "was 1" if count == 1 else "were none"

@@ -1,0 +1,1 @@
+"""Building, comparing and changing vocabularies."""

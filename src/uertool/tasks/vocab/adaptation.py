@@ -1,0 +1,405 @@
+"""Giving a model another vocabulary: every vocabulary-sized tensor follows, the rest is copied."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from uertool.checkpoints.formats.hf_folder import HuggingFaceFolder
+from uertool.checkpoints.formats.safetensors_file import TIED
+from uertool.checkpoints.formats.tensor_file import TensorInfo
+from uertool.checkpoints.reader import CONFIG_KEY, HF_CONFIG_KEY, Checkpoint, open_checkpoint
+from uertool.checkpoints.writer import is_weight_file, save_tensors
+from uertool.errors import CheckpointError, OutputError, UsageError, VocabError
+from uertool.io.atomic import atomic_folder, refuse_existing
+from uertool.tasks.vocab.adapted_files import renewed, write_beside
+from uertool.tasks.vocab.change import Change, Cutting, Making, Side, SideReport, VocabChange
+from uertool.tasks.vocab.rows import NEIGHBOURS, TEMPERATURE, Init
+
+#: Canonical names of tensors with a row for every word; of models with a decoder, `lm` belongs to
+#: what the decoder writes.
+_SOURCE = re.compile(
+    r"embedding\.(dual\.embedding_\d+\.)?word\.embedding\.weight|target\.mlm\.linear_2\.(weight|bias)"
+    r"|target\.bilm\.output_layer(_forward|_backward)?\.(weight|bias)"
+)
+_OUTPUT = re.compile(r"target\.lm\.output_layer\.(weight|bias)")
+_TARGET = re.compile(r"tgt_embedding\.word\.embedding\.weight")
+
+
+@dataclass(frozen=True)
+class AdaptedTensor:
+    """A tensor that changes: its name in the file, its shapes, and whose vocabulary it follows."""
+
+    name: str
+    canonical: str
+    side: Side
+    old_shape: tuple[int, ...]
+    new_shape: tuple[int, ...]
+
+
+@dataclass
+class AdaptReport:
+    """What an adaptation does, or did.
+
+    Attributes:
+        init: the method for new rows.
+        sides: one report per vocabulary.
+        tensors: every tensor that changes.
+        kept: how many go along as they are.
+        written: the files written; none after a dry run.
+        notes: sentences worth reading.
+    """
+
+    init: str
+    sides: list[SideReport] = field(default_factory=list)
+    tensors: list[AdaptedTensor] = field(default_factory=list)
+    kept: int = 0
+    written: tuple[Path, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def adapt_vocab(
+    model: str | Path,
+    output: str | Path | None,
+    change: VocabChange,
+    *,
+    target_change: VocabChange | None = None,
+    init: Init = "mean-of-pieces",
+    tokenizer: str = "bert",
+    merges_path: str | Path | None = None,
+    do_lower_case: bool = True,
+    similar_path: str | None = None,
+    neighbours: int = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
+    seed: int = 7,
+    arch: str | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> AdaptReport:
+    """Write a model for another vocabulary; names, generation and number types stay.
+
+    Tensors are read and written one by one. Tied ones stay tied.
+
+    Args:
+        model: a checkpoint of UER-py of either generation, or one or a folder of Hugging Face.
+        output: a .bin or .safetensors file; or, if the model is a folder, a folder, which gets
+            the configuration and the tokenizer files of the new vocabulary as well. May be None
+            for a dry run.
+        change: the vocabulary of the text that goes in.
+        target_change: that of a decoder, where it has one of its own.
+        init: how rows of new words are made, see `vocab_rows.plan_rows`.
+        tokenizer: UER-py's name of the old tokenizer, which takes new words apart.
+        merges_path: its merges, for "bpe".
+        do_lower_case: for "bert".
+        similar_path: auxiliary word vectors for "similar".
+        neighbours: how many of the nearest words count for "similar".
+        temperature: of the softmax over their cosines.
+        seed: decides what is drawn.
+        arch: the architecture, where names do not tell.
+        dry_run: write nothing.
+        overwrite: whether an existing output may be replaced.
+        progress: called with tensor name, its number and their count before each is written.
+
+    Raises:
+        UsageError: the options do not fit together.
+        VocabError: the old vocabulary is not that of the model.
+        CheckpointError: the model cannot be read or is not understood.
+        OutputError: the output cannot be written.
+    """
+    if output is None and not dry_run:
+        raise UsageError("Nowhere to write to.", "Name a file with --new_model_path.")
+    if not change.asked and not (target_change and target_change.asked):
+        raise UsageError("No new vocabulary was named.", "Name one with --new_vocab_path.")
+    if output is not None and not dry_run:
+        refuse_existing(output, overwrite)
+    with open_checkpoint(model, arch=arch) as checkpoint:
+        cutting = Cutting(tokenizer, merges_path, do_lower_case)
+        making = Making(init, similar_path, neighbours, temperature, seed)
+        job = _Job(checkpoint, change, target_change, cutting, making)
+        report = job.report()
+        if output is not None and not dry_run:
+            report.written = tuple(job.write(Path(output), overwrite, progress))
+    return report
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A raw tensor with a row for every word."""
+
+    raw: str
+    canonical: str
+    side: Side
+    axis: int
+
+
+class _Job:
+    """One adaptation: which tensors change, and how everything is written."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        change: VocabChange,
+        target_change: VocabChange | None,
+        cutting: Cutting,
+        making: Making,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.file = checkpoint.file
+        self.making = making
+        self.notes: list[str] = list(checkpoint.notices)
+        if checkpoint.layout == "tf":
+            raise UsageError(
+                f"{checkpoint.path} is a TensorFlow checkpoint.",
+                "Convert it first with: uertool convert google2uer",
+            )
+        self.places = self._find_places()
+        sizes = self._sizes()
+        self.changes: dict[Side, Change] = {}
+        for side, asked in (("source", change), ("target", target_change)):
+            if asked is None or not asked.asked:
+                continue
+            if side not in sizes:
+                raise UsageError(
+                    f"{checkpoint.path} has no {side} embedding, so that vocabulary cannot change.",
+                    "--old_tgt_vocab_path and --new_tgt_vocab_path are for models with a decoder."
+                    if side == "target"
+                    else None,
+                )
+            self.changes[side] = Change(checkpoint, asked, side, sizes[side], cutting, making)
+        self._settle_target(sizes)
+        self._check_unknown()
+        self._check_special()
+        self._check_ids()
+
+    # Which tensors
+
+    def _find_places(self) -> dict[str, _Place]:
+        """Raw name to place, with whatever is stored as one with it."""
+        checkpoint = self.checkpoint
+        decoder = any(name.startswith(("decoder.", "tgt_embedding.")) for name in checkpoint)
+        places: dict[str, _Place] = {}
+        for name in checkpoint:
+            if _SOURCE.fullmatch(name) or (_OUTPUT.fullmatch(name) and not decoder):
+                side: Side = "source"
+            elif _TARGET.fullmatch(name) or _OUTPUT.fullmatch(name):
+                side = "target"
+            else:
+                continue
+            for raw in checkpoint.raw_names(name):
+                axis = len(self.file.info(raw).shape) - len(checkpoint.info(name).shape)
+                places.setdefault(raw, _Place(raw, name, side, axis))
+        if not any(place.canonical.endswith("word.embedding.weight") for place in places.values()):
+            raise CheckpointError(
+                f"{checkpoint.path} has no word embedding, so it has no vocabulary to change."
+            )
+        keys = {self.file.storage_key(raw): place for raw, place in places.items()}
+        for raw in self.file:
+            twin = keys.get(self.file.storage_key(raw))
+            if twin is not None and raw not in places and self._shape(raw) == self._shape(twin.raw):
+                places[raw] = _Place(raw, twin.canonical, twin.side, twin.axis)
+        return places
+
+    def _shape(self, raw: str) -> tuple[int, ...]:
+        return self.file.info(raw).shape
+
+    def _sizes(self) -> dict[Side, int]:
+        """Rows of each side's tables; an error if a side's tensors differ in them."""
+        found: dict[Side, dict[int, list[str]]] = {}
+        for place in self.places.values():
+            rows = self._shape(place.raw)[place.axis]
+            found.setdefault(place.side, {}).setdefault(rows, []).append(place.raw)
+        for sizes in found.values():
+            if len(sizes) > 1:
+                words = "; ".join(f"{rows}: {', '.join(names)}" for rows, names in sizes.items())
+                raise CheckpointError(
+                    f"{self.checkpoint.path} has word tables of different sizes ({words})."
+                )
+        return {side: next(iter(sizes)) for side, sizes in found.items()}
+
+    def _settle_target(self, sizes: Mapping[Side, int]) -> None:
+        """Whose vocabulary the decoder has, where the user does not say."""
+        if "target" not in sizes or "target" in self.changes:
+            return
+        tables = {
+            side: next(
+                p.raw
+                for p in self.places.values()
+                if p.side == side and p.canonical.endswith(".weight")
+            )
+            for side in sizes
+        }
+        if sizes["target"] != sizes["source"]:
+            self.notes.append(
+                f"The decoder's vocabulary ({sizes['target']} words) is another one and stays; "
+                "change it with --old_tgt_vocab_path and --new_tgt_vocab_path."
+            )
+            return
+        keys = {side: self.file.storage_key(raw) for side, raw in tables.items()}
+        uer = self.checkpoint.layout == "uer"
+        if uer and keys["target"] != keys["source"]:
+            self.notes.append(
+                "The decoder's table has as many rows, so it follows the same vocabulary; if it "
+                "has one of its own, name it with --old_tgt_vocab_path."
+            )
+        self.changes["target"] = self.changes["source"]
+
+    def _check_unknown(self) -> None:
+        """Tensors that nobody understands must not be left behind with the old size."""
+        sizes = {change.rows for change in self.changes.values()}
+        lost = [
+            raw
+            for raw in self.checkpoint.unmapped
+            if raw not in self.places and sizes.intersection(self._shape(raw))
+        ]
+        if lost:
+            raise CheckpointError(
+                f"{self.checkpoint.path} has tensors of the vocabulary's size whose names are not "
+                f"understood: {', '.join(lost[:5])}.",
+                "Name the architecture with --arch, or take them out of the file.",
+            )
+
+    def _check_special(self) -> None:
+        """[PAD] has a place that models rely on."""
+        change = self.changes.get("source")
+        if change is None:
+            return
+        before, after = change.old.vocab.pad_id, change.vocab.pad_id
+        if self.checkpoint.layout == "uer" and after != 0:
+            where = "no [PAD]" if after is None else f"[PAD] at {after}"
+            self.notes.append(
+                f"The new vocabulary has {where}; UER-py takes 0 for padding whatever it means."
+            )
+        counted = self.checkpoint.layout == "hf" and self.checkpoint.architecture == "xlm-roberta"
+        if counted and before != after:
+            raise VocabError(
+                f"The new vocabulary has <pad> at {after}, the old one at {before}; transformers "
+                "counts this model's positions from it.",
+                f"Put <pad> at {before} in the new vocabulary.",
+            )
+        if change.vocab.duplicates:
+            shown = ", ".join(map(repr, list(change.vocab.duplicates)[:5]))
+            self.notes.append(f"The new vocabulary names some words more than once: {shown}.")
+
+    def _check_ids(self) -> None:
+        """Special tokens that a configuration names by their ids."""
+        configs = (self.checkpoint.hf_config, self.checkpoint.stored_hf_config)
+        lost = [name for config in configs if config for name in renewed(config, self.changes)[1]]
+        if lost:
+            self._note(
+                f"No token of the new vocabulary stands for {', '.join(dict.fromkeys(lost))} of "
+                "the old one."
+            )
+
+    # Writing
+
+    def report(self) -> AdaptReport:
+        """What will change."""
+        report = AdaptReport(self.making.init, notes=self.notes)
+        seen: list[Change] = []
+        for change in self.changes.values():
+            if change not in seen:
+                seen.append(change)
+                report.sides.append(change.report())
+        for raw in self.file:
+            place = self.places.get(raw)
+            if place is None or place.side not in self.changes:
+                report.kept += 1
+                continue
+            report.tensors.append(
+                AdaptedTensor(
+                    raw, place.canonical, place.side, self._shape(raw), self._info(raw).shape
+                )
+            )
+        return report
+
+    def _info(self, raw: str) -> TensorInfo:
+        info = self.file.info(raw)
+        place = self.places.get(raw)
+        if place is None or place.side not in self.changes:
+            return info
+        shape = list(info.shape)
+        shape[place.axis] = self.changes[place.side].plan.size
+        return info._replace(shape=tuple(shape))
+
+    def _ties(self) -> dict[str, str]:
+        """Alias to kept name of what is stored once and stays alike."""
+        first: dict[Hashable, str] = {}
+        tied: dict[str, str] = {}
+        for raw in self.file:
+            place = self.places.get(raw)
+            plan = self.changes[place.side].plan if place and place.side in self.changes else None
+            key = (self.file.storage_key(raw), self._info(raw).shape, id(plan))
+            if first.setdefault(key, raw) != raw:
+                tied[raw] = first[key]
+        return tied
+
+    def _tensors(
+        self, progress: Callable[[str, int, int], None] | None
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        names = self.file.keys()
+        for number, raw in enumerate(names):
+            if progress:
+                progress(raw, number, len(names))
+            place = self.places.get(raw)
+            tensor = self.file.tensor(raw)
+            if place is not None and place.side in self.changes:
+                plan = self.changes[place.side].plan
+                yield raw, plan.apply(tensor, place.canonical, axis=place.axis)
+            else:
+                yield raw, tensor
+            self.file.release(raw)
+
+    def write(
+        self, output: Path, overwrite: bool, progress: Callable[[str, int, int], None] | None
+    ) -> list[Path]:
+        """Write the file, or the folder; returns what was written."""
+        if is_weight_file(output):
+            if self.checkpoint.layout == "hf" and "source" in self.changes:
+                size = self.changes["source"].plan.size
+                self._note(f"These are weights alone: their config.json needs vocab_size {size}.")
+            return self._write_weights(output, overwrite, progress)
+        folder = self.file if isinstance(self.file, HuggingFaceFolder) else None
+        if folder is None or not self.checkpoint.path.is_dir():
+            raise OutputError(
+                f"The output {output} must end in .bin or .safetensors, since "
+                f"{self.checkpoint.path} is a single file."
+            )
+        with atomic_folder(output, overwrite=overwrite) as partial:
+            name = folder.weights.name
+            if name.endswith(".index.json"):
+                name = "model.safetensors"
+            self._write_weights(partial / name, False, progress)
+            self._note(*write_beside(partial, folder.path, self.checkpoint, self.changes))
+        return sorted(output.iterdir())
+
+    def _write_weights(
+        self, path: Path, overwrite: bool, progress: Callable[[str, int, int], None] | None
+    ) -> list[Path]:
+        return save_tensors(
+            self._tensors(progress),
+            path,
+            infos=[self._info(raw) for raw in self.file],
+            tied=self._ties(),
+            metadata=self._metadata(),
+            overwrite=overwrite,
+        )
+
+    def _metadata(self) -> dict[str, str]:
+        """What the file says of itself, with the new sizes in its configurations."""
+        kept = {k: v for k, v in self.file.metadata.items() if k not in (TIED, "unwrapped")}
+        for key, stored in (
+            (CONFIG_KEY, self.checkpoint.stored_config),
+            (HF_CONFIG_KEY, self.checkpoint.stored_hf_config),
+        ):
+            if stored is not None:
+                kept[key] = json.dumps(renewed(stored, self.changes)[0], ensure_ascii=False)
+        return kept
+
+    def _note(self, *sentences: str) -> None:
+        self.notes.extend(sentence for sentence in sentences if sentence not in self.notes)

@@ -1,0 +1,240 @@
+"""Comparing two vocabularies: what each has, what moved, and how well they cover a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from uertool.errors import UsageError
+from uertool.tasks.vocab.counting import Counting, corpus_files, count_corpus
+from uertool.text.readers import read_lines
+from uertool.text.tokenizers.base import CharTokenizer, SpaceTokenizer, Tokenizer
+from uertool.text.vocab import Vocab
+
+_LINES_AT_A_TIME = 2048
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How a vocabulary fares on a corpus.
+
+    Attributes:
+        units: characters or words of the corpus.
+        covered: those that are in the vocabulary.
+        kinds: different characters or words.
+        covered_kinds: those that are in the vocabulary.
+        tokens: what the tokenizer makes of the corpus.
+        unknown: how many of these are [UNK].
+    """
+
+    units: int
+    covered: int
+    kinds: int
+    covered_kinds: int
+    tokens: int
+    unknown: int
+
+    @property
+    def share(self) -> float:
+        """Covered units over all units; 1 for an empty corpus."""
+        return self.covered / self.units if self.units else 1.0
+
+    @property
+    def unknown_rate(self) -> float:
+        """[UNK] over all tokens; 0 for an empty corpus."""
+        return self.unknown / self.tokens if self.tokens else 0.0
+
+
+@dataclass(frozen=True)
+class VocabDiff:
+    """Two vocabularies beside each other; blank entries are not counted as tokens.
+
+    Attributes:
+        size_1, size_2: different tokens.
+        only_1, only_2: tokens that the other does not have, in the order of their ids.
+        common: tokens of both, in the order of the first one's ids.
+        moved: common tokens with other ids: (token, id in the first, id in the second).
+        duplicates_1, duplicates_2: tokens that stand more than once, with their ids.
+        blanks_1, blanks_2: entries that are empty or nothing but blanks.
+        coverage_1, coverage_2: on the corpus, where one was given.
+    """
+
+    size_1: int
+    size_2: int
+    only_1: list[str]
+    only_2: list[str]
+    common: list[str]
+    moved: list[tuple[str, int, int]]
+    duplicates_1: dict[str, tuple[int, ...]]
+    duplicates_2: dict[str, tuple[int, ...]]
+    blanks_1: int
+    blanks_2: int
+    coverage_1: Coverage | None = None
+    coverage_2: Coverage | None = None
+
+    @property
+    def jaccard(self) -> float:
+        """Common tokens over all tokens of both; 1 for two empty vocabularies."""
+        union = len(self.common) + len(self.only_1) + len(self.only_2)
+        return len(self.common) / union if union else 1.0
+
+    def as_record(self, *, lists: bool = False) -> dict[str, Any]:
+        """The figures, and with `lists` the tokens too, as JSON takes them."""
+        record: dict[str, Any] = {
+            "size_1": self.size_1,
+            "size_2": self.size_2,
+            "only_1": len(self.only_1),
+            "only_2": len(self.only_2),
+            "common": len(self.common),
+            "jaccard": self.jaccard,
+            "moved": len(self.moved),
+            "duplicates_1": len(self.duplicates_1),
+            "duplicates_2": len(self.duplicates_2),
+            "blanks_1": self.blanks_1,
+            "blanks_2": self.blanks_2,
+        }
+        for name, coverage in (("corpus_1", self.coverage_1), ("corpus_2", self.coverage_2)):
+            if coverage is not None:
+                record[name] = {
+                    "units": coverage.units,
+                    "covered": coverage.share,
+                    "kinds": coverage.kinds,
+                    "covered_kinds": coverage.covered_kinds,
+                    "tokens": coverage.tokens,
+                    "unknown": coverage.unknown,
+                    "unknown_rate": coverage.unknown_rate,
+                }
+        if lists:
+            record["lists"] = {
+                "only_1": self.only_1,
+                "only_2": self.only_2,
+                "moved": [list(entry) for entry in self.moved],
+                "duplicates_1": {token: list(ids) for token, ids in self.duplicates_1.items()},
+                "duplicates_2": {token: list(ids) for token, ids in self.duplicates_2.items()},
+            }
+        return record
+
+
+def diff_vocabs(
+    first: Vocab,
+    second: Vocab,
+    *,
+    corpus: Iterable[str | Path] | None = None,
+    delimiter: str = "char",
+    tokenizer: str = "bert",
+    do_lower_case: bool = True,
+    workers: int = 1,
+) -> VocabDiff:
+    """Compare two vocabularies, and on a corpus what each makes of it.
+
+    Args:
+        first: a vocabulary.
+        second: another.
+        corpus: files or folders; None compares the vocabularies alone.
+        delimiter: "char" or "space": the units whose coverage is counted.
+        tokenizer: "bert", "char" or "space": what the [UNK] rate is counted with.
+        do_lower_case: for "bert".
+        workers: processes that count.
+
+    Raises:
+        UsageError: an unknown delimiter or tokenizer.
+        InputError: the corpus cannot be read.
+    """
+    tokens_1, tokens_2 = _tokens(first), _tokens(second)
+    known_1, known_2 = set(tokens_1), set(tokens_2)
+    common = [token for token in tokens_1 if token in known_2]
+    coverages: tuple[Coverage | None, Coverage | None] = (None, None)
+    if corpus is not None:
+        files = corpus_files(corpus)
+        if "-" in files:
+            raise UsageError("The corpus is read more than once, so it cannot be standard input.")
+        coverages = _coverages((first, second), files, delimiter, tokenizer, do_lower_case, workers)
+    return VocabDiff(
+        size_1=len(tokens_1),
+        size_2=len(tokens_2),
+        only_1=[token for token in tokens_1 if token not in known_2],
+        only_2=[token for token in tokens_2 if token not in known_1],
+        common=common,
+        moved=[
+            (token, first.id(token), second.id(token))
+            for token in common
+            if first.id(token) != second.id(token)
+        ],
+        duplicates_1=_without_blanks(first.duplicates),
+        duplicates_2=_without_blanks(second.duplicates),
+        blanks_1=sum(not token.strip() for token in first.tokens),
+        blanks_2=sum(not token.strip() for token in second.tokens),
+        coverage_1=coverages[0],
+        coverage_2=coverages[1],
+    )
+
+
+def _tokens(vocab: Vocab) -> list[str]:
+    """The different tokens that are not blank, in the order in which they first stand."""
+    return [token for token in dict.fromkeys(vocab.tokens) if token.strip()]
+
+
+def _without_blanks(duplicates: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {token: ids for token, ids in duplicates.items() if token.strip()}
+
+
+# -- on a corpus ----------------------------------------------------------------------------------
+
+
+def _coverages(
+    vocabs: tuple[Vocab, Vocab],
+    files: list[str | Path],
+    delimiter: str,
+    tokenizer: str,
+    do_lower_case: bool,
+    workers: int,
+) -> tuple[Coverage, Coverage]:
+    if delimiter not in ("char", "space"):
+        raise UsageError(f"There is no delimiter {delimiter!r}.", "Choose char or space.")
+    makers = [_tokenizer(tokenizer, vocab, do_lower_case) for vocab in vocabs]
+    tally = count_corpus(files, Counting(delimiter), workers=workers)  # type: ignore[arg-type]
+    tokens, unknown = [0, 0], [0, 0]
+    for batch in _batches(files):
+        for place, maker in enumerate(makers):
+            for ids in maker.encode_batch(batch):
+                tokens[place] += len(ids)
+                unknown[place] += ids.count(maker.unk_id) if maker.unk_id is not None else 0
+    found = [
+        Coverage(
+            units=tally.total,
+            covered=sum(count for token, count in tally.counts.items() if token in vocab),
+            kinds=len(tally.counts),
+            covered_kinds=sum(token in vocab for token in tally.counts),
+            tokens=tokens[place],
+            unknown=unknown[place],
+        )
+        for place, vocab in enumerate(vocabs)
+    ]
+    return found[0], found[1]
+
+
+def _tokenizer(name: str, vocab: Vocab, do_lower_case: bool) -> Tokenizer:
+    if vocab.unk is None:
+        # What a vocabulary without [UNK] does not know is counted all the same.
+        vocab = Vocab([*vocab.tokens, "[UNK]"], source=vocab.source)
+    if name == "bert":
+        from uertool.text.tokenizers.bert import BertTokenizer
+
+        return BertTokenizer(vocab, do_lower_case=do_lower_case)
+    if name == "char":
+        return CharTokenizer(vocab)
+    if name == "space":
+        return SpaceTokenizer(vocab)
+    raise UsageError(
+        f"[UNK] rates cannot be counted with the tokenizer {name!r}.",
+        "Choose bert, char or space.",
+    )
+
+
+def _batches(files: Iterable[str | Path]) -> Iterator[list[str]]:
+    lines = (line.text for file in files for line in read_lines(file) if line.text.strip())
+    while batch := list(islice(lines, _LINES_AT_A_TIME)):
+        yield batch
