@@ -61,7 +61,7 @@ JOBS = {
         model.load_state_dict(mine, strict=False)
     """,
     "load, uertool": """
-        from uertool.checkpoints.formats.tensor_file import open_tensor_file
+        from uertool.checkpoints.formats.opener import open_tensor_file
         file = open_tensor_file(paths[0])
         total = sum(float(file.tensor(name).sum()) for name in file)
     """,
@@ -88,7 +88,7 @@ JOBS = {
         merge_checkpoints(paths[1:], output, method="ties", base=paths[0], overwrite=True)
     """,
     "check, uertool": """
-        from uertool.checkpoints.formats.tensor_file import open_tensor_file
+        from uertool.checkpoints.formats.opener import open_tensor_file
         from uertool.tasks.check.tensor_health import examine
         examine(open_tensor_file(paths[0]))
     """,

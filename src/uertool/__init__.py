@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel, load_model
     from uertool.tasks.embeddings.neighbours import nearest
     from uertool.tasks.features.whitening import Whitening
-    from uertool.text.tokenizers.base import Tokenizer, make_tokenizer
+    from uertool.text.tokenizers.base import Tokenizer
+    from uertool.text.tokenizers.factory import make_tokenizer
     from uertool.text.vocab import Vocab
 
 #: Public name -> the module that defines it.
@@ -35,7 +36,7 @@ _PUBLIC = {
     "Vocab": "uertool.text.vocab",
     "Whitening": "uertool.tasks.features.whitening",
     "load_model": "uertool.loading.registry",
-    "make_tokenizer": "uertool.text.tokenizers.base",
+    "make_tokenizer": "uertool.text.tokenizers.factory",
     "nearest": "uertool.tasks.embeddings.neighbours",
     "open_checkpoint": "uertool.checkpoints.reader",
 }

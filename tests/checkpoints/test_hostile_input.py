@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from tests.checkpoints.malicious import pack, torch_zip
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.pickle_scan import scan_pickle
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
 from uertool.errors import CheckpointError
 
 TENSORS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.ones(3)}

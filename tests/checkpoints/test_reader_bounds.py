@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from uertool.checkpoints.formats.pickle_scan import scan_pickle
 from uertool.checkpoints.reader import open_checkpoint
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError
 from uertool.tasks.check.inspection import inspect_checkpoint

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import FIXTURES, fixture_folders
 from uertool.checkpoints.formats.hf_folder import HuggingFaceFolder
-from uertool.checkpoints.formats.tensor_file import TensorFile, open_tensor_file, release_after
+from uertool.checkpoints.formats.opener import open_tensor_file
+from uertool.checkpoints.formats.tensor_file import TensorFile, release_after
 from uertool.errors import CheckpointError
 
 FOLDERS = fixture_folders("model.bin")
@@ -285,7 +286,7 @@ def test_a_folder_without_weights_says_what_it_is(make, words: str, tmp_path: Pa
 _PEAK = """
 import resource, sys
 import torch
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 
 def rss():
     for line in open("/proc/self/status"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import FIXTURES, fixture_folders
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.errors import CheckpointError, MissingExtraError
 
 FOLDERS = fixture_folders("google/bert_model.ckpt.index")

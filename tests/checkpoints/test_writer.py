@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from tests.checkpoints.test_tensor_files import TYPES, assert_same
 from tests.conftest import FIXTURES
-from uertool.checkpoints.formats.tensor_file import TensorInfo, open_tensor_file, release_after
+from uertool.checkpoints.formats.opener import open_tensor_file
+from uertool.checkpoints.formats.tensor_file import TensorInfo, release_after
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import OutputError
 

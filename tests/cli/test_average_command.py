@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import FIXTURES
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.cli.app import main
 
 MEMBERS = [str(FIXTURES / "misc-modular" / f"avg_{number}.bin") for number in range(3)]

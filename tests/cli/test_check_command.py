@@ -10,7 +10,7 @@ import torch
 
 from tests.checkpoints.malicious import corpus
 from tests.conftest import FIXTURES, fixture_folders
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.cli.app import main
 
 BERT = FIXTURES / "bert-legacy"

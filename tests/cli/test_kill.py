@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FIXTURES, MODELS, TEXT
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 
 SOURCE = Path(__file__).parent.parent.parent / "src"
 MODEL = MODELS / "zh-mlm-small"

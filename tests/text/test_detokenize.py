@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import TEXT
 from uertool.text.detokenize import BYTE_TO_CHAR, join, words
-from uertool.text.tokenizers.base import make_tokenizer
+from uertool.text.tokenizers.factory import make_tokenizer
 
 ZH_VOCAB = TEXT / "google_zh_vocab.txt"
 SPM = TEXT / "cluecorpussmall_spm.model"

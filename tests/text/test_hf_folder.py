@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import TEXT, fixture_folders
 from uertool.errors import VocabError
 from uertool.text.readers import read_lines
-from uertool.text.tokenizers.base import tokenizer_from_hf_folder
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 
 transformers = pytest.importorskip("transformers")
 

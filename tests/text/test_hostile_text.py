@@ -19,8 +19,8 @@ from uertool.tasks.check.inspection import inspect_checkpoint
 from uertool.tasks.embeddings.word_vectors import WordFile
 from uertool.tasks.vocab.building import build_vocab
 from uertool.text.readers import read_lines
-from uertool.text.tokenizers.base import tokenizer_from_hf_folder
 from uertool.text.tokenizers.byte_bpe import read_merges
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.vocab import Vocab
 
 BERT = FIXTURES / "bert-modular"

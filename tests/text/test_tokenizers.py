@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from tests.conftest import TEXT, fixture_folders
 from tests.text.plain_tokenizers import bert, bpe
 from uertool.errors import InputError, MissingExtraError, UsageError, VocabError
-from uertool.text import bert as bert_module
 from uertool.text.readers import read_lines
-from uertool.text.tokenizers.base import TOKENIZERS, CharTokenizer, Tokenizer, make_tokenizer
+from uertool.text.tokenizers import bert as bert_module
+from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.byte_bpe import BpeTokenizer, read_merges
+from uertool.text.tokenizers.char import CharTokenizer
+from uertool.text.tokenizers.factory import TOKENIZERS, make_tokenizer
 from uertool.text.vocab import Vocab
 
 ZH_VOCAB = TEXT / "google_zh_vocab.txt"
@@ -330,7 +332,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     [("bert", "vocab_path"), ("xlmroberta", "spm_model_path"), ("bpe", "vocab_path")],
 )
 def test_a_file_that_is_missing_is_asked_for(name: str, option: str) -> None:
-    with pytest.raises(UsageError, match=f"{name} needs --{option}"):
+    with pytest.raises(UsageError, match=f"{name} needs `{option}`"):
         make_tokenizer(name)
 
 

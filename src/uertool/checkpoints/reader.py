@@ -14,7 +14,8 @@ import torch
 
 from uertool.checkpoints.architectures import all_architectures, architecture
 from uertool.checkpoints.architectures.base import IGNORED_TF, Architecture, Head
-from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
+from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo
 from uertool.checkpoints.generations import Generation, generation_of, is_uer_name, to_canonical
 from uertool.checkpoints.naming import KEEP, Place, Side, Transform, layers_upto, shapes_back
 from uertool.errors import CheckpointError

@@ -24,7 +24,9 @@ from uertool.loading import hub
 from uertool.loading.assembling import HEADS, build_model, heads_in
 from uertool.loading.config_resolution import resolve_config
 from uertool.models.model import UerModel
-from uertool.text.tokenizers.base import Tokenizer, make_tokenizer, tokenizer_from_hf_folder
+from uertool.text.tokenizers.base import Tokenizer
+from uertool.text.tokenizers.factory import make_tokenizer
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 
 if TYPE_CHECKING:
     import numpy as np

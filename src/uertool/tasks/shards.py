@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.engine.actor import RECORDS
 from uertool.engine.inputs import file_size
 from uertool.engine.manifest import ERRORS, FORMAT, MANIFEST

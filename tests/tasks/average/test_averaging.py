@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import FIXTURES
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.errors import CheckpointError, InputError, OutputError, UsageError
 from uertool.tasks.average import averaging
 from uertool.tasks.average.averaging import (

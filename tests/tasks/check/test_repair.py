@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.checkpoints.malicious import corpus
 from tests.conftest import FIXTURES, fixture_folders
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.errors import CheckpointError, UsageError
 from uertool.tasks.check.repair import to_safetensors, write_clean
 

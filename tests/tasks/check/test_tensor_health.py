@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import FIXTURES
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.tasks.check import tensor_health
 from uertool.tasks.check.tensor_health import compare, examine, summary
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.conftest import FIXTURES, MODELS, TEXT
 from uertool.errors import UsageError, VocabError
 from uertool.tasks.cloze.masking import Masked, Masker, MaskRule, read_word_list
-from uertool.text.tokenizers.base import Tokenizer, make_tokenizer
+from uertool.text.tokenizers.base import Tokenizer
+from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.tokenizers.sentencepiece import XlmRobertaTokenizer
 
 VOCAB = MODELS / "zh-mlm-small" / "vocab.txt"

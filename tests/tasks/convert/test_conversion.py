@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.conftest import FIXTURES, TEXT, fixture_folders
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import (
@@ -492,7 +492,7 @@ def test_labels_are_named_and_counted(tmp_path: Path) -> None:
 
 
 def test_the_tokenizer_gives_uer_pys_ids(tmp_path: Path) -> None:
-    from uertool.text.tokenizers.base import make_tokenizer
+    from uertool.text.tokenizers.factory import make_tokenizer
 
     convert(BERT, tmp_path / "hf", "hf", FAST)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -533,7 +533,7 @@ def test_a_vocabulary_of_another_model_does_not_go_along(tmp_path: Path) -> None
 @pytest.mark.parametrize("arch", ["xlm-roberta", "bert"])
 def test_a_sentencepiece_model_gives_uer_pys_ids(arch: str, tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
-    from uertool.text.tokenizers.base import make_tokenizer
+    from uertool.text.tokenizers.factory import make_tokenizer
 
     spm = TEXT / "cluecorpussmall_spm.model"
     source = with_words(tmp_path / "in", 100_005 if arch == "xlm-roberta" else 100_000)

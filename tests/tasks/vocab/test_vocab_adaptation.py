@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import FIXTURES, TEXT, fixture_folders
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.errors import (
     CheckpointError,
@@ -24,8 +24,9 @@ from uertool.errors import (
 from uertool.tasks.vocab.adaptation import AdaptReport, adapt_vocab
 from uertool.tasks.vocab.change import VocabChange
 from uertool.tasks.vocab.rows import Similar, joining_of, plan_rows, read_similar, surface
-from uertool.text.tokenizers.base import CharTokenizer, make_tokenizer
 from uertool.text.tokenizers.bert import BertTokenizer
+from uertool.text.tokenizers.char import CharTokenizer
+from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.vocab import Vocab
 
 FOLDERS = fixture_folders("model.bin", "vocab.txt")

@@ -31,7 +31,7 @@ from uertool.tasks.vocab.building import (
 )
 from uertool.tasks.vocab.counting import Counting, _Range, count_corpus
 from uertool.text.readers import read_lines
-from uertool.text.tokenizers.base import make_tokenizer
+from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.vocab import Vocab
 
 MISC = fixture_folders("corpus.txt")

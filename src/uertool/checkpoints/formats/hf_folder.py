@@ -9,12 +9,8 @@ from typing import Any
 
 import torch
 
-from uertool.checkpoints.formats.tensor_file import (
-    TensorFile,
-    TensorInfo,
-    open_tensor_file,
-    unknown_name,
-)
+from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, unknown_name
+from uertool.checkpoints.formats.weight_file import open_weight_file
 from uertool.errors import CheckpointError
 
 #: Weight files by the names that Hugging Face gives them, in the order it looks for them.
@@ -105,7 +101,7 @@ class HuggingFaceFolder(TensorFile):
 
     def _file(self, path: Path) -> TensorFile:
         if path not in self._open:
-            self._open[path] = open_tensor_file(path)
+            self._open[path] = open_weight_file(path)
         return self._open[path]
 
     def _holder(self, name: str) -> TensorFile:

@@ -8,7 +8,7 @@ import zipfile
 from enum import Enum
 from pathlib import Path
 
-from uertool.checkpoints.formats.pickle_scan import starts_pickle
+from uertool.checkpoints.formats.pickle_walk import starts_pickle
 from uertool.errors import CheckpointError
 
 _HEAD = 4096

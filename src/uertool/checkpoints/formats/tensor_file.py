@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from uertool.checkpoints.formats.identify import FileKind, identify, not_a_checkpoint
-from uertool.checkpoints.formats.pickle_scan import Verdict, refusal, scan_pickle
 from uertool.errors import CheckpointError
 
 
@@ -158,44 +156,3 @@ def release_after(file: TensorFile, names: Iterable[str]) -> Iterator[tuple[str,
 def unknown_name(file: TensorFile, name: str) -> CheckpointError:
     """The error for a tensor that a file does not hold."""
     return CheckpointError(f"{file.path} holds no tensor named {name!r}.")
-
-
-def open_tensor_file(path: str | Path) -> TensorFile:
-    """Open a weight file, folder or TensorFlow prefix, chosen by its content.
-
-    Raises:
-        CheckpointError: there is nothing, or it is no checkpoint; the message says what it is.
-        MissingExtraError: a TensorFlow checkpoint without tensorflow.
-    """
-    try:
-        return _open(Path(path))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _open(found: Path) -> TensorFile:
-    # The format modules import this one.
-    from uertool.checkpoints.formats import hf_folder, safetensors_file, tf_bundle, torch_file
-
-    readers = {
-        FileKind.TORCH_ZIP: torch_file.TorchZipFile,
-        FileKind.TORCH_LEGACY: torch_file.TorchLegacyFile,
-        FileKind.SAFETENSORS: safetensors_file.SafetensorsFile,
-    }
-    kind = identify(found) if found.is_file() else None
-    if kind in readers:
-        return readers[kind](found)
-    prefix = tf_bundle.prefix_of(found)
-    if prefix is not None:
-        return tf_bundle.TensorFlowBundle(prefix)
-    if found.is_dir():
-        return hf_folder.open_folder(found)
-    if kind is None:
-        kind = identify(found)  # which says that there is nothing
-    if kind is FileKind.JSON and hf_folder.is_index(found):
-        return hf_folder.HuggingFaceFolder.from_index(found)
-    # A pickle that would run code is worth more than "this is no checkpoint".
-    bad = scan_pickle(found).suspicious
-    if any(use.verdict is Verdict.DANGEROUS for use in bad):
-        raise refusal(found, bad)
-    raise not_a_checkpoint(found, kind)

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 import torch
 
+from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.safetensors_file import TIED
-from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, open_tensor_file
+from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo
 from uertool.checkpoints.writer import FORMATS, is_weight_file, save_tensors
 from uertool.errors import CheckpointError, InputError, UsageError
 from uertool.io.atomic import atomic_folder, refuse_existing

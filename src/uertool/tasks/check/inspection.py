@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from uertool.checkpoints.formats.pickle_scan import PickleReport, Verdict, scan_pickle
-from uertool.checkpoints.formats.tensor_file import TensorFile, open_tensor_file
+from uertool.checkpoints.formats.opener import open_tensor_file
+from uertool.checkpoints.formats.pickle_scan import PickleReport, scan_pickle
+from uertool.checkpoints.formats.pickle_verdicts import Verdict
+from uertool.checkpoints.formats.tensor_file import TensorFile
 from uertool.errors import CheckpointError, MissingExtraError, UertoolError, VocabError
 from uertool.tasks.check.capabilities import Service, services
 from uertool.tasks.check.model_settings import Setting, settings_of
@@ -430,7 +432,7 @@ def _check_vocab(
 
 def _check_tokenizer(path: Path, rows: int | None, result: Inspection) -> None:
     """Compare the tokenizer of a Hugging Face folder with the embedding."""
-    from uertool.text.tokenizers.base import tokenizer_from_hf_folder
+    from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 
     if not path.is_dir():
         return

@@ -13,7 +13,7 @@ from uertool.checkpoints.architectures.base import Architecture
 from uertool.config import ModelConfig
 from uertool.errors import UsageError
 from uertool.tasks.convert.hf_sentencepiece import rust_sentencepiece
-from uertool.text.tokenizers.base import tokenizer_from_hf_folder
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.tokenizers.sentencepiece import SentencePieceTokenizer, XlmRobertaTokenizer
 from uertool.text.vocab import Vocab
 

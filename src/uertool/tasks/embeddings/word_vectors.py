@@ -24,7 +24,8 @@ from uertool.checkpoints.reader import open_checkpoint
 from uertool.errors import CheckpointError, InputError, UsageError, VocabError
 from uertool.loading.registry import LoadedModel, find_model
 from uertool.text.readers import open_bytes
-from uertool.text.tokenizers.base import make_tokenizer, tokenizer_from_hf_folder
+from uertool.text.tokenizers.factory import make_tokenizer
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.vocab import Vocab
 
 Block = npt.NDArray[np.float32]

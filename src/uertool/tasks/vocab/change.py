@@ -11,7 +11,9 @@ from uertool.checkpoints.reader import Checkpoint
 from uertool.errors import UsageError, VocabError
 from uertool.tasks.vocab.rows import Init, joining_of, plan_rows, read_similar, surface
 from uertool.text.detokenize import Joining
-from uertool.text.tokenizers.base import Tokenizer, make_tokenizer, tokenizer_from_hf_folder
+from uertool.text.tokenizers.base import Tokenizer
+from uertool.text.tokenizers.factory import make_tokenizer
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.vocab import Vocab
 
 Side = Literal["source", "target"]

@@ -11,7 +11,9 @@ from typing import Any
 from uertool.errors import UsageError
 from uertool.tasks.vocab.counting import Counting, corpus_files, count_corpus
 from uertool.text.readers import read_lines
-from uertool.text.tokenizers.base import CharTokenizer, SpaceTokenizer, Tokenizer
+from uertool.text.tokenizers.base import Tokenizer
+from uertool.text.tokenizers.char import CharTokenizer
+from uertool.text.tokenizers.space import SpaceTokenizer
 from uertool.text.vocab import Vocab
 
 _LINES_AT_A_TIME = 2048

@@ -1,19 +1,14 @@
-"""Tokenizers: text to the ids that UER-py gives, and back to readable text.
-
-`make_tokenizer` picks one by UER-py's name, `tokenizer_from_hf_folder` the one that a Hugging Face
-folder describes. All of them are `Tokenizer`s, and all can be pickled and sent to a worker.
-"""
+"""The base class of tokenizers: text to the ids that UER-py gives, and back to readable text."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from uertool.errors import InputError, UsageError, VocabError
+from uertool.errors import InputError
 from uertool.text import detokenize
-from uertool.text.vocab import SPECIAL_TOKENS, Vocab
+from uertool.text.vocab import Vocab
 
 
 class Tokenizer:
@@ -115,8 +110,20 @@ class Tokenizer:
         return [tokens[index] for index in self._encode_batch([text])[0]]
 
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of plain texts."""
+        """The ids of plain texts; by default the pieces of each are looked up in the vocabulary."""
+        return [self._ids_of(self._pieces(text)) for text in texts]
+
+    def _pieces(self, text: str) -> Sequence[str]:
+        """The pieces of plain text, for tokenizers that look them up as they are."""
         raise NotImplementedError
+
+    def _ids_of(self, pieces: Iterable[str]) -> list[int]:
+        """The ids of pieces, `unk_id` for unknown ones; raises VocabError where that is None."""
+        unk = self.unk_id
+        if unk is None:
+            return [self.vocab.id(piece) for piece in pieces]
+        find = self.vocab.mapping.get
+        return [find(piece, unk) for piece in pieces]
 
     def encode_parts(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         """The ids of texts that come in parts, with something that is no text between the parts.
@@ -170,69 +177,6 @@ class Tokenizer:
         return detokenize.words(named, self.joining, special)
 
 
-class _LookupTokenizer(Tokenizer):
-    """A tokenizer whose pieces are looked up as they are: a table in Python, nothing to batch."""
-
-    def _pieces(self, text: str) -> Sequence[str]:
-        raise NotImplementedError
-
-    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        find = self.vocab.mapping.get
-        unk = self.unk_id
-        encoded: list[list[int]] = []
-        for text in texts:
-            if unk is None:
-                encoded.append([self.vocab.id(piece) for piece in self._pieces(text)])
-            else:
-                encoded.append([find(piece, unk) for piece in self._pieces(text)])
-        return encoded
-
-
-class CharTokenizer(_LookupTokenizer):
-    """Every character is a token, blanks within the line too; blanks around it are cut off."""
-
-    name = "char"
-    joining = "characters"
-
-    def _pieces(self, text: str) -> Sequence[str]:
-        return text.strip()
-
-    def spans(self, text: str) -> list[tuple[int, int]] | None:
-        start = len(text) - len(text.lstrip())
-        return [(place, place + 1) for place in range(start, start + len(text.strip()))]
-
-
-class SpaceTokenizer(_LookupTokenizer):
-    """What stands between blanks is a token.
-
-    As in UER-py, two blanks in a row hold an empty token between them, and an empty line is one.
-    """
-
-    name = "space"
-    joining = "blanks"
-
-    def _pieces(self, text: str) -> Sequence[str]:
-        return text.strip().split(" ")
-
-    def encode_parts(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        # Blanks beside what stands between two parts are not an empty token.
-        return [
-            [
-                ids if part.strip() or len(row) == 1 else []
-                for part, ids in zip(row, found, strict=True)
-            ]
-            for row, found in zip(rows, super().encode_parts(rows), strict=True)
-        ]
-
-    def spans(self, text: str) -> list[tuple[int, int]] | None:
-        start = len(text) - len(text.lstrip())
-        found = []
-        for piece in self._pieces(text):
-            found.append((start, start + len(piece)))
-            start += len(piece) + 1
-        return found
-
-
 def check_characters(texts: Iterable[str]) -> None:
     """Raises InputError for a text with half surrogates, which libraries below Python refuse."""
     for text in texts:
@@ -243,140 +187,3 @@ def check_characters(texts: Iterable[str]) -> None:
                 f"A text holds {text[error.start]!r}, which is no character.",
                 "It was not UTF-8 where it came from.",
             ) from None
-
-
-# -- making one -----------------------------------------------------------------------------------
-
-
-def make_tokenizer(
-    name: str = "bert",
-    *,
-    vocab_path: str | Path | None = None,
-    spm_model_path: str | Path | None = None,
-    merges_path: str | Path | None = None,
-    do_lower_case: bool = True,
-    special: Mapping[str, str] | None = None,
-    special_in_text: bool = False,
-) -> Tokenizer:
-    """The tokenizer with UER-py's name for it.
-
-    Args:
-        name: one of `TOKENIZERS`; "bert" with a `spm_model_path` is "bert-spm".
-        vocab_path: one token a line.
-        spm_model_path: a sentencepiece model, in place of a vocabulary.
-        merges_path: the merges of "bpe".
-        do_lower_case: for "bert": lower-case and strip accents.
-        special: role ("pad", "unk", "cls", "sep", "mask") to token where they are unusual.
-        special_in_text: see `Tokenizer`.
-
-    Raises:
-        UsageError: an unknown name, or a file that this tokenizer needs was not named.
-        VocabError: a file cannot be read, or does not fit.
-        MissingExtraError: a sentencepiece tokenizer without sentencepiece.
-    """
-    maker = TOKENIZERS.get(name)
-    if maker is None:
-        raise UsageError(
-            f"There is no tokenizer {name!r}.", f"Choose one of {', '.join(TOKENIZERS)}."
-        )
-    files = _Files(name, vocab_path, spm_model_path, merges_path, do_lower_case, special)
-    tokenizer = maker(files)
-    tokenizer.special_in_text = special_in_text
-    return tokenizer
-
-
-class _Files:
-    """What `make_tokenizer` was given, with the complaint about what it was not given."""
-
-    def __init__(
-        self,
-        name: str,
-        vocab_path: str | Path | None,
-        spm_model_path: str | Path | None,
-        merges_path: str | Path | None,
-        do_lower_case: bool,
-        special: Mapping[str, str] | None,
-    ) -> None:
-        self.name = name
-        self._paths = {
-            "vocab_path": vocab_path,
-            "spm_model_path": spm_model_path,
-            "merges_path": merges_path,
-        }
-        self.do_lower_case = do_lower_case
-        self.special = special
-
-    def has(self, option: str) -> bool:
-        return self._paths[option] is not None
-
-    def need(self, option: str) -> str | Path:
-        path = self._paths[option]
-        if path is None:
-            raise UsageError(f"The tokenizer {self.name} needs --{option}.")
-        return path
-
-    def vocab(self) -> Vocab:
-        """The vocabulary file, or the pieces of the sentencepiece model where that is named."""
-        if self.has("spm_model_path"):
-            return Vocab.load(spm=self.need("spm_model_path"), special=self.special)
-        return Vocab.load(self.need("vocab_path"), special=self.special)
-
-
-def _make_bert(files: _Files) -> Tokenizer:
-    if files.has("spm_model_path"):
-        return _make_bert_spm(files)
-    from uertool.text.tokenizers.bert import BertTokenizer
-
-    return BertTokenizer(files.vocab(), do_lower_case=files.do_lower_case)
-
-
-def _make_bert_spm(files: _Files) -> Tokenizer:
-    from uertool.text.tokenizers.sentencepiece import SentencePieceTokenizer
-
-    return SentencePieceTokenizer.load(files.need("spm_model_path"), special=files.special)
-
-
-def _make_xlmroberta(files: _Files) -> Tokenizer:
-    from uertool.text.tokenizers.sentencepiece import XlmRobertaTokenizer
-
-    return XlmRobertaTokenizer.load(files.need("spm_model_path"), special=files.special)
-
-
-def _make_bpe(files: _Files) -> Tokenizer:
-    from uertool.text.tokenizers.byte_bpe import BpeTokenizer, read_merges
-
-    vocab = Vocab.load(files.need("vocab_path"), special=files.special)
-    return BpeTokenizer(vocab, read_merges(files.need("merges_path")))
-
-
-TOKENIZERS: Mapping[str, Callable[[_Files], Tokenizer]] = {
-    "bert": _make_bert,
-    "char": lambda files: CharTokenizer(files.vocab()),
-    "space": lambda files: SpaceTokenizer(files.vocab()),
-    "bpe": _make_bpe,
-    "xlmroberta": _make_xlmroberta,
-    "bert-spm": _make_bert_spm,
-}
-
-
-def tokenizer_from_hf_folder(path: str | Path) -> Tokenizer:
-    """The tokenizer that a Hugging Face folder describes; see `uertool.text.tokenizers.hf_folder`.
-
-    Raises:
-        VocabError: the folder holds no tokenizer that is understood.
-    """
-    from uertool.text.tokenizers.hf_folder import load
-
-    return load(path)
-
-
-__all__ = [
-    "SPECIAL_TOKENS",
-    "TOKENIZERS",
-    "CharTokenizer",
-    "SpaceTokenizer",
-    "Tokenizer",
-    "VocabError",
-    "make_tokenizer",
-    "tokenizer_from_hf_folder",
-]

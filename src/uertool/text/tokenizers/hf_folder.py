@@ -24,8 +24,8 @@ _T5_SENTINELS = 100
 _ROBERTA_LIKE = ("Roberta", "Bart", "Longformer", "MVP", "LED")
 
 
-def load(path: str | Path) -> Tokenizer:
-    """The tokenizer of a folder.
+def tokenizer_from_hf_folder(path: str | Path) -> Tokenizer:
+    """The tokenizer that a Hugging Face folder describes.
 
     Raises:
         VocabError: there is no folder, no tokenizer file in it, or one that is not understood.

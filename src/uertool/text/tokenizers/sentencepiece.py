@@ -50,11 +50,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._split([text])[0]
 
     def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        find = self.vocab.mapping.get
-        unk = self.unk_id
-        if unk is None:
-            return [[self.vocab.id(piece) for piece in row] for row in self._split(texts)]
-        return [[find(piece, unk) for piece in row] for row in self._split(texts)]
+        return [self._ids_of(row) for row in self._split(texts)]
 
     def _split(self, texts: Sequence[str]) -> list[list[str]]:
         check_characters(texts)
@@ -117,12 +113,7 @@ class SentencePieceTokenizer(Tokenizer):
                 pieces = pieces[1:]
             elif rest in self.vocab:
                 pieces[0] = rest
-        find = self.vocab.id if self.unk_id is None else self._known_or_unknown
-        return [find(piece) for piece in pieces]
-
-    def _known_or_unknown(self, piece: str) -> int:
-        found = self.vocab.find(piece)
-        return found if found is not None else self.vocab.id(piece)
+        return self._ids_of(pieces)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_processor": self._processor.serialized_model_proto()}

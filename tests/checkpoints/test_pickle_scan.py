@@ -11,9 +11,11 @@ import torch
 
 from tests.checkpoints.malicious import corpus, globals_of
 from tests.conftest import fixture_folders
-from uertool.checkpoints.formats import pickle_scan as pickle_guard
-from uertool.checkpoints.formats.pickle_scan import Verdict, judge, scan_pickle, walk
-from uertool.checkpoints.formats.tensor_file import open_tensor_file
+from uertool.checkpoints.formats import pickle_walk
+from uertool.checkpoints.formats.opener import open_tensor_file
+from uertool.checkpoints.formats.pickle_scan import scan_pickle
+from uertool.checkpoints.formats.pickle_verdicts import Verdict, judge
+from uertool.checkpoints.formats.pickle_walk import walk
 from uertool.errors import CheckpointError
 
 ATTACKS = sorted(corpus(Path("/nonexistent/canary")))
@@ -120,9 +122,9 @@ def test_verdicts(name: str, verdict: Verdict) -> None:
 
 
 def test_a_bomb_of_instructions_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_guard, "MAX_OPCODES", 1000)
+    monkeypatch.setattr(pickle_walk, "MAX_OPCODES", 1000)
     assert "instructions" in str(walk(io.BytesIO(b"\x80\x02" + b"]0" * 2000 + b"N.")).error)
-    monkeypatch.setattr(pickle_guard, "MAX_STACK", 100)
+    monkeypatch.setattr(pickle_walk, "MAX_STACK", 100)
     assert "piles up" in str(walk(io.BytesIO(b"\x80\x02" + b"]" * 2000 + b".")).error)
 
 
