@@ -1,7 +1,7 @@
 """The errors that uertool raises on purpose, each one sentence with a way forward.
 
     UertoolError            exit 1
-    ├── UsageError          exit 2: an option or argument that cannot be meant
+    ├── UsageError          exit 2: an invalid option or argument
     ├── CheckpointError     a weight file that is missing, broken, unsafe or not understood
     ├── ConfigError         a configuration that contradicts itself or the tensors
     ├── VocabError          a vocabulary or tokenizer that does not fit
@@ -9,10 +9,38 @@
     ├── OutputError         a result that cannot be written
     └── MissingExtraError   an optional dependency that is not installed
 
-Library code raises them; only `uertool.cli.app.main` catches them.
+Library code raises them; only `uertool.cli.app.main` catches them. `shown` and `listed` spell names
+that come from files, which may be of any length and hold any character.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+#: The most characters of a name, or of a list of names, in a message.
+_WIDTH = 200
+
+
+def shown(name: object, width: int = _WIDTH) -> str:
+    """A name from a file as a message may print it: cut at `width`, control characters escaped."""
+    text = str(name)
+    cut = text if len(text) <= width else f"{text[:width]}..."
+    if cut.isprintable():
+        return cut
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+
+
+def listed(names: Iterable[object], most: int = 6) -> str:
+    """The first names, separated by commas, and how many more there are."""
+    found = list(names)
+    words: list[str] = []
+    for name in found[:most]:
+        word = shown(name)
+        if words and sum(map(len, words)) + len(word) > _WIDTH:
+            break
+        words.append(word)
+    more = len(found) - len(words)
+    return ", ".join(words) + (f" and {more} more" if more else "")
 
 
 class UertoolError(Exception):
@@ -39,7 +67,7 @@ class UertoolError(Exception):
 
 
 class UsageError(UertoolError):
-    """An option or argument that cannot be meant."""
+    """An invalid option or argument."""
 
     exit_code = 2
 
