@@ -129,7 +129,7 @@ def test_a_model_that_does_not_run_is_a_problem(
     tensors = torch.load(MODEL, weights_only=True)
     torch.save(tensors, tmp_path / "m.bin")
     assert main(["check", str(tmp_path / "m.bin"), "--run", "--fast"]) == 1
-    assert "--heads_num" in capsys.readouterr().out
+    assert "--heads-num" in capsys.readouterr().out
     tensors["encoder.transformer.1.feed_forward.linear_1.bias"][0] = float("inf")
     torch.save(tensors, tmp_path / "m.bin")
     config = str(BERT / "config.json")

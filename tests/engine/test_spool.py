@@ -47,7 +47,7 @@ def test_other_options_do_not_go_on(tmp_path: Path) -> None:
 
 def test_work_is_not_thrown_away_in_silence(tmp_path: Path) -> None:
     interrupted(tmp_path / "v.npy")
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="`resume`"):
         Spool(tmp_path / "v.npy", PRINT)
     spool = Spool(tmp_path / "v.npy", PRINT, discard=True)
     assert spool.rows == 0

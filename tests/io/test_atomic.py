@@ -57,7 +57,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
 def test_an_existing_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
     target.write_text("old")
-    with pytest.raises(OutputError, match=r"out\.txt exists already.*--overwrite"):
+    with pytest.raises(OutputError, match=r"out\.txt exists already.*`overwrite`"):
         refuse_existing(target, overwrite=False)
     with pytest.raises(OutputError), atomic_path(target):
         raise AssertionError("the block must not run")

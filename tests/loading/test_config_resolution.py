@@ -88,7 +88,7 @@ def test_a_layer_count_that_the_file_contradicts_is_an_error_with_both(tmp_path:
     path = alone("bert-modular", tmp_path)
     with pytest.raises(ConfigError) as failure:
         resolve(path, heads_num=4, layers_num=6)
-    assert "--layers_num is 6, but the tensors have 3" in failure.value.message
+    assert "`layers_num` is 6, but the tensors have 3" in failure.value.message
 
 
 def test_contradictions_are_said_all_at_once(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_head_count_that_cannot_be_guessed_must_be_given(tmp_path: Path) -> No
     path = alone("bert-modular", tmp_path)
     with pytest.raises(ConfigError, match="heads") as failure:
         resolve(path)
-    assert "--heads_num" in (failure.value.hint or "")
+    assert "`heads_num`" in (failure.value.hint or "")
 
 
 def test_heads_that_do_not_divide_the_channels_are_refused(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_impossible_values_in_a_file_are_named(
 
 def test_impossible_flags_are_wrong_usage(tmp_path: Path) -> None:
     path = alone("bert-modular", tmp_path)
-    with pytest.raises(UsageError, match="--mask is 'sideways'"):
+    with pytest.raises(UsageError, match="`mask` is 'sideways'"):
         resolve(path, heads_num=4, mask="sideways")
 
 

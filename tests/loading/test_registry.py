@@ -74,7 +74,7 @@ def test_a_model_without_vocabulary_asks_for_one(tmp_path: Path) -> None:
     path = shutil.copy(BERT / "model.bin", tmp_path)
     with pytest.raises(UsageError, match="no vocabulary") as failure:
         load_model(path, config=BERT / "config.json")
-    assert "--vocab_path" in (failure.value.hint or "")
+    assert "`vocab_path`" in (failure.value.hint or "")
 
 
 def test_the_vocabulary_beside_a_model_is_used_and_said() -> None:
@@ -102,7 +102,7 @@ def test_target_words_of_another_number_need_their_vocabulary(tmp_path: Path) ->
     path = shutil.copy(folder / "model.bin", tmp_path)
     with pytest.raises(UsageError, match="target words") as failure:
         load_model(path, vocab=folder / "vocab.txt", config=folder / "config.json", device="cpu")
-    assert "--tgt_vocab_path" in (failure.value.hint or "")
+    assert "`tgt_vocab_path`" in (failure.value.hint or "")
 
 
 @pytest.mark.parametrize("name", ["char", "space", "bert"])

@@ -325,11 +325,11 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} has names of no architecture that uertool knows, for example "
                 f"{_some(self._raw)}.",
-                "Name it with --arch if they are only spelled differently.",
+                "Name it with `arch` if they are only spelled differently.",
             )
         raise CheckpointError(
             f"{self.path} may be {' or '.join(found)}: its names fit each of them.",
-            "Say which with --arch, or put its config.json beside it.",
+            "Say which with `arch`, or put its config.json beside it.",
         )
 
     def _has_base(self, arch: Architecture, modern: Iterable[str]) -> bool:

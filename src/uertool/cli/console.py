@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn, TaskID
+
+_SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 #: Width of tables where no terminal says otherwise.
 PLAIN_WIDTH = 100
@@ -191,9 +194,17 @@ def terminal_width() -> int:
 # -- standard error -------------------------------------------------------------------------------
 
 
+def spell(text: str) -> str:
+    """A message of the library with its settings, `like_this`, spelled as options, --like-this.
+
+    Library code does not know the command line: it names settings in backquotes.
+    """
+    return _SETTING.sub(lambda match: "--" + match[1].replace("_", "-"), text)
+
+
 def err(text: str) -> None:
-    """A line on standard error, whatever the level."""
-    sys.stderr.write(text + "\n")
+    """A line on standard error, whatever the level; see `spell`."""
+    sys.stderr.write(spell(text) + "\n")
     sys.stderr.flush()
 
 

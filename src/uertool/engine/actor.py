@@ -151,7 +151,7 @@ class BlockActor:
             raise UertoolError(
                 f"Block {block.index}{where} was begun {most} times, and its worker died "
                 "each time.",
-                "If memory ran out, take fewer --actors, a smaller --batch-size or --shard-lines.",
+                "If memory ran out, take fewer `actors`, a smaller `batch_size` or `shard_lines`.",
             )
         store.write(name, str(tries).encode(), flush=False)
 
@@ -160,7 +160,7 @@ class BlockActor:
             bad = errors[0]
             raise UertoolError(
                 f"{bad.file}, line {bad.line}: {bad.reason}.",
-                "Correct the line, or run without --strict to have such lines in errors.jsonl.",
+                "Correct the line, or run without `strict` to have such lines in errors.jsonl.",
             )
 
     def _loaded(self) -> Processor:

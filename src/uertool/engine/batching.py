@@ -292,7 +292,7 @@ class _Runner(Generic[R]):
         if len(items) == 1:
             raise UertoolError(
                 f"Memory does not suffice for a single text of {len(items[0].ids)} tokens.",
-                "Give a smaller --seq_length or --dtype bfloat16, or choose --device cpu.",
+                "Give a smaller `seq_length` or `dtype` bfloat16, or choose `device` cpu.",
             )
         self.most = max(1, min(self.most, size // 2))
         if self.on_notice is not None:

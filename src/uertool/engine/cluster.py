@@ -34,11 +34,11 @@ class Resources:
 
     def __post_init__(self) -> None:
         if self.actors is not None and self.actors < 1:
-            raise UsageError(f"--actors {self.actors} is too few.", "Give 1 or more.")
+            raise UsageError(f"`actors` {self.actors} is too few.", "Give 1 or more.")
         if self.cpus <= 0:
-            raise UsageError(f"--cpus-per-actor {self.cpus:g} must be above 0.")
+            raise UsageError(f"`cpus_per_actor` {self.cpus:g} must be above 0.")
         if self.gpus is not None and self.gpus < 0:
-            raise UsageError(f"--gpus-per-actor {self.gpus:g} is no number of GPUs.")
+            raise UsageError(f"`gpus_per_actor` {self.gpus:g} is no number of GPUs.")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def import_ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise MissingExtraError("ray", "ray", "--engine ray") from None
+        raise MissingExtraError("ray", "ray", "`engine` ray") from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 
@@ -110,7 +110,7 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise UertoolError(
             f"Ray cannot be reached at {address}: {str(error).splitlines()[0]}",
-            "Start a cluster with 'ray start --head', or take --ray-address local.",
+            "Start a cluster with 'ray start `head`', or take `ray_address` local.",
         ) from None
     try:
         yield ray
@@ -140,8 +140,8 @@ def _require_answer(address: str) -> None:
         return
     if not (colon and port.isdecimal() and host):
         raise UsageError(
-            f"--ray-address {address} is none.",
-            "Give auto, local, or HOST:PORT of a head node, as 'ray start --head' tells it.",
+            f"`ray_address` {address} is none.",
+            "Give auto, local, or HOST:PORT of a head node, as 'ray start `head`' tells it.",
         )
     try:
         with socket.create_connection((host, int(port)), timeout=_PATIENCE):
@@ -150,7 +150,7 @@ def _require_answer(address: str) -> None:
         reason = getattr(error, "strerror", None) or str(error) or "no answer"
         raise UertoolError(
             f"No Ray cluster answers at {address}: {reason}.",
-            "Check the address with 'ray status', or take --ray-address local.",
+            "Check the address with 'ray status', or take `ray_address` local.",
         ) from None
 
 
@@ -171,7 +171,7 @@ def find_room(ray: Any, wanted: Resources, blocks: int) -> Room:
             f"No node of the cluster has {wanted.cpus:g} CPUs and {gpus:g} GPUs for a worker: the "
             f"largest has {max((node.get('CPU', 0) for node in nodes), default=0):g} CPUs and "
             f"{max((node.get('GPU', 0) for node in nodes), default=0):g} GPUs.",
-            "Give less with --cpus-per-actor and --gpus-per-actor.",
+            "Give less with `cpus_per_actor` and `gpus_per_actor`.",
         )
     actors = min(wanted.actors or fits, max(blocks, 1))
     notice = None

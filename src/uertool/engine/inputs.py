@@ -56,7 +56,7 @@ class Reading:
         if self.column is not None and self.field is not None:
             raise UsageError(
                 "A column and a field were both asked for, but an input is either TSV or JSONL.",
-                "Give --column or --field, not both.",
+                "Give `column` or `field`, not both.",
             )
 
 
@@ -165,7 +165,7 @@ def list_sources(paths: Sequence[str], reading: Reading | None = None) -> list[S
         if path == "-":
             raise UsageError(
                 "Standard input cannot be shared out among workers.",
-                "Write it to a file first, or take --engine local.",
+                "Write it to a file first, or take `engine` local.",
             )
         found.extend(_files_of(path))
     reading = reading or Reading()
@@ -329,7 +329,7 @@ def text_column(schema: Any, reading: Reading, path: str) -> str:
         asked = "tells not which column is the text" if wanted is None else f"has no {wanted!r}"
         raise InputError(
             f"{path} {asked}; its columns are {', '.join(map(repr, names))}.",
-            "Name one of them with --column.",
+            "Name one of them with `column`.",
         )
     return str(wanted)
 

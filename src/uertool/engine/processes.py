@@ -243,7 +243,7 @@ class _Pool(Generic[T, R]):
         raise UertoolError(
             f"The {worker.name} {how} before its work was done.",
             "If memory ran out, give fewer devices or a smaller batch; what was written so far "
-            "can be continued where the command has --resume.",
+            "can be continued where the command has `resume`.",
         )
 
     def finish(self) -> None:

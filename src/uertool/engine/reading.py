@@ -114,7 +114,7 @@ class BlockReader:
         if found < segment.count:
             raise InputError(
                 f"{source.path} has fewer lines than it had when it was counted.",
-                "Inputs must not change while they are worked on; run again with --overwrite.",
+                "Inputs must not change while they are worked on; run again with `overwrite`.",
             )
 
     def _raw(self, source: Source, segment: Segment) -> Iterator[RawLine]:

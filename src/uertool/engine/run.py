@@ -234,9 +234,9 @@ def estimate(order: Order, watch: Watch | None = None) -> Estimate:
 
 def _check(order: Order) -> None:
     if order.block_lines is not None and order.block_lines < 1:
-        raise UsageError(f"--shard-lines {order.block_lines} is too few.", "Give 1 or more.")
+        raise UsageError(f"`shard_lines` {order.block_lines} is too few.", "Give 1 or more.")
     if order.threads is not None and order.threads < 1:
-        raise UsageError(f"--threads {order.threads} is too few.", "Give 1 or more.")
+        raise UsageError(f"`threads` {order.threads} is too few.", "Give 1 or more.")
 
 
 def _assignment(
@@ -336,7 +336,7 @@ def _report_problems(plan: _Plan, sources: Sequence[Source], order: Order, watch
         if order.strict:
             raise InputError(
                 f"{sentence}.",
-                "Replace the file, or run without --strict to take what can be read of it.",
+                "Replace the file, or run without `strict` to take what can be read of it.",
             )
         watch.notice(f"{sentence}; its lines from {problem['line']} on are left out.")
 
@@ -368,7 +368,7 @@ def _finished(store: Store, order: Order, fingerprint: Mapping[str, Any]) -> dic
         if not order.overwrite:
             raise OutputError(
                 f"The output {order.output} holds the shards of another run.",
-                "Choose another path, or give --overwrite to replace it.",
+                "Choose another path, or give `overwrite` to replace it.",
             )
     return None
 
@@ -391,7 +391,7 @@ def _earlier_plan(
             raise UsageError(
                 f"The unfinished run in {order.output} was another one: "
                 f"{'; '.join(_difference(name, before, fingerprint) for name in changed)}.",
-                "Give the same options and files as then, or --overwrite to begin anew.",
+                "Give the same options and files as then, or `overwrite` to begin anew.",
             )
         return _Plan.of([Piece(**piece) for piece in plan["pieces"]], plan["block_lines"])
     foreign = sorted(name for name in names if not _is_ours(name))
@@ -423,7 +423,7 @@ def _parsed(data: bytes, name: str) -> Any:
         return json.loads(data)
     except ValueError:
         raise OutputError(
-            f"{name} is broken.", "Give --overwrite to begin anew, or name another folder."
+            f"{name} is broken.", "Give `overwrite` to begin anew, or name another folder."
         ) from None
 
 
@@ -549,7 +549,7 @@ def _rays_words() -> Iterator[None]:
     except lost as error:
         raise UertoolError(
             f"Ray lost its workers: {type(error).__name__}.",
-            "If memory ran out, take fewer --actors; finished shards are kept, and the same "
+            "If memory ran out, take fewer `actors`; finished shards are kept, and the same "
             "command goes on with them.",
         ) from error
 

@@ -90,7 +90,7 @@ class Spool:
         if self._state_path.exists() and not (resume or discard):
             raise OutputError(
                 f"An interrupted run of {target} left its work in {self.folder}.",
-                "Give --resume to go on with it, or --overwrite to begin anew.",
+                "Give `resume` to go on with it, or `overwrite` to begin anew.",
             )
         if resume and self._state_path.exists():
             notes_end = self._restore()
@@ -124,7 +124,7 @@ class Spool:
         if not known:
             raise OutputError(
                 f"{self._state_path} is not the state of an interrupted run.",
-                f"Remove the folder {self.folder}, or run without --resume.",
+                f"Remove the folder {self.folder}, or run without `resume`.",
             )
         before: dict[str, Any] = state["fingerprint"]
         after = self.fingerprint
@@ -135,7 +135,7 @@ class Spool:
             )
             raise UsageError(
                 f"The interrupted run of {self.target} was another one: {differences}.",
-                "Give the same options and files as then, or run without --resume to begin anew.",
+                "Give the same options and files as then, or run without `resume` to begin anew.",
             )
         self.rows, self.line, self.counts = state["rows"], state["line"], state["counts"]
         self.size = state["size"]
@@ -143,7 +143,7 @@ class Spool:
         there = self._data_path.stat().st_size if self._data_path.exists() else 0
         if there < HEADER + self.rows * self.size * 4:
             raise OutputError(
-                f"{self._data_path} is shorter than its state says.", "Run without --resume."
+                f"{self._data_path} is shorter than its state says.", "Run without `resume`."
             )
         return int(state["notes"])
 

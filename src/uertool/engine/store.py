@@ -27,7 +27,7 @@ def require_pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise MissingExtraError("pyarrow", "ray", "--engine ray") from None
+        raise MissingExtraError("pyarrow", "ray", "`engine` ray") from None
 
 
 def file_system(path: str) -> tuple[Any, str]:

@@ -62,7 +62,7 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
         return
     raise OutputError(
         f"The output {target} exists already.",
-        "Choose another path, or give --overwrite to replace it.",
+        "Choose another path, or give `overwrite` to replace it.",
     )
 
 

@@ -98,7 +98,7 @@ def _scaled(block: Any, scales: Any, path: Path) -> Any:
     if block.dtype == np.uint8:
         raise UsageError(
             f"{path} holds single bits, of which no vectors can be made again.",
-            "Write the vectors with --precision float32, float16 or int8.",
+            "Write the vectors with `precision` float32, float16 or int8.",
         )
     if block.dtype.kind not in "fiu":
         raise InputError(f"{path} holds {block.dtype} values, but numbers were expected.")

@@ -76,7 +76,7 @@ def quantize(
         if not np.isfinite(halves).all() and np.isfinite(vectors).all():
             raise InputError(
                 f"A value of {np.abs(vectors).max():.6g} is too large for float16.",
-                "Give --precision float32.",
+                "Give `precision` float32.",
             )
         return halves, None
     return np.ascontiguousarray(vectors, dtype="<f4"), None

@@ -211,7 +211,7 @@ def _refuse_contradictions(
         for name, value in given.items():
             if contradicts(name, value, inferred):
                 file = config_path or "its own configuration"
-                said = f"--{name}" if source == "command line" else f"{name} in {file}"
+                said = f"`{name}`" if source == "command line" else f"{name} in {file}"
                 faults.append(
                     f"{said} is {_words(value)}, but the tensors have {_words(inferred[name])}"
                 )
@@ -303,7 +303,7 @@ def _assume(
                 "layers_num",
                 12,
                 aloud="12 runs of the shared layer are assumed, since the tensors cannot tell; "
-                "set --layers_num or --config_path if that is wrong.",
+                "set `layers_num` or `config_path` if that is wrong.",
             )
         if "hidden_act" not in values:
             values["hidden_act"] = "gelu"
@@ -311,7 +311,7 @@ def _assume(
         if sources.get("hidden_act") == "assumed" and values["hidden_act"] != "gelu":
             notes.append(
                 f"The activation {values['hidden_act']} is assumed, as usual for "
-                f"{checkpoint.architecture}; set --hidden_act if that is wrong."
+                f"{checkpoint.architecture}; set `hidden_act` if that is wrong."
             )
     elif "hidden_act" not in values:
         values["hidden_act"] = "gelu"
@@ -334,7 +334,7 @@ def _assume_positions(
         sources[name] = "assumed"
         notes.append(
             f"Sinusoidal positions are assumed for {name}, since the file has no position table; "
-            f"set --{name} word if there are none."
+            f"set `{name}` word if there are none."
         )
 
 
@@ -353,19 +353,19 @@ def _assume_heads(
             raise ConfigError(
                 f"The number of attention heads of {checkpoint.path} cannot be told from its "
                 f"tensors, and {inner} channels are no multiple of the usual 64.",
-                "Set it with --heads_num or in the file of --config_path.",
+                "Set it with `heads_num` or in the file of `config_path`.",
             )
         values["heads_num"] = heads = inner // 64
         sources["heads_num"] = "assumed"
         notes.append(
             f"{heads} attention heads are assumed (one for every 64 of {inner} channels), since "
-            "the tensors cannot tell; set --heads_num if that is wrong."
+            "the tensors cannot tell; set `heads_num` if that is wrong."
         )
     if inner % heads:
         raise ConfigError(
             f"{inner} channels of {checkpoint.path} cannot be shared among {heads} attention "
             "heads.",
-            f"Set --heads_num to a divisor of {inner}.",
+            f"Set `heads_num` to a divisor of {inner}.",
         )
     values["attention_head_size"] = inner // heads
     sources["attention_head_size"] = sources["heads_num"]
@@ -484,7 +484,7 @@ def _known(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def flag_fault(name: str, value: Any, wanted: str) -> UertoolError:
     """The complaint about a flag with an impossible value."""
-    return UsageError(f"--{name} is {value!r}; it must be {wanted}.")
+    return UsageError(f"`{name}` is {value!r}; it must be {wanted}.")
 
 
 def _checked(

@@ -63,7 +63,7 @@ def _require_present(device: torch.device, name: str) -> None:
         if (device.index or 0) < count:
             return
         there = f"{count} CUDA device{'s' if count != 1 else ''}" if count else "no CUDA device"
-        hint = f"Choose from cuda:0 to cuda:{count - 1}." if count else "Choose --device cpu."
+        hint = f"Choose from cuda:0 to cuda:{count - 1}." if count else "Choose `device` cpu."
         raise UsageError(f"The device {name} is not there: torch sees {there}.", hint)
     if device.type == "mps" and torch.backends.mps.is_available():
         return
@@ -71,7 +71,7 @@ def _require_present(device: torch.device, name: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, NotImplementedError, AssertionError):
         raise UsageError(
-            f"The device {name} is not there, or this torch cannot use it.", "Choose --device cpu."
+            f"The device {name} is not there, or this torch cannot use it.", "Choose `device` cpu."
         ) from None
 
 
@@ -90,7 +90,7 @@ def resolve_devices(names: str | torch.device = "auto") -> list[torch.device]:
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     found = [resolve_device(part) for part in names.split(",") if part.strip()]
     if not found:
-        raise UsageError("No device was named.", "Give --device auto, or leave it out.")
+        raise UsageError("No device was named.", "Give `device` auto, or leave it out.")
     return found
 
 
@@ -125,7 +125,7 @@ def set_threads(count: int | None) -> None:
     if count is None:
         return
     if count < 1:
-        raise UsageError(f"--threads {count} is too few.", "Give 1 or more.")
+        raise UsageError(f"`threads` {count} is too few.", "Give 1 or more.")
     torch.set_num_threads(count)
     os.environ["RAYON_NUM_THREADS"] = str(count)
 

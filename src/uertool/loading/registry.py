@@ -281,7 +281,7 @@ class _Sides:
                 raise UsageError(
                     f"{checkpoint.path} has {config.tgt_vocab_size} target words beside "
                     f"{config.vocab_size} source words, so the target needs its own vocabulary.",
-                    "Name it with --tgt_vocab_path.",
+                    "Name it with `tgt_vocab_path`.",
                 )
             return None
         vocab = self.tgt_vocab
@@ -311,7 +311,7 @@ class _Sides:
                     found = folder / "vocab.txt"
                     if not found.is_file():
                         raise UsageError(
-                            f"--tokenizer needs --vocab_path: {folder} has no vocab.txt."
+                            f"`tokenizer` needs `vocab_path`: {folder} has no vocab.txt."
                         )
                     vocab = found
                 else:
@@ -323,7 +323,7 @@ class _Sides:
             else:
                 raise UsageError(
                     f"{checkpoint.path} brings no vocabulary.",
-                    "Name it with --vocab_path, or a sentencepiece model with --spm_model_path.",
+                    "Name it with `vocab_path`, or a sentencepiece model with `spm_model_path`.",
                 )
         return make_tokenizer(
             name or "bert",

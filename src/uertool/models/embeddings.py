@@ -98,7 +98,7 @@ class Embedding(nn.Module):
                 raise InputError(
                     f"A text of {ids.shape[1]} tokens does not fit the position table, "
                     f"which has {limit} places.",
-                    f"Set --seq_length to {limit} or less.",
+                    f"Set `seq_length` to {limit} or less.",
                 )
             position_ids = torch.arange(ids.shape[1], device=ids.device)[None]
         total: Tensor | None = None

@@ -182,7 +182,7 @@ class _PlainEncoder(nn.Module):
             raise UsageError(
                 f"The {self.config.encoder} encoder gives its last layer only, "
                 f"not layers {list(wanted)}.",
-                "Leave --layers out.",
+                "Leave `layers` out.",
             )
         x = self.run(vectors)
         if positions is not None:

@@ -802,5 +802,5 @@ def make_incremental(
             raise
         raise UsageError(
             "This build of torch has no 8-bit kernels for this processor.",
-            "Use --dtype bfloat16 or float32.",
+            "Use `dtype` bfloat16 or float32.",
         ) from error

@@ -99,7 +99,7 @@ def read_lines(
     if column is not None and field is not None:
         raise UsageError(
             "A column and a field were both asked for, but an input is either TSV or JSONL.",
-            "Give --column or --field, not both.",
+            "Give `column` or `field`, not both.",
         )
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise UsageError(
@@ -243,7 +243,7 @@ class _Table:
             known += f" and {len(self.columns) - 20} more" if len(self.columns) > 20 else ""
             raise InputError(
                 f"{self.name} has no column {self.wanted!r}; its columns are {known}.",
-                "Name one of them with --column, or a number from 0 for a file without header.",
+                "Name one of them with `column`, or a number from 0 for a file without header.",
             )
         self.index = self.columns.index(str(self.wanted))
 

@@ -98,7 +98,7 @@ class Vocab:
             return cls(pieces_of(load_sentencepiece(spm)), source=str(spm), special=special)
         if path is None:
             raise VocabError(
-                "No vocabulary was given.", "Name one with --vocab_path or --spm_model_path."
+                "No vocabulary was given.", "Name one with `vocab_path` or `spm_model_path`."
             )
         text = read_vocab_text(path)
         if text.lstrip().startswith("{"):
@@ -258,7 +258,7 @@ def read_vocab_text(path: str | Path) -> str:
         raise VocabError(
             f"The vocabulary {path} is not UTF-8 text: line {line}, byte {error.start} is "
             f"0x{data[error.start]:02x}.",
-            "A sentencepiece model is given with --spm_model_path.",
+            "A sentencepiece model is given with `spm_model_path`.",
         ) from None
     for start, what, hint in _IMPOSTORS:
         if text.lstrip()[: len(start)].lower() == start:
@@ -322,7 +322,7 @@ def load_sentencepiece(path: str | Path) -> object:
     except (RuntimeError, OSError, TypeError):
         raise VocabError(
             f"{path} is not a sentencepiece model.",
-            "A vocabulary of one token a line is given with --vocab_path.",
+            "A vocabulary of one token a line is given with `vocab_path`.",
         ) from None
 
 

@@ -71,7 +71,7 @@ def test_multi_gpu_names_are_told(generation: str) -> None:
     result = inspect_checkpoint(FIXTURES / f"misc-{generation}" / "multi_gpu.bin")
     assert result.good
     assert result.multi_gpu
-    assert any("module." in f.what and "--fix" in (f.hint or "") for f in result.findings)
+    assert any("module." in f.what and "`fix`" in (f.hint or "") for f in result.findings)
 
 
 def test_broken_numbers_are_problems(tmp_path: Path) -> None:

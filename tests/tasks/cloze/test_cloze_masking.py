@@ -235,7 +235,7 @@ def test_a_vocabulary_without_mask_is_named(tmp_path: Path) -> None:
 
 
 def test_no_room_beside_special_tokens_is_an_error() -> None:
-    with pytest.raises(UsageError, match="--seq-length 1"):
+    with pytest.raises(UsageError, match="`seq_length` 1"):
         Masker(BERT, MaskRule(), 1)
 
 

@@ -167,7 +167,7 @@ def test_a_bundled_model_brings_its_words() -> None:
 
 
 def test_names_that_clash_and_files_that_exist(table: WordTable, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--binary"):
+    with pytest.raises(UsageError, match="`binary`"):
         export_words(table, tmp_path / "e.npy", binary=True)
     export_words(table, tmp_path / "e.npy")
     assert words_beside(tmp_path / "e.npy").name == "e.vocab.txt"

@@ -44,7 +44,7 @@ def test_a_label_outside_labels_num_is_named_with_its_line_and_a_way_out(tmp_pat
     with pytest.raises(InputError) as caught:
         data.check_labels(data.read_labels(tmp_path / "a.tsv"), 3, tmp_path / "a.tsv")
     assert "line 4: the label 5 is outside 0..2 (2 lines" in caught.value.message
-    assert "--labels-num 7" in str(caught.value.hint)
+    assert "`labels_num` 7" in str(caught.value.hint)
 
 
 # -- finding files ----------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_no_features_at_all_says_what_was_looked_for(tmp_path: Path) -> None:
 
 def test_a_glob_must_give_the_number_of_models_that_was_asked_for(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 2)))
-    with pytest.raises(InputError, match=r"1 feature files were found .* --models-num is 3"):
+    with pytest.raises(InputError, match=r"1 feature files were found .* `models_num` is 3"):
         data.find_features([f"{tmp_path}/*.npy"], "train", 3)
 
 
@@ -246,7 +246,7 @@ def test_a_label_that_would_be_absent_from_a_fold_is_named() -> None:
     labels = np.array([0] * 20 + [1] * 20 + [2] * 3)
     with pytest.raises(InputError, match="absent from a fold: label 2 has 3") as caught:
         folds.fold_of_each_line(labels, 5, seed=0)
-    assert "--folds 3" in str(caught.value.hint)
+    assert "`folds` 3" in str(caught.value.hint)
 
 
 def test_a_holdout_has_its_share_of_every_label() -> None:

@@ -133,7 +133,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         run(small, texts, plan, identity=identity, on_line=stopping_after(17))
     assert leftover(plan.path) == 24
     assert not Path(plan.path).exists()
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="`resume`"):
         run(small, texts, plan, identity=identity)
     again = dataclasses.replace(plan, resume=True)
     with pytest.raises(UsageError, match="model was 'small' and is 'other'"):

@@ -163,10 +163,10 @@ def test_a_long_prompt_is_cut_where_it_is_told(side: Any, kept: str) -> None:
 def test_a_long_prompt_is_refused_by_default() -> None:
     with pytest.raises(InputError, match="Line 2 has 401 tokens .* 128 are allowed") as error:
         small(["好", LONG])
-    assert error.value.hint == "Cut it with --truncate left or --truncate right."
+    assert error.value.hint == "Cut it with `truncate` left or `truncate` right."
     with pytest.raises(InputError, match="only 20 are allowed") as error:
         small(LONG, seq_length=20)
-    assert "raise --seq_length" in str(error.value.hint)
+    assert "raise `seq_length`" in str(error.value.hint)
 
 
 def test_a_source_may_fill_all_its_places() -> None:
@@ -181,9 +181,9 @@ def test_a_source_may_fill_all_its_places() -> None:
 
 
 def test_lengths_beyond_the_position_table_are_refused() -> None:
-    with pytest.raises(UsageError, match="--seq_length 129 is beyond .* 128 places"):
+    with pytest.raises(UsageError, match="`seq_length` 129 is beyond .* 128 places"):
         small("好", seq_length=129)
-    with pytest.raises(UsageError, match="--tgt_seq_length 65 is beyond"):
+    with pytest.raises(UsageError, match="`tgt_seq_length` 65 is beyond"):
         generate(loaded(FIXTURES / "bart-modular" / "model.bin"), "好", tgt_seq_length=65)
 
 

@@ -129,7 +129,7 @@ def test_one_beam_is_greedy(pair: Pair) -> None:
 
 
 def test_no_beams_are_refused() -> None:
-    with pytest.raises(UsageError, match="--beam is 0"):
+    with pytest.raises(UsageError, match="`beam` is 0"):
         BeamSettings(0)
 
 

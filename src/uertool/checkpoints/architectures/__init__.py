@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from uertool.checkpoints.architectures.base import Architecture
 from uertool.errors import UsageError
 
-#: Word for --arch, module and attribute, in the order in which candidates are named.
+#: Word for `arch`, module and attribute, in the order in which candidates are named.
 _REGISTERED: Mapping[str, tuple[str, str]] = {
     "bert": ("bert", "ARCHITECTURE"),
     "xlm-roberta": ("xlm_roberta", "ARCHITECTURE"),

@@ -97,7 +97,7 @@ class Architecture:
     """One architecture, complete.
 
     Attributes:
-        name: the word for --arch.
+        name: the word for `arch`.
         model_types: Hugging Face's model_type values that it reads; the first is written.
         core: rules of the body.
         heads: in the order in which they are looked for; an earlier one shadows `shadows`.

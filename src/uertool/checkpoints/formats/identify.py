@@ -53,7 +53,7 @@ _HINTS: dict[FileKind, str] = {
     FileKind.EMPTY: "Download or copy it again.",
     FileKind.LFS_POINTER: "Fetch the real file with: git lfs pull",
     FileKind.HTML: "The download saved a web page; use the direct link of the file.",
-    FileKind.JSON: "A configuration goes to --config_path; --load_model_path takes the weights.",
+    FileKind.JSON: "A configuration goes to `config_path`; `load_model_path` takes the weights.",
     FileKind.TORCH_TRUNCATED: "Download or copy it again and compare the size.",
     FileKind.TORCH_SCRIPT: "Save the weights with torch.save(model.state_dict(), path).",
     FileKind.TAR: "Unpack it and name the checkpoint inside.",
@@ -64,9 +64,9 @@ _HINTS: dict[FileKind, str] = {
     FileKind.GGUF: "Use the PyTorch or safetensors weights of the same model.",
     FileKind.PICKLE: "`uertool check` lists what it would import, without running it.",
     FileKind.TF_DATA: "Name the prefix, for example bert_model.ckpt.",
-    FileKind.SENTENCEPIECE: "A sentencepiece model goes to --spm_model_path.",
+    FileKind.SENTENCEPIECE: "A sentencepiece model goes to `spm_model_path`.",
     FileKind.ZEROS: "Download or copy it again.",
-    FileKind.TEXT: "A vocabulary goes to --vocab_path; --load_model_path takes the weights.",
+    FileKind.TEXT: "A vocabulary goes to `vocab_path`; `load_model_path` takes the weights.",
 }
 
 _MAGIC: tuple[tuple[bytes, FileKind], ...] = (

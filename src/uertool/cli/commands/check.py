@@ -157,11 +157,11 @@ def _show(result: Inspection, *, quiet: bool) -> None:
             if finding.kind == "note":
                 console.out(f"note: {finding.what}")
                 if finding.hint:
-                    console.out(f"      {finding.hint}")
+                    console.out(f"      {console.spell(finding.hint)}")
     for finding in result.problems:
         console.out(f"PROBLEM: {finding.what}")
         if finding.hint:
-            console.out(f"         {finding.hint}")
+            console.out(f"         {console.spell(finding.hint)}")
     if not quiet and result.good:
         console.out("No problems found.")
 

@@ -157,17 +157,17 @@ def make_merger(
 ) -> tuple[Merger, tuple[float, ...]]:
     """The merger for these options, and the normalised weights; UsageError if they clash."""
     if method not in METHODS:
-        raise UsageError(f"--method {method} is unknown; it is one of {', '.join(METHODS)}.")
+        raise UsageError(f"`method` {method} is unknown; it is one of {', '.join(METHODS)}.")
     needs_base = method in ("ties", "dare")
     if needs_base != has_base:
         raise UsageError(
-            f"--method {method} needs --base, the model that the others were trained from."
+            f"`method` {method} needs `base`, the model that the others were trained from."
             if needs_base
-            else f"--base has no meaning for --method {method}; it is for ties and dare."
+            else f"`base` has no meaning for `method` {method}; it is for ties and dare."
         )
     share = density if density is not None else {"ties": 0.2}.get(method, 0.5)
     if not 0 < share <= 1:
-        raise UsageError(f"--density must be above 0 and at most 1, not {share:g}.")
+        raise UsageError(f"`density` must be above 0 and at most 1, not {share:g}.")
     if method == "slerp":
         return _make_slerp(count, weights, fraction), (1 - fraction, fraction)
     shares = normalised(weights, count)
@@ -180,11 +180,11 @@ def make_merger(
 
 def _make_slerp(count: int, weights: Sequence[float] | None, fraction: float) -> Slerp:
     if count != 2:
-        raise UsageError(f"--method slerp takes two models, not {count}.")
+        raise UsageError(f"`method` slerp takes two models, not {count}.")
     if weights is not None:
-        raise UsageError("--method slerp takes --fraction, not --weights.")
+        raise UsageError("`method` slerp takes `fraction`, not `weights`.")
     if not 0 <= fraction <= 1:
-        raise UsageError(f"--fraction must be between 0 and 1, not {fraction:g}.")
+        raise UsageError(f"`fraction` must be between 0 and 1, not {fraction:g}.")
     return Slerp(fraction)
 
 
@@ -193,10 +193,10 @@ def normalised(weights: Sequence[float] | None, count: int) -> tuple[float, ...]
     if weights is None:
         return (1 / count,) * count
     if len(weights) != count:
-        raise UsageError(f"--weights gives {len(weights)} numbers for {count} models.")
+        raise UsageError(f"`weights` gives {len(weights)} numbers for {count} models.")
     total = sum(weights)
     if not all(abs(weight) < float("inf") for weight in weights) or abs(total) < 1e-12:
-        raise UsageError(f"--weights must be finite and not sum to zero: {list(weights)}.")
+        raise UsageError(f"`weights` must be finite and not sum to zero: {list(weights)}.")
     return tuple(weight / total for weight in weights)
 
 
@@ -211,7 +211,7 @@ def moving_average_weights(steps: Sequence[int] | None, count: int, decay: float
         UsageError: the decay is not between 0 and 1.
     """
     if not 0 < decay < 1:
-        raise UsageError(f"--ema takes a decay between 0 and 1, not {decay:g}.")
+        raise UsageError(f"`ema` takes a decay between 0 and 1, not {decay:g}.")
     gaps = [1.0] * (count - 1)
     if steps is not None and count > 1:
         distances = [after - before for before, after in itertools.pairwise(steps)]
@@ -260,9 +260,9 @@ def last_checkpoints(folder: str | Path, count: int) -> list[Path]:
     """
     place = Path(folder)
     if not place.is_dir():
-        raise UsageError(f"--last needs a training folder; {place} is none.")
+        raise UsageError(f"`last` needs a training folder; {place} is none.")
     if count < 1:
-        raise UsageError(f"--last needs a positive number, not {count}.")
+        raise UsageError(f"`last` needs a positive number, not {count}.")
     series: dict[tuple[str, str], list[tuple[int, Path]]] = {}
     for item in place.iterdir():
         match = _NUMBERED.match(item.name)
@@ -278,7 +278,7 @@ def last_checkpoints(folder: str | Path, count: int) -> list[Path]:
         problem = "more than one series of" if long_enough else f"fewer than {count}"
         raise UsageError(
             f"{place} holds {problem} numbered checkpoints (found: {have}).",
-            "Name the files with --model_list_path instead.",
+            "Name the files with `model_list_path` instead.",
         )
     (found,) = long_enough.values()
     return [path for _, path in sorted(found)[-count:]]
@@ -362,7 +362,7 @@ def layout_error(
         f"{len(differences)} tensors, so they cannot be merged: {shown}{more}.",
         None
         if unified
-        else "If it is one model in two generations of names, give --unify to merge by meaning.",
+        else "If it is one model in two generations of names, give `unify` to merge by meaning.",
     )
 
 
@@ -427,9 +427,9 @@ def score_by_command(command: str) -> Callable[[Path], float]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise UsageError(f"--score-command cannot be taken apart: {error}.") from error
+        raise UsageError(f"`score_command` cannot be taken apart: {error}.") from error
     if not words:
-        raise UsageError("--score-command is empty.")
+        raise UsageError("`score_command` is empty.")
 
     def score(path: Path) -> float:
         call = [word.replace("{}", str(path)) for word in words]
@@ -439,7 +439,7 @@ def score_by_command(command: str) -> Callable[[Path], float]:
             done = subprocess.run(call, capture_output=True, text=True, errors="replace")
         except OSError as error:
             raise UsageError(
-                f"--score-command cannot be run: {words[0]}: {error.strerror}."
+                f"`score_command` cannot be run: {words[0]}: {error.strerror}."
             ) from error
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()

@@ -220,7 +220,7 @@ def run_once(
     if not result.run.finite:
         result.problem(
             f"The forward pass gives NaN or infinite values: {', '.join(result.run.not_finite)}.",
-            "In float16 numbers overflow early; try --dtype float32 or bfloat16.",
+            "In float16 numbers overflow early; try `dtype` float32 or bfloat16.",
         )
 
 
@@ -331,7 +331,7 @@ def _identify(file: TensorFile, result: Inspection) -> Checkpoint | None:
     if checkpoint.multi_gpu:
         result.note(
             "The names begin with `module.`: it was saved by multi-GPU training.",
-            "uertool reads it as it is; --fix OUT writes a copy without the prefix.",
+            "uertool reads it as it is; `fix` OUT writes a copy without the prefix.",
         )
     if checkpoint.dropped:
         result.note(f"Left out, since no model needs it: {_some(checkpoint.dropped)}.")
@@ -344,7 +344,7 @@ def _identify(file: TensorFile, result: Inspection) -> Checkpoint | None:
     if result.architecture is None and len(result.candidates) > 1:
         result.note(
             f"The names fit several architectures: {', '.join(result.candidates)}.",
-            "A configuration or --arch decides where it matters.",
+            "A configuration or `arch` decides where it matters.",
         )
     return checkpoint
 

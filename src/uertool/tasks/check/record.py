@@ -1,4 +1,4 @@
-"""An inspection as JSON types, for `uertool check --json`."""
+"""An inspection as JSON types, for JSON output."""
 
 from __future__ import annotations
 

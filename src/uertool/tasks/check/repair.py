@@ -77,7 +77,7 @@ def to_safetensors(path: str | Path, output: str | Path, *, overwrite: bool = Fa
     A torch file's pickle is followed but never executed, so this is the safe way out of one.
     """
     if Path(output).suffix != ".safetensors":
-        raise UsageError(f"--to-safetensors writes a .safetensors file, not {output}.")
+        raise UsageError(f"`to_safetensors` writes a .safetensors file, not {output}.")
     refuse_existing(output, overwrite)
     with open_tensor_file(path) as file:
         names = {name: name for name in file}

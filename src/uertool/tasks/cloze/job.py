@@ -103,19 +103,17 @@ class ClozeSettings:
         for name in ("topn", "seq_length", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} {value} is too small; give 1 or more."
-                )
+                raise UsageError(f"`{name}` {value} is too small; give 1 or more.")
         if self.augment < 0:
-            raise UsageError(f"--augment {self.augment} is no number of variants.")
+            raise UsageError(f"`augment` {self.augment} is no number of variants.")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise UsageError(f"--temperature {self.temperature} is not a number above 0.")
+            raise UsageError(f"`temperature` {self.temperature} is not a number above 0.")
         if self.augment and self.targets:
             raise UsageError(
-                "--augment and --targets were both given.", "Draw variants, or score given words."
+                "`augment` and `targets` were both given.", "Draw variants, or score given words."
             )
         if not all(word.strip() for word in self.targets):
-            raise UsageError("One of the words of --targets is empty.")
+            raise UsageError("One of the words of `targets` is empty.")
         if self.fill_order not in get_args(Order):
             raise UsageError(
                 f"There is no order {self.fill_order!r} of filling.",
@@ -155,7 +153,7 @@ class ClozeJob:
         if loaded.model.mlm is None:
             raise ConfigError(
                 f"{loaded.reference} has no MLM head, so it cannot guess masked tokens.",
-                "A cloze test needs a model trained with --target bert, mlm or albert.",
+                "A cloze test needs a model trained with `target` bert, mlm or albert.",
             )
         self.settings = settings
         self.notices = notices
@@ -350,7 +348,7 @@ class ClozeJob:
             raise VocabError(
                 f"The vocabulary {self.tokenizer.vocab.source} cannot spell "
                 f"{', '.join(map(repr, wrong))}.",
-                "Leave these words out of --targets.",
+                "Leave these words out of `targets`.",
             )
         return words
 
@@ -378,9 +376,9 @@ def length_for(loaded: LoadedModel, wanted: int | None) -> int:
         return DEFAULT_LENGTH if rows is None else min(DEFAULT_LENGTH, rows)
     if rows is not None and wanted > rows:
         raise UsageError(
-            f"--seq-length {wanted} is beyond the position table of {loaded.reference}, which has "
+            f"`seq_length` {wanted} is beyond the position table of {loaded.reference}, which has "
             f"{rows} rows.",
-            f"Give --seq-length {rows} or less.",
+            f"Give `seq_length` {rows} or less.",
         )
     return wanted
 

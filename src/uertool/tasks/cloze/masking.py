@@ -43,7 +43,7 @@ class MaskRule:
     def __post_init__(self) -> None:
         if self.word is not None and self.ratio is not None:
             raise UsageError(
-                "--mask-word and --mask-ratio were both given.", "Mask a word, or a share."
+                "`mask_word` and `mask_ratio` were both given.", "Mask a word, or a share."
             )
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise UsageError(f"The share {self.ratio} to mask is not above 0 and up to 1.")
@@ -90,7 +90,7 @@ class Masker:
         self._most = most
         if most <= len(tokenizer.prefix_ids):
             raise UsageError(
-                f"--seq-length {most} leaves no room for a token beside the special ones.",
+                f"`seq_length` {most} leaves no room for a token beside the special ones.",
                 "Give more, for example 128.",
             )
         self._name = str(tokenizer.vocab.mask)
@@ -108,7 +108,7 @@ class Masker:
             raise VocabError(
                 f"The vocabulary {self._tokenizer.vocab.source} cannot spell {word!r}, so it is "
                 "never found.",
-                "Give another --mask-word.",
+                "Give another `mask_word`.",
             )
         return sorted(known, key=len, reverse=True)
 

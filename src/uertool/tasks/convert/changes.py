@@ -106,7 +106,7 @@ class Changes:
             self.notes.append(
                 "BERT has no place for the second layer norm of the embeddings "
                 "(stream_0_layer_norm): it is left out, as UER-py's converter does, and the "
-                "outputs differ much. --exact-norm keeps it, as a layer of its own."
+                "outputs differ much. `exact_norm` keeps it, as a layer of its own."
             )
             return view
         self.notes.append(
@@ -196,7 +196,7 @@ class Changes:
                 self.notes.append(
                     "transformers scales the decoder's output by hidden_size ** -0.5 before the "
                     "tied output layer, UER-py does not: its logits are larger by that factor "
-                    "(--exact-norm folds it into the output layer)."
+                    "(`exact_norm` folds it into the output layer)."
                 )
         if self.to == "uer":
             self._note_settings_without_words()
@@ -233,7 +233,7 @@ class Changes:
             return view
         self.notes.append(
             "The segment row of this model is not zero. UER-py's converter puts it where texts do "
-            "not use it, and so does this; --exact-norm puts it where they do."
+            "not use it, and so does this; `exact_norm` puts it where they do."
         )
 
         def rows() -> torch.Tensor:

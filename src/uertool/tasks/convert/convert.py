@@ -160,12 +160,12 @@ def _check_layout(checkpoint: Checkpoint, sources: tuple[str, ...]) -> None:
         wanted = " or ".join(_WORDS[layout] for layout in sources)
         raise UsageError(
             f"{checkpoint.path} has the names of {_WORDS[checkpoint.layout]}, not of {wanted}.",
-            "`uertool convert auto IN OUT --to ...` takes any.",
+            "`uertool convert auto IN OUT` takes any.",
         )
 
 
 def heads_of_word(word: str) -> tuple[str, ...]:
-    """Heads for the words of --target or --type: bert, albert, mlm, sp, lm, cls, qa, token_cls.
+    """Heads for the words of `target` or `type`: bert, albert, mlm, sp, lm, cls, qa, token_cls.
 
     Several are separated by commas.
 

@@ -106,7 +106,7 @@ class ConversionJob:
                 f"{' and more' if len(checkpoint.unmapped) > 5 else ''}."
             )
             if not self.options.allow_loss:
-                raise CheckpointError(message, "Leave them out with --allow-loss.")
+                raise CheckpointError(message, "Leave them out with `allow_loss`.")
             self.notes.append(f"Left out: {message}")
         wrong = [
             f"{name} is {str(checkpoint.info(name).dtype).removeprefix('torch.')}"
@@ -123,7 +123,7 @@ class ConversionJob:
         if checkpoint.layout == "uer" and len(checkpoint.candidates) > 1 and not self.options.arch:
             others = " or ".join(checkpoint.candidates[1:])
             self.notes.append(
-                f"Read as {checkpoint.architecture}; its names fit {others} too (--arch)."
+                f"Read as {checkpoint.architecture}; its names fit {others} too (`arch`)."
             )
         if self.to in ("hf", "google") and checkpoint.architecture is None:
             raise CheckpointError(
@@ -161,7 +161,7 @@ class ConversionJob:
             ),
         ):
             if given is not None and given != there:
-                faults.append(f"--{name} is {given}, but the {stack} has {there} layers")
+                faults.append(f"`{name}` is {given}, but the {stack} has {there} layers")
         if faults:
             raise ConfigError(
                 f"{self.checkpoint.path}: {'; '.join(faults)}.",
@@ -182,7 +182,7 @@ class ConversionJob:
             raise ConfigError(
                 f"{self.checkpoint.path} has no {' and no '.join(absent)} head; it has "
                 f"{', '.join(there) or 'none'}.",
-                "Leave --target out: what is there is converted.",
+                "Leave `target` out: what is there is converted.",
             )
         return wanted
 
@@ -220,7 +220,7 @@ class ConversionJob:
                 f"{source.path} has the sinusoidal positions of the {config.sinusoid} generation; "
                 f"those of the {generation} one are computed by another formula, so the model "
                 "would compute something else there.",
-                "Only names would be converted; do so with --allow-loss.",
+                "Only names would be converted; do so with `allow_loss`.",
             )
         if generation == "legacy" and "dual" in config.embedding:
             raise CheckpointError(
@@ -244,7 +244,7 @@ class ConversionJob:
                 self._loss(
                     f"{self.checkpoint.path} has an output layer ({name}) that differs from its "
                     "word table; Google's format has no place for it.",
-                    "Drop it with --allow-loss: reading back gives the word table instead.",
+                    "Drop it with `allow_loss`: reading back gives the word table instead.",
                 )
         if self.plan.left_over:
             self.notes.append(
@@ -334,7 +334,7 @@ class ConversionJob:
         message = f"{self.checkpoint.path}: {name} holds {count} values that are NaN or infinite."
         if not self.options.allow_nan:
             raise CheckpointError(
-                message, "`uertool check` shows where; convert it anyway with --allow-nan."
+                message, "`uertool check` shows where; convert it anyway with `allow_nan`."
             )
         self.notes.append(message)
 
@@ -385,7 +385,7 @@ class ConversionJob:
         written = write_tokenizer(folder, tokenizer, self.arch, self.config.max_seq_length)
         if not written:
             self.notes.append(
-                "No vocabulary was found, so there are no tokenizer files; give --vocab_path."
+                "No vocabulary was found, so there are no tokenizer files; give `vocab_path`."
             )
 
     def _write_google(self, check: Callable[[Path], None]) -> list[Path]:
@@ -464,7 +464,7 @@ class ConversionJob:
             return "every gamma multiplied so that the layer norms compute the same"
         return (
             "gamma copied bit for bit, as UER-py's scripts do; UER-py's layer norm is not the "
-            "others', so the outputs differ somewhat (--exact-norm)"
+            "others', so the outputs differ somewhat (`exact_norm`)"
         )
 
     def _norm_of_output(self) -> str:

@@ -70,5 +70,5 @@ def _not_fitting(path: Path, config: ModelConfig) -> str | None:
     except UertoolError as error:
         return error.message
     if size != config.vocab_size:
-        return f"it has {size} tokens, the model has {config.vocab_size} words (--vocab_path)."
+        return f"it has {size} tokens, the model has {config.vocab_size} words (`vocab_path`)."
     return None

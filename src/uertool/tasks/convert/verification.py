@@ -116,7 +116,7 @@ def _run_both(
     if config.encoder in ("transformer", "dual") and not config.heads_num:
         # The numbers are then not those of the model, but equal weights give equal ones.
         config, told = config.replace(heads_num=1), {"heads_num": 1}
-        notes = ("The number of attention heads is not known (--heads_num); one was assumed here.",)
+        notes = ("The number of attention heads is not known (`heads_num`); one was assumed here.",)
     probe = make_probe(config, job.arch)
     source = _outputs(job.checkpoint, config, probe)
     name = job.arch.name if job.arch is not None else None
@@ -175,7 +175,7 @@ def _compared(
         raise CheckpointError(
             f"The conversion of {job.checkpoint.path} to {job.target} is not right; {what}, "
             f"differ: {', '.join(wrong)}.",
-            "The output was not kept. Please report this with the names of both; --no-verify "
+            "The output was not kept. Please report this with the names of both; `no_verify` "
             "writes it all the same.",
         )
     return differences

@@ -105,8 +105,8 @@ def _form_of(path: str | Path, binary: bool) -> str:
         return form
     if form in (".npy", ".safetensors") or str(path) == "-":
         raise UsageError(
-            f"--binary is a format of word2vec, but the output is {path}.",
-            "Name it .bin, or leave --binary out.",
+            f"`binary` is a format of word2vec, but the output is {path}.",
+            "Name it .bin, or leave `binary` out.",
         )
     return ".bin"
 

@@ -113,7 +113,7 @@ def neighbours(
         UsageError: topn is below 1, or there is no such measure.
     """
     if topn < 1:
-        raise UsageError(f"--topn {topn} is too small; give 1 or more.")
+        raise UsageError(f"`topn` {topn} is too small; give 1 or more.")
     if by not in get_args(Measure):
         raise UsageError(
             f"There is no measure {by!r}.", f"Choose one of {', '.join(get_args(Measure))}."

@@ -78,9 +78,7 @@ class SubstituteSettings:
         for name in ("topn", "seq_length", "batch_size", "occurrence"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} {value} is too small; give 1 or more."
-                )
+                raise UsageError(f"`{name}` {value} is too small; give 1 or more.")
 
 
 class SubstituteSearch:
@@ -187,7 +185,7 @@ class SubstituteSearch:
             if len(places) > 1 and self.settings.occurrence is None:
                 remark = (
                     f"The target word {target} occurs {len(places)} times; the first is taken. "
-                    "--occurrence chooses another."
+                    "`occurrence` chooses another."
                 )
             return slice(place, place + width), None, remark
         return None, "The target word is not in the sentence.", None

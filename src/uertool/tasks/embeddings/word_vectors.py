@@ -151,7 +151,7 @@ def table_of(
             if not checkpoint.has(f"{_PROJECTION}.weight"):
                 raise UsageError(
                     f"The embedding of {path} is not factorised, so there is nothing to project.",
-                    "Leave --projected out.",
+                    "Leave `projected` out.",
                 )
             weight = checkpoint.tensor(f"{_PROJECTION}.weight").float()
             bias = checkpoint.tensor(f"{_PROJECTION}.bias").float()
@@ -178,7 +178,7 @@ def _vocab_of(
         return Vocab.load(folder / "vocab.txt")
     raise UsageError(
         f"{path} brings no vocabulary.",
-        "Name it with --vocab_path, or a sentencepiece model with --spm_model_path.",
+        "Name it with `vocab_path`, or a sentencepiece model with `spm_model_path`.",
     )
 
 

@@ -123,7 +123,7 @@ def check_labels(labels: Labels, labels_num: int, path: str | Path) -> None:
         raise InputError(
             f"{path}, line {first + 2}: the label {int(labels[first])} is outside "
             f"0..{labels_num - 1}{others}.",
-            f"Give --labels-num {int(labels.max()) + 1}, or correct the labels.",
+            f"Give `labels_num` {int(labels.max()) + 1}, or correct the labels.",
         )
 
 
@@ -158,10 +158,10 @@ def find_features(
             by_prefix = True
             found.extend(_numbered(text, role, models_num))
     if not found:
-        raise InputError("No feature file was named.", f"Give --{role}-features-path.")
+        raise InputError("No feature file was named.", f"Give `{role}_features_path`.")
     if models_num is not None and len(found) != models_num and not by_prefix:
         raise InputError(
-            f"{len(found)} feature files were found for {role}, but --models-num is {models_num}.",
+            f"{len(found)} feature files were found for {role}, but `models_num` is {models_num}.",
             f"They are: {_some([str(path) for path in found])}.",
         )
     return found
@@ -182,7 +182,7 @@ def _glob(pattern: str) -> list[Path]:
 
 
 def _is_features(path: Path) -> bool:
-    # `extract-features --precision int8` puts the factor of each row into a file of its own.
+    # `extract-features` in int8 puts the factor of each row into a file of its own.
     return path.is_file() and path.suffix in READERS and not path.stem.endswith(_SCALES)
 
 
@@ -206,8 +206,8 @@ def _numbered(prefix: str, role: str, models_num: int | None) -> list[Path]:
     if models_num is not None and len(found) < models_num:
         raise InputError(
             f"The features of base model {len(found)} are missing: there is no "
-            f"{stem}{len(found)}.npy, and --models-num is {models_num}.",
-            f"Write it, or give --models-num {len(found)}." if found else _prefix_hint(role),
+            f"{stem}{len(found)}.npy, and `models_num` is {models_num}.",
+            f"Write it, or give `models_num` {len(found)}." if found else _prefix_hint(role),
         )
     if models_num is None:
         later = [
@@ -220,7 +220,7 @@ def _numbered(prefix: str, role: str, models_num: int | None) -> list[Path]:
             raise InputError(
                 f"The features of base model {len(found)} are missing: {name} is there, but "
                 f"{stem}{len(found)}.npy is not.",
-                "Write it, or give --models-num to use the first ones only.",
+                "Write it, or give `models_num` to use the first ones only.",
             )
         if not found:
             raise InputError(f"There is no {stem}0.npy.", _prefix_hint(role))
@@ -229,7 +229,7 @@ def _numbered(prefix: str, role: str, models_num: int | None) -> list[Path]:
 
 def _prefix_hint(role: str) -> str:
     return (
-        f"--{role}-features-path is a folder or prefix of {role}_features_0.npy, "
+        f"`{role}_features_path` is a folder or prefix of {role}_features_0.npy, "
         f"{role}_features_1.npy, ..., a file, or a glob such as 'oof/*.npy'."
     )
 

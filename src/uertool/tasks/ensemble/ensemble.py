@@ -196,7 +196,7 @@ def load_ensemble(folder: str | Path) -> Ensemble:
         raise InputError(
             f"{folder} is no folder of an ensemble: it lacks "
             f"{MANIFEST_FILE if not manifest_path.is_file() else MODEL_FILE}.",
-            "Give the folder that 'uertool ensemble fit --output-path' wrote.",
+            "Give the folder that 'uertool ensemble fit `output_path`' wrote.",
         )
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))

@@ -116,7 +116,7 @@ def objective_for(objective: str, labels_num: int) -> str:
     if objective == "binary" and labels_num != 2:
         raise UsageError(
             f"The objective binary is for 2 labels, but there are {labels_num}.",
-            "Give --objective multiclass.",
+            "Give `objective` multiclass.",
         )
     if objective == "auto":
         return "binary" if labels_num == 2 else "multiclass"
@@ -279,7 +279,7 @@ def fit(
             weights,
         )
     if not comparisons:
-        notices.append("Nothing was scored; give test lines, or --folds 5 for cross validation.")
+        notices.append("Nothing was scored; give test lines, or `folds` 5 for cross validation.")
     return Fitted(ensemble, comparisons, importance, tuple(notices), _inputs(train, test))
 
 

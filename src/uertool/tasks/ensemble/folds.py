@@ -20,12 +20,12 @@ def fold_of_each_line(labels: Labels, folds: int, seed: int) -> Labels:
     """
     if folds < 2:
         raise UsageError(
-            f"{folds} folds cannot validate each other.", "Give --folds 2 or more, usually 5."
+            f"{folds} folds cannot validate each other.", "Give `folds` 2 or more, usually 5."
         )
     if len(labels) < folds:
         raise InputError(
             f"{len(labels)} lines of data cannot be cut into {folds} folds.",
-            "Give more lines, or fewer folds with --folds.",
+            "Give more lines, or fewer folds with `folds`.",
         )
     counts = np.bincount(labels)
     rare = [(label, int(n)) for label, n in enumerate(counts) if 0 < n < folds]
@@ -35,7 +35,7 @@ def fold_of_each_line(labels: Labels, folds: int, seed: int) -> Labels:
         raise InputError(
             f"A label must have at least as many lines as there are folds ({folds}), or it is "
             f"absent from a fold: {words}.",
-            f"Give --folds {least}, or more lines of that label."
+            f"Give `folds` {least}, or more lines of that label."
             if least > 1
             else "Give more lines of that label, or leave its line out.",
         )

@@ -96,7 +96,7 @@ class Found:
     data: LabelledData = field(repr=False)
 
     def settings(self) -> dict[str, Any]:
-        """What `ensemble fit --params` takes, with a note where it comes from."""
+        """A parameter file for `ensemble fit`, with a note where it comes from."""
         return {
             "format": SETTINGS_FORMAT,
             "version": 1,
@@ -223,7 +223,7 @@ def search(
                 f"No trial was finished within {timeout:g} seconds."
                 if timeout is not None
                 else "No trial was finished.",
-                "Give more time, or fewer --rounds.",
+                "Give more time, or fewer `rounds`.",
             )
         importance = _importance(optuna, study, seed)
     return Found(
@@ -508,7 +508,7 @@ def _same_search(study: Any, signature: dict[str, Any]) -> None:
         raise UsageError(
             f"The study {study.study_name!r} in the storage holds trials of another search; "
             f"what differs: {', '.join(different)}.",
-            "Give another --study-name or --storage, or the same options as before.",
+            "Give another `study_name` or `storage`, or the same options as before.",
         )
 
 
@@ -592,8 +592,8 @@ def _importance(optuna: Any, study: Any, seed: int) -> dict[str, float]:
 def save_search(found: Found, folder: Path, *, plot: bool = True) -> None:
     """Write everything that a search gives into an existing, empty folder.
 
-    best.json (for `fit --params`), trials.tsv, report.json with versions and the digests of the
-    input files, and with `plot` history.png and importance.png.
+    best.json (parameters for `ensemble fit`), trials.tsv, report.json with versions and the
+    digests of the input files, and with `plot` history.png and importance.png.
     """
     dump_json(found.settings(), folder / "best.json")
     with (folder / "trials.tsv").open("w", encoding="utf-8", newline="\n") as out:

@@ -91,12 +91,12 @@ IGNORED = frozenset(
     ("task", "verbose", "verbosity", "save_binary", "metric", "nthread", "num_threads", "n_jobs")
 )
 DECIDED = {
-    "objective": "--objective",
-    "num_class": "--labels-num",
-    "seed": "--seed",
-    "random_state": "--seed",
-    "early_stopping_round": "--early-stopping",
-    "early_stopping_rounds": "--early-stopping",
+    "objective": "`objective`",
+    "num_class": "`labels_num`",
+    "seed": "`seed`",
+    "random_state": "`seed`",
+    "early_stopping_round": "`early_stopping`",
+    "early_stopping_rounds": "`early_stopping`",
 }
 
 # Where a change needs the features put into bins anew; all others act on the trees only.

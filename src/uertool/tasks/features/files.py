@@ -75,19 +75,19 @@ class OutputPlan:
         refuse_existing(self.path, self.overwrite)
         if self.resume and self.path == "-":
             raise UsageError(
-                "--resume needs an output file to go on with.", "Name one with --prediction-path."
+                "`resume` needs an output file to go on with.", "Name one with `prediction_path`."
             )
         if self.whitening_size is not None and self.whitening_size < 1:
             raise UsageError(
-                f"--whitening_size {self.whitening_size} is too small.", "Give 1 or more."
+                f"`whitening_size` {self.whitening_size} is too small.", "Give 1 or more."
             )
         if self.save_whitening is not None:
             check_path(self.save_whitening)
             refuse_existing(self.save_whitening, self.overwrite)
             if not self.fits and self.load_whitening is None:
                 raise UsageError(
-                    "--save-whitening was given, but nothing is whitened.",
-                    "Give --whitening_size too, or --whiten to keep all directions.",
+                    "`save_whitening` was given, but nothing is whitened.",
+                    "Give `whitening_size` too, or `whiten` to keep all directions.",
                 )
         if self.row_map is not None:
             refuse_existing(self.row_map, self.overwrite)

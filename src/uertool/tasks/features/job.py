@@ -71,12 +71,10 @@ class FeatureSettings:
         for name in ("seq_length", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} {value} is too small; give 1 or more."
-                )
+                raise UsageError(f"`{name}` {value} is too small; give 1 or more.")
         if self.tokens and find_pooling(self.pooling).how == "pooler":
             raise UsageError(
-                "--tokens and --pooling cls-pooler were both given.",
+                "`tokens` and `pooling` cls-pooler were both given.",
                 "The pooler knows [CLS] only; leave one of them out.",
             )
 
@@ -132,14 +130,14 @@ class FeatureJob:
         if self.pooling.how == "pooler" and loaded.model.pooler is None:
             raise ConfigError(
                 f"{loaded.reference} has no pooler, so there is no cls-pooler vector.",
-                "Take --pooling first, or a BERT or ALBERT that was trained with one.",
+                "Take `pooling` first, or a BERT or ALBERT that was trained with one.",
             )
         seq_length = length_for(loaded, settings.seq_length)
         self.prefix, self.suffix = _around(loaded, settings.add_sep)
         self.room = seq_length - len(self.prefix) - len(self.suffix)
         if self.room < 1:
             raise UsageError(
-                f"--seq-length {seq_length} leaves no room between the special tokens.",
+                f"`seq_length` {seq_length} leaves no room between the special tokens.",
                 f"Give {seq_length - self.room + 1} or more.",
             )
         self.limits = Limits(
@@ -163,7 +161,7 @@ class FeatureJob:
             if blank and self.settings.blank == "error":
                 raise InputError(
                     f"Line {line.number + 1} is blank.",
-                    "Fill it or take it out, or give --blank zero or --blank skip.",
+                    "Fill it or take it out, or give `blank` zero or `blank` skip.",
                 )
             row = [] if blank else [*self.prefix, *ids[: self.room], *self.suffix]
             found.append(Encoded(line.number, row, payload=(line, len(ids) > self.room)))
@@ -232,7 +230,7 @@ def _around(loaded: LoadedModel, add_sep: bool | None) -> tuple[tuple[int, ...],
     if tokenizer.suffix_ids or loaded.layout == "hf":
         return tokenizer.prefix_ids, tokenizer.suffix_ids
     raise VocabError(
-        f"{tokenizer.vocab.source} has no [SEP], so none can be added.", "Leave --add-sep out."
+        f"{tokenizer.vocab.source} has no [SEP], so none can be added.", "Leave `add_sep` out."
     )
 
 

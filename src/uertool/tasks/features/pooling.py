@@ -60,8 +60,8 @@ def find_pooling(name: str, layers: tuple[int, ...] = ()) -> Pooling:
         return found
     if found.layers or found.how == "pooler":
         raise UsageError(
-            f"--pooling {name} and --layers were both given, but it has layers of its own.",
-            "Give --layers with first, last, mean or max.",
+            f"`pooling` {name} and `layers` were both given, but it has layers of its own.",
+            "Give `layers` with first, last, mean or max.",
         )
     return Pooling(found.how, layers, found.about)
 

@@ -144,12 +144,12 @@ class Whitening:
         if moments.count < 2:
             raise InputError(
                 f"A whitening needs at least 2 vectors, and there {_were(moments.count)}.",
-                "Fit on more text, or load one that was fitted with --load-whitening.",
+                "Fit on more text, or load one that was fitted with `load_whitening`.",
             )
         if not (np.isfinite(moments.scatter).all() and np.isfinite(moments.mean).all()):
             raise InputError(
                 "The vectors hold NaN or infinite values, so they cannot be whitened.",
-                "Look at them first; --dtype float32 avoids overflow.",
+                "Look at them first; `dtype` float32 avoids overflow.",
             )
         dims = len(moments.mean)
         _check_size(size, dims)
@@ -240,7 +240,7 @@ class Whitening:
             said.append(
                 f"The whitening was fitted on {self.count} vectors for {self.size} directions; "
                 "with so few it fits their noise. Fit on several times as many, or give a "
-                "smaller --whitening_size."
+                "smaller `whitening_size`."
             )
         return said
 
@@ -277,7 +277,7 @@ class Whitening:
             if about.get("whitening") != _FORMAT or not set(_TENSORS) <= set(file.keys()):
                 raise InputError(
                     f"{path} is not a whitening.",
-                    "Make one with --save-whitening or with: uertool whiten fit.",
+                    "Make one with `save_whitening` or with: uertool whiten fit.",
                 )
             mean, kernel, variances = (
                 file.tensor(name).to(torch.float64).numpy().copy() for name in _TENSORS
@@ -351,7 +351,7 @@ def mean_cosine(
 def _check_size(size: int | None, most: int) -> None:
     if size is not None and not 1 <= size <= most:
         raise UsageError(
-            f"--whitening_size {size} is not possible: the vectors have {most} dimensions.",
+            f"`whitening_size` {size} is not possible: the vectors have {most} dimensions.",
             f"Choose from 1 to {most}.",
         )
 

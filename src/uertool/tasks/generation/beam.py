@@ -34,7 +34,7 @@ class BeamSettings:
 
     def __post_init__(self) -> None:
         if self.width < 1:
-            raise UsageError(f"--beam is {self.width} and must be 1 or more.")
+            raise UsageError(f"`beam` is {self.width} and must be 1 or more.")
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ class Generator:
             if live is not None:
                 raise UsageError(
                     "Beam search knows its text at the end only, so there is nothing to stream.",
-                    "Leave out --stream or --beam.",
+                    "Leave out `stream` or `beam`.",
                 )
             return Beams(decoding.beams, rules, stopping)
         return Independent(
@@ -290,8 +290,8 @@ class Generator:
         """
         if isinstance(self.model, CachedSeq2seq):
             raise UsageError(
-                f"{self.name} is an encoder-decoder; --score is for language models.",
-                "Use uertool generate seq2seq --reference FILE to judge its outputs.",
+                f"{self.name} is an encoder-decoder; `score` is for language models.",
+                "Use uertool generate seq2seq `reference` FILE to judge its outputs.",
             )
         limit = _smallest(seq_length, self.model.max_prompt)
         batch: list[tuple[Prompt, list[int]]] = []
@@ -347,8 +347,8 @@ class Generator:
 
     def _check_lengths(self, decoding: Decoding) -> None:
         for option, wanted, table in (
-            ("--seq_length", decoding.seq_length, self.model.max_prompt),
-            ("--tgt_seq_length", decoding.tgt_seq_length, self.model.max_length),
+            ("`seq_length`", decoding.seq_length, self.model.max_prompt),
+            ("`tgt_seq_length`", decoding.tgt_seq_length, self.model.max_length),
         ):
             if wanted is not None and table is not None and wanted > table:
                 raise UsageError(
@@ -406,11 +406,11 @@ class Generator:
             text = "and needs room for at least one more " if reserve else ""
             table = self.model.max_prompt
             most = "" if table is None else f" (the model has places for {table})"
-            more = "" if limit == table else f", or raise --seq_length{most}"
+            more = "" if limit == table else f", or raise `seq_length`{most}"
             raise InputError(
                 f"Line {prompt.number + 1} has {count} tokens with its marks {text}"
                 f"but only {limit} are allowed.",
-                f"Cut it with --truncate left or --truncate right{more}.",
+                f"Cut it with `truncate` left or `truncate` right{more}.",
             )
         reserve = min(reserve, max(1, limit // 2)) if reserve else 0
         keep = max(limit - reserve - len(before) - len(after), 0)
@@ -420,7 +420,7 @@ class Generator:
             raise InputError(
                 f"Line {prompt.number + 1} cannot be cut to {limit} tokens: its marks alone need "
                 f"{len(before) + len(after)}.",
-                "Raise --seq_length.",
+                "Raise `seq_length`.",
             )
         return ids, len(body) - len(kept)
 

@@ -59,7 +59,7 @@ def require(tokenize: str) -> None:
     """Raises UsageError for an unknown tokenizer, MissingExtraError without sacrebleu."""
     if tokenize != "auto" and tokenize not in TOKENIZERS:
         raise UsageError(
-            f"--bleu_tokenize is {tokenize!r}.", f"Choose auto or one of {', '.join(TOKENIZERS)}."
+            f"`bleu_tokenize` is {tokenize!r}.", f"Choose auto or one of {', '.join(TOKENIZERS)}."
         )
     try:
         import sacrebleu  # noqa: F401

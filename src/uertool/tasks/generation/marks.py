@@ -102,8 +102,8 @@ def stop_ids(tokenizer: Tokenizer, tokens: Sequence[str]) -> frozenset[int]:
     unknown = [token for token, index in found.items() if index is None]
     if unknown:
         raise UsageError(
-            f"--stop_token {', '.join(map(repr, unknown))}: not in {tokenizer.vocab.source}.",
-            "A stop token is one entry of the vocabulary; use --stop_string for other text.",
+            f"`stop_token` {', '.join(map(repr, unknown))}: not in {tokenizer.vocab.source}.",
+            "A stop token is one entry of the vocabulary; use `stop_string` for other text.",
         )
     return frozenset(index for index in found.values() if index is not None)
 
@@ -118,7 +118,7 @@ def word_ids(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:
     for word, ids in zip(words, encoded, strict=True):
         if not ids or tokenizer.unk_id in ids:
             raise UsageError(
-                f"--forbid {word!r}: the vocabulary {tokenizer.vocab.source} cannot write it.",
+                f"`forbid` {word!r}: the vocabulary {tokenizer.vocab.source} cannot write it.",
                 "It will not be generated anyway; leave it out.",
             )
     return encoded

@@ -54,16 +54,16 @@ class Sampling:
         problems = [
             (
                 not self.temperature >= 0,
-                "--temperature",
+                "`temperature`",
                 self.temperature,
                 "0 (the best token) or more",
             ),
-            (self.top_k < 0, "--top_k", self.top_k, "0 (all tokens) or more"),
-            (not 0 <= self.top_p <= 1, "--top_p", self.top_p, "in (0, 1], or 0 to leave it out"),
-            (not 0 <= self.min_p <= 1, "--min_p", self.min_p, "in [0, 1]"),
+            (self.top_k < 0, "`top_k`", self.top_k, "0 (all tokens) or more"),
+            (not 0 <= self.top_p <= 1, "`top_p`", self.top_p, "in (0, 1], or 0 to leave it out"),
+            (not 0 <= self.min_p <= 1, "`min_p`", self.min_p, "in [0, 1]"),
             (
                 not 0 <= self.typical <= 1,
-                "--typical",
+                "`typical`",
                 self.typical,
                 "in (0, 1], or 0 to leave it out",
             ),

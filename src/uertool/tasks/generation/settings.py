@@ -60,38 +60,38 @@ class Decoding:
     def __post_init__(self) -> None:
         problems = []
         for name, value, least in (
-            ("--num_return", self.returns, 1),
-            ("--batch_size", self.rows, 1),
-            ("--min_new_tokens", self.min_new_tokens, 0),
-            ("--no_repeat_ngram", self.no_repeat_ngram, 0),
-            ("--max_new_tokens", self.max_new_tokens, 1),
-            ("--seq_length", self.seq_length, 1),
-            ("--tgt_seq_length", self.tgt_seq_length, 2),
+            ("`num_return`", self.returns, 1),
+            ("`batch_size`", self.rows, 1),
+            ("`min_new_tokens`", self.min_new_tokens, 0),
+            ("`no_repeat_ngram`", self.no_repeat_ngram, 0),
+            ("`max_new_tokens`", self.max_new_tokens, 1),
+            ("`seq_length`", self.seq_length, 1),
+            ("`tgt_seq_length`", self.tgt_seq_length, 2),
         ):
             if value is not None and value < least:
                 problems.append(f"{name} is {value} and must be {least} or more")
         if not self.repetition_penalty > 0:
             problems.append(
-                f"--repetition_penalty is {self.repetition_penalty} and must be above 0"
+                f"`repetition_penalty` is {self.repetition_penalty} and must be above 0"
             )
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             problems.append(
-                f"--min_new_tokens {self.min_new_tokens} is more than --max_new_tokens "
+                f"`min_new_tokens` {self.min_new_tokens} is more than `max_new_tokens` "
                 f"{self.max_new_tokens}"
             )
         if self.beams is not None and self.returns > self.beams.width:
             problems.append(
-                f"--num_return {self.returns} is more than --beam {self.beams.width} can give"
+                f"`num_return` {self.returns} is more than `beam` {self.beams.width} can give"
             )
         if self.beams is None and self.sampling.greedy and self.returns > 1:
             problems.append(
-                f"--num_return {self.returns} would give the same text {self.returns} times, since "
-                "the best token is always taken; sample (--temperature above 0) or use --beam"
+                f"`num_return` {self.returns} would give the same text {self.returns} times, since "
+                "the best token is always taken; sample (`temperature` above 0) or use `beam`"
             )
         if any(not string for string in self.stop_strings):
-            problems.append("--stop_string is empty")
+            problems.append("`stop_string` is empty")
         if self.truncate not in ("left", "right", "error"):
-            problems.append(f"--truncate is {self.truncate!r} and must be left, right or error")
+            problems.append(f"`truncate` is {self.truncate!r} and must be left, right or error")
         if problems:
             raise UsageError("; ".join(problems) + ".")
 
@@ -153,15 +153,15 @@ def make_decoding(
     compared = {"length_penalty": length_penalty, "early_stopping": early_stopping}
     of_beams = {name: value for name, value in compared.items() if value is not None}
     if beam is None and of_beams:
-        raise UsageError(f"{_options(of_beams)} is about beam search.", "Add --beam 4.")
+        raise UsageError(f"{_options(of_beams)} is about beam search.", "Add `beam` 4.")
     if beam is not None and (given or greedy):
         names = _options([*given, *(["greedy"] if greedy else [])])
         raise UsageError(
-            f"--beam and {names} were both given, but beam search does not draw tokens.",
+            f"`beam` and {names} were both given, but beam search does not draw tokens.",
             "Give one or the other.",
         )
     if greedy and given.get("temperature"):
-        raise UsageError(f"--greedy and --temperature {temperature} contradict each other.")
+        raise UsageError(f"`greedy` and `temperature` {temperature} contradict each other.")
     if greedy:
         given["temperature"] = 0.0
     beams = None if beam is None else BeamSettings(beam, **of_beams)  # type: ignore[arg-type]
@@ -179,4 +179,4 @@ def make_decoding(
 
 
 def _options(names: Any) -> str:
-    return ", ".join(f"--{name}" for name in names)
+    return ", ".join(f"`{name}`" for name in names)

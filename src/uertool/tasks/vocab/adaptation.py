@@ -113,9 +113,9 @@ def adapt_vocab(
         OutputError: the output cannot be written.
     """
     if output is None and not dry_run:
-        raise UsageError("Nowhere to write to.", "Name a file with --new_model_path.")
+        raise UsageError("Nowhere to write to.", "Name a file with `new_model_path`.")
     if not change.asked and not (target_change and target_change.asked):
-        raise UsageError("No new vocabulary was named.", "Name one with --new_vocab_path.")
+        raise UsageError("No new vocabulary was named.", "Name one with `new_vocab_path`.")
     if output is not None and not dry_run:
         refuse_existing(output, overwrite)
     with open_checkpoint(model, arch=arch) as checkpoint:
@@ -167,7 +167,7 @@ class _Job:
             if side not in sizes:
                 raise UsageError(
                     f"{checkpoint.path} has no {side} embedding, so that vocabulary cannot change.",
-                    "--old_tgt_vocab_path and --new_tgt_vocab_path are for models with a decoder."
+                    "`old_tgt_vocab_path` and `new_tgt_vocab_path` are for models with a decoder."
                     if side == "target"
                     else None,
                 )
@@ -237,7 +237,7 @@ class _Job:
         if sizes["target"] != sizes["source"]:
             self.notes.append(
                 f"The decoder's vocabulary ({sizes['target']} words) is another one and stays; "
-                "change it with --old_tgt_vocab_path and --new_tgt_vocab_path."
+                "change it with `old_tgt_vocab_path` and `new_tgt_vocab_path`."
             )
             return
         keys = {side: self.file.storage_key(raw) for side, raw in tables.items()}
@@ -245,7 +245,7 @@ class _Job:
         if uer and keys["target"] != keys["source"]:
             self.notes.append(
                 "The decoder's table has as many rows, so it follows the same vocabulary; if it "
-                "has one of its own, name it with --old_tgt_vocab_path."
+                "has one of its own, name it with `old_tgt_vocab_path`."
             )
         self.changes["target"] = self.changes["source"]
 
@@ -261,7 +261,7 @@ class _Job:
             raise CheckpointError(
                 f"{self.checkpoint.path} has tensors of the vocabulary's size whose names are not "
                 f"understood: {', '.join(lost[:5])}.",
-                "Name the architecture with --arch, or take them out of the file.",
+                "Name the architecture with `arch`, or take them out of the file.",
             )
 
     def _check_special(self) -> None:

@@ -139,7 +139,7 @@ def _write_hf_files(
 
 
 def _write_trained(folder: Path, trained: Path, vocab: Vocab, length: int) -> None:
-    """The tokenizer.json that `vocab build --model` made, with its special tokens named."""
+    """The tokenizer.json of a trained subword model, with its special tokens named."""
     shutil.copyfile(trained, folder / "tokenizer.json")
     _write_vocab(folder / "vocab.txt", vocab)
     special = {

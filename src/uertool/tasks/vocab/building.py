@@ -134,7 +134,7 @@ def build_vocab(
 
 def _check_numbers(min_count: int, max_size: int | None, coverage: float | None) -> None:
     if min_count < 1:
-        raise UsageError(f"A minimum count of {min_count} is below 1.", "Give --min_count 1.")
+        raise UsageError(f"A minimum count of {min_count} is below 1.", "Give `min_count` 1.")
     if max_size is not None and max_size < 1:
         raise UsageError(f"A vocabulary of {max_size} entries cannot be built.")
     if coverage is not None and not 0 < coverage <= 1:
@@ -231,7 +231,7 @@ def train_vocab(
     if size <= len(start):
         raise UsageError(
             f"A vocabulary of {size} entries has no room beside the {len(start)} reserved ones.",
-            "Give a larger --vocab-size.",
+            "Give a larger `vocab_size`.",
         )
     unk = next((token for token in start if token in ("[UNK]", "<unk>")), None)
     if unk is None:
@@ -320,7 +320,7 @@ def _train_wordpiece(
 def _too_small(size: int, needed: int | None = None) -> UsageError:
     return UsageError(
         f"A vocabulary of {size} entries has no room for every character of the corpus.",
-        f"Give a --vocab-size of more than {needed}." if needed else "Give a larger --vocab-size.",
+        f"Give a `vocab_size` of more than {needed}." if needed else "Give a larger `vocab_size`.",
     )
 
 
@@ -373,7 +373,7 @@ def _train_bpe(
         raise UsageError(
             f"A byte-level vocabulary of {size} entries has no room for the {len(reserved)} "
             f"reserved ones and the {len(alphabet)} bytes.",
-            "Give a larger --vocab-size.",
+            "Give a larger `vocab_size`.",
         )
     trainer = trainers.BpeTrainer(
         vocab_size=size,
@@ -487,7 +487,7 @@ def save_vocab(
     if built.files and str(path) == "-":
         raise UsageError(
             "This vocabulary needs more than one file, so it cannot go to standard output.",
-            "Give --output_path a file name.",
+            "Give `output_path` a file name.",
         )
     sides = {side_file(path, ending): text for ending, text in built.files.items()}
     for target in (path, *sides, *((counts_path,) if counts_path else ())):

@@ -208,7 +208,7 @@ def _old_tokenizer(
     if old is not None and spm is not None:
         raise UsageError("An old vocabulary and an old sentencepiece model were both named.")
     if old is None and spm is None:
-        name = "--old_vocab_path" if side == "source" else "--old_tgt_vocab_path"
+        name = "`old_vocab_path`" if side == "source" else "`old_tgt_vocab_path`"
         raise UsageError("The vocabulary that the model has is not known.", f"Name it with {name}.")
     if is_folder(old):
         assert old is not None

@@ -144,7 +144,7 @@ def count_corpus(
         UsageError: there are less than one worker.
     """
     if workers < 1:
-        raise UsageError(f"{workers} workers cannot count.", "Give --workers_num 1 or more.")
+        raise UsageError(f"{workers} workers cannot count.", "Give `workers_num` 1 or more.")
     report = on_bytes or (lambda _: None)
     ranges = [piece for file in files for piece in _ranges(file)]
     tally = Tally()
@@ -224,7 +224,7 @@ def _count_in_processes(
         except BrokenProcessPool:
             raise UertoolError(
                 "A counting process ended without a word, perhaps for lack of memory.",
-                "Use fewer of them: --workers_num 1.",
+                "Use fewer of them: `workers_num` 1.",
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

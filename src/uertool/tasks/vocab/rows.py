@@ -109,7 +109,7 @@ class RowPlan:
 
 @dataclass(frozen=True)
 class Similar:
-    """Auxiliary vectors of words, for `--init similar`.
+    """Auxiliary vectors of words, for `init="similar"`.
 
     Attributes:
         vectors: word to its row in `table`.
@@ -166,11 +166,11 @@ def plan_rows(
         UsageError: an unknown method, or "similar" without vectors.
     """
     if init not in INITS:
-        raise UsageError(f"There is no method {init!r}.", f"Choose --init of {', '.join(INITS)}.")
+        raise UsageError(f"There is no method {init!r}.", f"Choose `init` of {', '.join(INITS)}.")
     if (init == "similar") != (similar is not None):
         raise UsageError(
-            "--init similar needs a word2vec file, and only that method does.",
-            "Name it with --similar_path.",
+            "`init` similar needs a word2vec file, and only that method does.",
+            "Name it with `similar_path`.",
         )
     known = {token: index for token, index in old.mapping.items() if index < rows}
     roles = _same_roles(old, new, known)
@@ -346,9 +346,9 @@ def read_similar(
     from uertool.tasks.embeddings.word_vectors import WordFile
 
     if neighbours < 1:
-        raise UsageError(f"--neighbours {neighbours} is below 1.")
+        raise UsageError(f"`neighbours` {neighbours} is below 1.")
     if not temperature > 0:
-        raise UsageError(f"--temperature {temperature:g} is not above 0.")
+        raise UsageError(f"`temperature` {temperature:g} is not above 0.")
     words: dict[str, int] = {}
     rows: list[torch.Tensor] = []
     for word, (_, vector) in WordFile(path).find(wanted).items():

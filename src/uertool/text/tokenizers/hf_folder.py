@@ -41,7 +41,7 @@ def tokenizer_from_hf_folder(path: str | Path) -> Tokenizer:
     raise VocabError(
         f"{folder} holds no tokenizer.",
         "It needs tokenizer.json, vocab.txt, vocab.json with merges.txt, or "
-        f"{', '.join(_SPIECE_NAMES)}; or give --vocab_path.",
+        f"{', '.join(_SPIECE_NAMES)}; or give `vocab_path`.",
     )
 
 
