@@ -11,7 +11,7 @@ import torch
 from tests.conftest import FIXTURES, MODELS, fixture_folders
 from uertool.errors import UsageError
 from uertool.loading.registry import LoadedModel, load_model
-from uertool.tasks import substitutes as module
+from uertool.tasks.embeddings import substitutes as module
 from uertool.tasks.embeddings.substitutes import (
     SubstituteSearch,
     SubstituteSettings,

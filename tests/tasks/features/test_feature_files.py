@@ -16,9 +16,9 @@ from uertool.engine.spool import Note
 from uertool.errors import InputError, OutputError, UsageError
 from uertool.io.vector_reader import open_vectors
 from uertool.loading.registry import LoadedModel, load_model
+from uertool.tasks.features import job as features
 from uertool.tasks.features.files import FeatureReport, OutputPlan, extract_to_file, leftover
 from uertool.tasks.features.job import FeatureJob, FeatureSettings, encode
-from uertool.tasks.features.job import job as features
 from uertool.tasks.features.plots import draw_vectors, flatten, similarities
 from uertool.text.readers import Line, read_lines
 
