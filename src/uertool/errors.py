@@ -2,6 +2,7 @@
 
     UertoolError            exit 1
     ├── UsageError          exit 2: an invalid option or argument
+    │   └── SettingError    a setting whose value is invalid
     ├── CheckpointError     a weight file that is missing, broken, unsafe or not understood
     ├── ConfigError         a configuration that contradicts itself or the tensors
     ├── VocabError          a vocabulary or tokenizer that does not fit
@@ -67,9 +68,30 @@ class UertoolError(Exception):
 
 
 class UsageError(UertoolError):
-    """An invalid option or argument."""
+    """An invalid option or argument, or a combination of them."""
 
     exit_code = 2
+
+
+class SettingError(UsageError):
+    """A setting whose value is invalid.
+
+    Args:
+        field: the name of the setting.
+        value: what was given.
+        reason: what is expected, for example "must be at least 1".
+        hint: what to do next, where the reason does not say it.
+    """
+
+    def __init__(self, field: str, value: object, reason: str, hint: str | None = None) -> None:
+        found = shown(repr(value) if isinstance(value, str) else value)
+        super().__init__(f"invalid `{field}`: {found} ({reason})", hint)
+        self.field = field
+        self.value = value
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.field, self.value, self.reason, self.hint))
 
 
 class CheckpointError(UertoolError):

@@ -97,7 +97,7 @@ def _broken_config(tmp: Path) -> Case:
 
 def _positions(tmp: Path) -> Case:
     argv = ["天" * 200, "--model", str(MODEL), "--seq_length", "200"]
-    return Case(argv, 2, ["--seq-length 200", "128 rows"])
+    return Case(argv, 2, ["--seq_length 200", "128 rows"])
 
 
 def _no_mlm(tmp: Path) -> Case:

@@ -43,7 +43,7 @@ def test_the_old_default_of_twelve_layers_is_no_trap(
 ) -> None:
     code = main(["convert", "uer2hf", MLM, str(tmp_path / "hf"), "--layers_num", "12"])
     assert code == 1
-    assert "--layers-num is 12, but the encoder has 3 layers" in capsys.readouterr().err
+    assert "--layers_num is 12, but the encoder has 3 layers" in capsys.readouterr().err
 
 
 def test_type_of_the_old_scripts_is_the_architecture(
@@ -155,7 +155,7 @@ def test_a_folder_is_looked_through_without_writing(
 
 def test_a_missing_output_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "uer2hf", MLM]) == 2
-    assert "--output-model-path" in capsys.readouterr().err
+    assert "--output_model_path" in capsys.readouterr().err
 
 
 def test_a_direction_says_what_the_input_is(

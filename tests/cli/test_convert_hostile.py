@@ -98,7 +98,7 @@ CASES: dict[str, tuple[Callable[[Path], str], str]] = {
     "missing data shard": (shardless, "data-00000-of-00001"),
     "truncated": (truncated, "truncated"),
     "nothing there": (lambda p: str(p / "none.bin"), "no file"),
-    "no weights": (lambda p: str(MLM / "vocab.txt"), "--vocab_path"),
+    "no weights": (lambda p: str(MLM / "vocab.txt"), "--vocab-path"),
     "a folder without weights": (lambda p: str(FIXTURES.parent / "text"), "weights"),
 }
 

@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import pytest
 import typer
 import typer.main
 
 from uertool.cli import app as entry
-from uertool.cli.argv import kebab, normalize
-from uertool.cli.options import (
-    DeviceOptions,
-    ModelOptions,
-    OutputOptions,
-    TextOptions,
-    opt,
-    option_groups,
-)
-from uertool.errors import UsageError
+from uertool.cli.argv import kebab, normalize_values
+from uertool.cli.options import Command, OutputSettings, load, opt, with_settings
+from uertool.errors import SettingError, UsageError
+from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.settings import Setting, Settings, fields_of
+from uertool.text.settings import InputSettings
+
+TargetName = Literal["mlm", "sp", "lm", "cls", "token_cls"]
+
+
+@dataclass(frozen=True)
+class Many(Settings):
+    """Settings that take several values."""
+
+    model_list_path: Annotated[tuple[str, ...], Setting("Models", several=True)] = ()
+    target: Annotated[tuple[TargetName, ...], Setting("Targets", several=True)] = ()
+    weights: Annotated[tuple[float, ...], Setting("Weights", several=True)] = ()
+    layers: Annotated[tuple[int, ...], Setting("Layers")] = ()
 
 
 def parse(*argv: str) -> dict[str, Any]:
     """What a command with every shared group receives for these arguments."""
     seen: dict[str, Any] = {}
 
-    @option_groups
+    @with_settings
     def command(
         texts: Annotated[list[str] | None, typer.Argument()] = None,
         *,
-        model: ModelOptions,
-        text: TextOptions,
-        device: DeviceOptions,
-        output: OutputOptions,
+        model: ModelSettings,
+        text: InputSettings,
+        device: DeviceSettings,
+        output: OutputSettings,
         topn: Annotated[int, opt("--topn", help="How many")] = 10,
-        list_path: Annotated[list[str] | None, opt("--model-list-path", help="Many")] = None,
+        many: Many,
     ) -> None:
         seen.update(locals())
 
     app = typer.Typer(context_settings={"token_normalize_func": kebab})
-    app.command()(command)
+    app.command(cls=Command)(command)
     parser = typer.main.get_command(app)
-    with parser.make_context("test", normalize(argv)) as context:
+    with parser.make_context("test", list(argv)) as context:
         parser.invoke(context)
     return seen
 
@@ -73,7 +82,9 @@ def test_embeddings_may_be_written_apart_or_joined(option: str, words: list[str]
 
 
 def test_several_models_after_one_option() -> None:
-    assert parse("--model_list_path", "a", "b", "c", "--topn", "3")["list_path"] == ["a", "b", "c"]
+    seen = parse("--model_list_path", "a", "b", "c,d", "--topn", "3")
+    assert seen["many"].model_list_path == ("a", "b", "c,d")
+    assert seen["topn"] == 3
 
 
 @pytest.mark.parametrize(
@@ -91,8 +102,8 @@ def test_lower_casing_takes_a_truth(argv: list[str], meant: bool) -> None:
 
 
 def test_a_truth_that_is_none_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="true or false"):
-        parse("--do_lower_case=perhaps")["model"].overrides()
+    with pytest.raises(SettingError, match="`do_lower_case`: 'perhaps' .must be true or false"):
+        parse("--do_lower_case=perhaps")
 
 
 @pytest.mark.parametrize("option", ["--tie_weight", "--tie_weights", "--tie-weights"])
@@ -105,16 +116,31 @@ def test_a_switch_may_be_turned_off() -> None:
 
 
 def test_targets_are_joined_and_leave_arguments_alone() -> None:
-    assert normalize(["--target", "mlm", "sp", "text"]) == ["--target", "mlm,sp", "text"]
+    seen = parse("--target", "mlm", "token_cls", "text")
+    assert seen["many"].target == ("mlm", "token_cls")
+    assert seen["texts"] == ["text"]
+
+
+@pytest.mark.parametrize(
+    "argv", [["0.5", "-1", "2e-1"], ["0.5,-1,2e-1"], ["0.5, -1, 2e-1"]], ids=str
+)
+def test_numbers_may_be_written_apart_or_with_commas(argv: list[str]) -> None:
+    assert parse("--weights", *argv)["many"].weights == (0.5, -1.0, 0.2)
+
+
+def test_a_list_of_numbers_that_is_none_is_a_usage_error() -> None:
+    with pytest.raises(SettingError, match="`layers`: '1,x' .must be whole numbers, separated by"):
+        parse("--layers", "1,x")
 
 
 def test_nothing_after_two_hyphens_is_touched() -> None:
     argv = ["--", "--embedding", "word", "pos", "--do_lower_case"]
-    assert normalize(argv) == argv
+    assert normalize_values(argv, fields_of(ModelSettings)) == argv
 
 
 def test_an_option_without_its_value_stays_for_the_parser_to_refuse() -> None:
-    assert normalize(["--embedding", "--topn", "3"]) == ["--embedding", "--topn", "3"]
+    argv = ["--embedding", "--topn", "3"]
+    assert normalize_values(argv, fields_of(ModelSettings)) == argv
 
 
 def test_a_shard_is_a_pair() -> None:
@@ -127,8 +153,9 @@ def test_saving_a_run_needs_an_output() -> None:
 
 
 def test_a_config_without_a_model_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="--config-path"):
-        parse("--config-path", "c.json")["model"].load()
+    seen = parse("--config-path", "c.json")
+    with pytest.raises(UsageError, match="`config_path`"):
+        load(seen["model"], seen["device"])
 
 
 def test_commands_may_be_written_with_underscores() -> None:

@@ -65,7 +65,7 @@ def test_every_method_runs_and_is_the_same_twice(init: str, tmp_path: Path) -> N
     ("change", "code", "words"),
     [
         (["--init", "mean"], 2, "mean-of-pieces"),
-        (["--init", "similar"], 2, "--similar_path"),
+        (["--init", "similar"], 2, "--similar-path"),
         (["--list", "all"], 2, "Choose of"),
         (["--new_tgt_vocab_path", NEW], 2, "go together"),
         (["--old_vocab_path", NEW], 1, "not the vocabulary of this model"),

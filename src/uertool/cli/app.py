@@ -126,6 +126,8 @@ class LazyGroup(TyperGroup):
 
 def load_command(name: str) -> Any:
     """The parser's command for a name of `COMMANDS`."""
+    from uertool.cli.options import Command
+
     entry = next(entry for entry in COMMANDS if entry.name == name)
     found = getattr(importlib.import_module(entry.module), entry.attribute)
     if isinstance(found, typer.Typer):
@@ -133,7 +135,7 @@ def load_command(name: str) -> Any:
         group.name = entry.name
         return group
     single = typer.Typer(add_completion=False)
-    single.command(name=entry.name)(found)
+    single.command(name=entry.name, cls=Command)(found)
     return typer.main.get_command(single)
 
 
@@ -183,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     debug, arguments = _without_debug(given)
     console.set_level()
+    console.remember_spelling(given)
     run_record.begin(given)
     try:
         code = _run(normalize(arguments or ["--help"]))

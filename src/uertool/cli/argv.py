@@ -9,7 +9,10 @@ Typer takes one value after an option, or the option several times. UER-py's use
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from uertool.settings import Field
 
 #: Everything that may be a part of an embedding, and what may be a target, in either generation.
 EMBEDDING_WORDS = frozenset({"word", "pos", "seg", "sinusoidalpos", "dual"})
@@ -105,6 +108,57 @@ def normalize(argv: Sequence[str]) -> list[str]:
         else:
             done.append(token)
     return done
+
+
+def normalize_values(argv: Sequence[str], fields: Sequence[Field]) -> list[str]:
+    """The arguments with the old forms of these fields rewritten; nothing after `--` is touched.
+
+    - several values after one option (`Setting.several`) become one value with commas, or the
+      option once for each where a value may hold commas itself;
+    - a truth (`Setting.valued`) without a value means true, and `--no-...` means false.
+    """
+    several = {flag: field for field in fields if field.setting.several for flag in _flags(field)}
+    truths = {flag for field in fields if field.setting.valued for flag in _flags(field)}
+    done: list[str] = []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        if token == "--":
+            return [*done, token, *rest]
+        written, equals, attached = token.partition("=")
+        name = kebab(written)
+        if name in several:
+            values = [attached] if equals else []
+            while rest and _is_value(rest[0]) and (not values or _belongs(several[name], rest[0])):
+                values.append(rest.pop(0))
+            field = several[name]
+            join = None if field.kind is str and not field.choices else ","
+            done.extend(_written_out(written, values, Many(_anything, join)))
+        elif name in truths and not equals:
+            word = rest[0].lower() if rest else ""
+            if word in _TRUTH_WORDS:
+                rest.pop(0)
+            done.extend([written, _TRUTH_WORDS.get(word, "true")])
+        elif name.startswith("--no-") and "--" + name[5:] in truths:
+            done.extend(["--" + name[5:], "false"])
+        else:
+            done.append(token)
+    return done
+
+
+def _flags(field: Field) -> list[str]:
+    """The long options of a field."""
+    return ["--" + kebab(name) for name in (field.name, *field.setting.names) if len(name) > 1]
+
+
+def _belongs(field: Field, word: str) -> bool:
+    """Whether a word is one more value of a field, not an argument."""
+    if field.choices:
+        parts = word.replace(",", " ").split()
+        return all(
+            part in field.choices or set(part.split("_")) <= set(field.choices) for part in parts
+        )
+    return field.kind is str or _number(word)
 
 
 def _is_value(token: str) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
+_typed: dict[str, str] = {}
 
 #: Width of tables where no terminal says otherwise.
 PLAIN_WIDTH = 100
@@ -194,12 +195,26 @@ def terminal_width() -> int:
 # -- standard error -------------------------------------------------------------------------------
 
 
+def remember_spelling(argv: Sequence[str]) -> None:
+    """Let `spell` write options as they are written on this command line."""
+    _typed.clear()
+    _typed.update(
+        {name.replace("_", "-"): name for token in argv for name in [token.split("=")[0]]}
+    )
+
+
 def spell(text: str) -> str:
     """A message of the library with its settings, `like_this`, spelled as options, --like-this.
 
-    Library code does not know the command line: it names settings in backquotes.
+    Library code does not know the command line: it names settings in backquotes. An option is
+    spelled as the user typed it.
     """
-    return _SETTING.sub(lambda match: "--" + match[1].replace("_", "-"), text)
+
+    def option(match: re.Match[str]) -> str:
+        name = "--" + match[1].replace("_", "-")
+        return _typed.get(name, name)
+
+    return _SETTING.sub(option, text)
 
 
 def err(text: str) -> None:

@@ -13,10 +13,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from uertool.cli import console
-from uertool.cli.engine_options import EngineOptions, absolute_model, model_identity
+from uertool.cli.engine_options import (
+    absolute_model,
+    inputs_for,
+    model_identity,
+    order_for,
+    refuse_on_ray,
+)
 from uertool.cli.engine_run import report, run_order, show_plan, watching
-from uertool.cli.options import DeviceOptions, ModelOptions, OutputOptions, TextOptions
+from uertool.cli.options import OutputSettings
+from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
+from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     import torch
@@ -38,11 +47,11 @@ if TYPE_CHECKING:
 class Call:
     """The options of a command that reads lines and runs a model on them."""
 
-    engine: EngineOptions
-    model: ModelOptions
-    text: TextOptions
-    device: DeviceOptions
-    output: OutputOptions
+    engine: EngineSettings
+    model: ModelSettings
+    text: InputSettings
+    device: DeviceSettings
+    output: OutputSettings
     texts: Sequence[str] | None
 
     def target(self) -> str:
@@ -52,7 +61,7 @@ class Call:
             UsageError: there is none, or an option means nothing here.
         """
         console.set_level(quiet=self.output.quiet, verbose=self.output.verbose)
-        self.engine.refuse(save_run=self.output.save_run)
+        refuse_on_ray(save_run=self.output.save_run)
         if self.output.prediction_path in (None, "-"):
             raise UsageError(
                 "--engine ray writes a folder of shards.",
@@ -62,9 +71,10 @@ class Call:
 
     def order(self, work: Work, target: str, identity: Mapping[str, Any]) -> Order:
         """What the engine shall do."""
-        return self.engine.order(
+        return order_for(
+            self.engine,
             work,
-            inputs=self.engine.inputs(self.text, self.texts),
+            inputs=inputs_for(self.text, self.texts),
             output=target,
             identity={
                 **model_identity(self.model),
@@ -86,7 +96,7 @@ class Call:
         report(manifest, order.output, rate)
         return manifest
 
-    def worker(self) -> tuple[ModelOptions, DeviceOptions]:
+    def worker(self) -> tuple[ModelSettings, DeviceSettings]:
         """What a worker loads."""
         here = dataclasses.replace(self.device, threads=None)
         return absolute_model(self.model), here
@@ -104,7 +114,7 @@ def features(
 ) -> None:
     """Vectors of lines as shards."""
     target = call.target()
-    call.engine.refuse(
+    refuse_on_ray(
         row_map=plan.row_map,
         resume=plan.resume,
         whiten=plan.whiten,
@@ -150,8 +160,8 @@ def features(
 
 
 def _feature_job(
-    model: ModelOptions,
-    options: DeviceOptions,
+    model: ModelSettings,
+    options: DeviceSettings,
     settings: FeatureSettings,
     heads: tuple[str, ...],
     device: torch.device,
@@ -159,7 +169,9 @@ def _feature_job(
     from uertool.tasks.features.job import FeatureJob
 
     here = dataclasses.replace(options, device=str(device))
-    return FeatureJob(model.load(here, heads=heads, aloud=False), settings)
+    from uertool.loading.registry import load_from_settings
+
+    return FeatureJob(load_from_settings(model, here, heads=heads), settings)
 
 
 # -- cloze ----------------------------------------------------------------------------------------
@@ -197,12 +209,14 @@ _UNMASKED = "unmasked."
 
 
 def _cloze_job(
-    model: ModelOptions, options: DeviceOptions, settings: ClozeSettings, device: torch.device
+    model: ModelSettings, options: DeviceSettings, settings: ClozeSettings, device: torch.device
 ) -> ClozeJob:
     from uertool.tasks.cloze.job import ClozeJob
 
     here = dataclasses.replace(options, device=str(device))
-    return ClozeJob(model.load(here, heads=("mlm",), aloud=False), settings)
+    from uertool.loading.registry import load_from_settings
+
+    return ClozeJob(load_from_settings(model, here, heads=("mlm",)), settings)
 
 
 @dataclass(frozen=True)
@@ -272,7 +286,7 @@ def generate(
 
 
 def _generator(
-    model: ModelOptions,
+    model: ModelSettings,
     options: Any,
     overrides: Mapping[str, Any],
     seq2seq: bool,
@@ -320,7 +334,7 @@ class TextWriter:
 
 
 def corpus_counter(
-    engine: EngineOptions,
+    engine: EngineSettings,
     corpora: Sequence[str],
     output: str,
     *,
@@ -336,7 +350,7 @@ def corpus_counter(
 
 
 def _count(
-    engine: EngineOptions,
+    engine: EngineSettings,
     corpora: list[str],
     output: str,
     overwrite: bool,
@@ -345,7 +359,8 @@ def _count(
 ) -> Tally:
     from uertool.tasks.sharded import TallyWork, count_distributed, shards_folder
 
-    order = engine.order(
+    order = order_for(
+        engine,
         TallyWork(counting=counting),
         inputs=corpora,
         output=shards_folder(output),
@@ -370,7 +385,7 @@ def _say_errors(errors: Path | None) -> None:
 
 
 def fit_whitening(
-    engine: EngineOptions,
+    engine: EngineSettings,
     vectors: Sequence[str],
     output: Path,
     size: int | None,
@@ -383,8 +398,9 @@ def fit_whitening(
     from uertool.engine.inputs import Reading
     from uertool.tasks.sharded import MomentsWork, fit_distributed, shards_folder
 
-    engine.refuse(shard_lines=engine.shard_lines)  # a block is a file here
-    order = engine.order(
+    refuse_on_ray(shard_lines=engine.shard_lines)  # a block is a file here
+    order = order_for(
+        engine,
         MomentsWork(),
         inputs=vectors,
         output=shards_folder(output),

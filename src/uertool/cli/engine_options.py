@@ -5,169 +5,113 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from uertool.cli.options import DeviceOptions, ModelOptions, OptionGroup, TextOptions, opt
+from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
+from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     from uertool.engine.run import Order
     from uertool.engine.work import Work
 
-_ENGINE = "Engine (see docs/scaling.md)"
+
+def is_ray(engine: EngineSettings) -> bool:
+    """Whether the command runs on Ray.
+
+    Raises:
+        UsageError: it does not, but options were given that belong to it.
+    """
+    if engine.engine == "ray":
+        return True
+    given = [
+        "--" + field.name.replace("_", "-")
+        for field in dataclasses.fields(engine)
+        if field.name != "engine" and getattr(engine, field.name) not in (None, False)
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)} belongs to --engine ray.", "Give --engine ray.")
+    return False
 
 
-@dataclass(frozen=True)
-class EngineOptions(OptionGroup):
-    """Where a command runs; None means not given."""
+def order_for(
+    engine: EngineSettings,
+    work: Work,
+    *,
+    inputs: Sequence[str],
+    output: str,
+    identity: Mapping[str, Any],
+    text: InputSettings | None = None,
+    device: DeviceSettings | None = None,
+    overwrite: bool = False,
+) -> Order:
+    """What the engine shall do.
 
-    engine: Annotated[
-        Literal["local", "ray"],
-        opt(
-            "--engine",
-            help="local, or ray for a cluster: what has a row for every line becomes a folder of "
-            "shards, and the same command again goes on with what is not done",
-            panel=_ENGINE,
-        ),
-    ] = "local"
-    ray_address: Annotated[
-        str | None,
-        opt(
-            "--ray-address",
-            help="local starts Ray here, auto finds one that runs here, HOST:PORT is a head node "
-            "[default: RAY_ADDRESS, or local]",
-            panel=_ENGINE,
-            metavar="auto|local|HOST:PORT",
-        ),
-    ] = None
-    actors: Annotated[
-        int | None,
-        opt(
-            "--actors",
-            help="Workers, each of which holds the model [default: as many as there is room for]",
-            panel=_ENGINE,
-        ),
-    ] = None
-    gpus_per_actor: Annotated[
-        float | None,
-        opt("--gpus-per-actor", help="GPUs of a worker [default: 1, if there are]", panel=_ENGINE),
-    ] = None
-    cpus_per_actor: Annotated[
-        float | None,
-        opt("--cpus-per-actor", help="Processors of a worker [default: 1]", panel=_ENGINE),
-    ] = None
-    shard_lines: Annotated[
-        int | None,
-        opt("--shard-lines", help="Lines of a shard [default: by the input]", panel=_ENGINE),
-    ] = None
-    strict: Annotated[
-        bool,
-        opt(
-            "--strict",
-            help="Stop at a line that cannot be processed; else it goes to errors.jsonl",
-            panel=_ENGINE,
-        ),
-    ] = False
-    dry_run: Annotated[
-        bool,
-        opt("--dry-run", help="Tell blocks, workers and time from a sample", panel=_ENGINE),
-    ] = False
+    Args:
+        work: what becomes of lines.
+        inputs: files, folders, globs.
+        output: the folder for shards.
+        identity: what decides the results beside the input.
+        text: how lines are read; its input is `inputs`.
+        device: where workers run the model.
+        overwrite: replace what another run wrote.
+    """
+    from uertool.engine.cluster import Resources
+    from uertool.engine.inputs import Reading
+    from uertool.engine.run import Order
 
-    @property
-    def is_ray(self) -> bool:
-        """Whether the command runs on Ray.
+    return Order(
+        work=work,
+        inputs=list(inputs),
+        output=output,
+        identity=identity,
+        reading=Reading(text.column, text.field) if text is not None else Reading(),
+        resources=Resources(engine.actors, engine.cpus_per_actor or 1.0, engine.gpus_per_actor),
+        address=engine.ray_address,
+        device=_one_device(device),
+        threads=device.threads if device is not None else None,
+        block_lines=engine.shard_lines,
+        strict=engine.strict,
+        overwrite=overwrite,
+    )
 
-        Raises:
-            UsageError: it does not, but options were given that belong to it.
-        """
-        if self.engine == "ray":
-            return True
-        given = [
-            "--" + field.name.replace("_", "-")
-            for field in dataclasses.fields(self)
-            if field.name != "engine" and getattr(self, field.name) not in (None, False)
-        ]
-        if given:
-            raise UsageError(f"{', '.join(given)} belongs to --engine ray.", "Give --engine ray.")
-        return False
 
-    def order(
-        self,
-        work: Work,
-        *,
-        inputs: Sequence[str],
-        output: str,
-        identity: Mapping[str, Any],
-        text: TextOptions | None = None,
-        device: DeviceOptions | None = None,
-        overwrite: bool = False,
-    ) -> Order:
-        """What the engine shall do.
+def inputs_for(text: InputSettings, arguments: Sequence[str] | None) -> list[str]:
+    """The input of a command that reads lines.
 
-        Args:
-            work: what becomes of lines.
-            inputs: files, folders, globs.
-            output: the folder for shards.
-            identity: what decides the results beside the input.
-            text: how lines are read; its input is `inputs`.
-            device: where workers run the model.
-            overwrite: replace what another run wrote.
-        """
-        from uertool.engine.cluster import Resources
-        from uertool.engine.inputs import Reading
-        from uertool.engine.run import Order
+    Raises:
+        UsageError: it is not one that can be shared out.
+    """
+    if arguments:
+        raise UsageError(
+            "Texts on the command line are too few for --engine ray.",
+            "Name files, folders or globs with --test-path.",
+        )
+    if text.test_path is None:
+        raise UsageError(
+            "--engine ray needs files.", "Name files, folders or globs with --test-path."
+        )
+    if text.shard is not None:
+        raise UsageError("--shard and --engine ray were both given: Ray shares out the work.")
+    return [text.test_path]
 
-        return Order(
-            work=work,
-            inputs=list(inputs),
-            output=output,
-            identity=identity,
-            reading=Reading(text.column, text.field) if text is not None else Reading(),
-            resources=Resources(self.actors, self.cpus_per_actor or 1.0, self.gpus_per_actor),
-            address=self.ray_address,
-            device=_one_device(device),
-            threads=device.threads if device is not None else None,
-            block_lines=self.shard_lines,
-            strict=self.strict,
-            overwrite=overwrite,
+
+def refuse_on_ray(**options: object) -> None:
+    """Complain about options that only one machine can heed; names are theirs."""
+    given = [
+        "--" + name.replace("_", "-")
+        for name, value in options.items()
+        if value not in (None, False)
+    ]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} cannot go with --engine ray.", "Leave it out, or run locally."
         )
 
-    def inputs(self, text: TextOptions, arguments: Sequence[str] | None) -> list[str]:
-        """The input of a command that reads lines.
 
-        Raises:
-            UsageError: it is not one that can be shared out.
-        """
-        if arguments:
-            raise UsageError(
-                "Texts on the command line are too few for --engine ray.",
-                "Name files, folders or globs with --test-path.",
-            )
-        if text.test_path is None:
-            raise UsageError(
-                "--engine ray needs files.", "Name files, folders or globs with --test-path."
-            )
-        if text.shard is not None:
-            raise UsageError("--shard and --engine ray were both given: Ray shares out the work.")
-        return [text.test_path]
-
-    @staticmethod
-    def refuse(**options: object) -> None:
-        """Complain about options that only one machine can heed; names are theirs."""
-        given = [
-            "--" + name.replace("_", "-")
-            for name, value in options.items()
-            if value not in (None, False)
-        ]
-        if given:
-            raise UsageError(
-                f"{', '.join(given)} cannot go with --engine ray.", "Leave it out, or run locally."
-            )
-
-
-def _one_device(device: DeviceOptions | None) -> str | None:
+def _one_device(device: DeviceSettings | None) -> str | None:
     if device is None or device.device == "auto":
         return None
     if "," in device.device or ":" in device.device:
@@ -178,7 +122,7 @@ def _one_device(device: DeviceOptions | None) -> str | None:
     return device.device
 
 
-def absolute_model(model: ModelOptions) -> ModelOptions:
+def absolute_model(model: ModelSettings) -> ModelSettings:
     """The same model for workers that stand in other folders."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(model):
@@ -194,7 +138,7 @@ def _is_file(reference: str) -> bool:
     return os.path.exists(reference) or os.path.exists(reference + ".index")
 
 
-def model_identity(model: ModelOptions) -> dict[str, Any]:
+def model_identity(model: ModelSettings) -> dict[str, Any]:
     """What a model is: its name, the digests of its files and the settings that were given."""
     from uertool.io.atomic import sha256_of
 

@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from uertool.cli.options import (
-    DeviceOptions,
-    ModelOptions,
-    OptionGroup,
-    opt,
-    truth,
-)
+from uertool.cli.options import OptionGroup, load, opt, truth
 from uertool.config import split_words
 from uertool.errors import UsageError
+from uertool.loading.settings import DeviceSettings, ModelSettings
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
@@ -179,19 +174,10 @@ class DecodingOptions(OptionGroup):
 
 
 @dataclass(frozen=True)
-class GenerationDevice(DeviceOptions):
+class GenerationDevice(DeviceSettings):
     """Where a model generates."""
 
-    dtype: Annotated[
-        str,
-        opt(
-            "--dtype",
-            help="auto, float32, bfloat16, float16, or int8 (weights, on a CPU)",
-            panel=_DEVICE,
-        ),
-    ] = "auto"
-
-    def generator(self, model: ModelOptions, **overrides: Any) -> Generator:
+    def generator(self, model: ModelSettings, **overrides: Any) -> Generator:
         """A model made ready to generate.
 
         Args:
@@ -216,13 +202,13 @@ class GenerationDevice(DeviceOptions):
                 "Start a run for each, with --shard 1/2 and so on.",
             )
         precision: Precision = "native"
-        where: DeviceOptions = self
+        where: DeviceSettings = self
         if self.dtype == "int8":
             precision = "int8"
             where = dataclasses.replace(self, dtype="float32")
         # The model is used up below: it must be nobody else's, before and after.
         forget_models()
-        loaded: LoadedModel = model.load(where, heads=("lm",), **overrides)
+        loaded: LoadedModel = load(model, where, heads=("lm",), **overrides)
         forget_models()
         if precision == "int8" and loaded.device.type != "cpu":
             raise UsageError(

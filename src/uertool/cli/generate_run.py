@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from uertool.cli import console, run_record
-from uertool.cli.engine_options import EngineOptions
 from uertool.cli.generate_options import GenerationDevice
-from uertool.cli.options import ModelOptions, OutputOptions, TextOptions
+from uertool.cli.options import OutputSettings, lines_of, source_of
 from uertool.cli.render.generation import Form, Summary, Writer, report_bad, score_line
+from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UertoolError, UsageError
+from uertool.loading.settings import ModelSettings
+from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     from uertool.tasks.generation.job import Generated, Generator, Prompt
@@ -29,8 +31,8 @@ class Run:
     """One call of the command: what is wanted, apart from the model."""
 
     settings: Decoding
-    text: TextOptions
-    output: OutputOptions
+    text: InputSettings
+    output: OutputSettings
     form: Form
     live: bool
     raw: bool
@@ -61,7 +63,7 @@ class Run:
                     "texts, files or --json."
                 )
         else:
-            self.text.source(prompts, "prompt")
+            source_of(self.text, prompts, "prompt")
         if self.reference is not None:
             from uertool.tasks.generation.judging import require
 
@@ -75,8 +77,8 @@ class Run:
 
     def on_cluster(
         self,
-        engine: EngineOptions,
-        model: ModelOptions,
+        engine: EngineSettings,
+        model: ModelSettings,
         device: GenerationDevice,
         prompts: Sequence[str] | None,
         overrides: dict[str, Any],
@@ -145,7 +147,7 @@ class Run:
         judged = None
         if self.reference is not None:
             judged = _Judged(self.reference, self.text)
-        source = self.text.source(prompts, "prompt")
+        source = source_of(self.text, prompts, "prompt")
         again = source is None or (source != "-" and Path(source).is_file())
         if again and (self.settings.truncate == "error" or judged is not None):
             count = generator.check(self._prompts(prompts, []), self.settings)
@@ -156,7 +158,7 @@ class Run:
     def _prompts(self, prompts: Sequence[str] | None, bad: list[BadLine]) -> Iterator[Prompt]:
         from uertool.tasks.generation.job import Prompt
 
-        for line in self.text.lines(prompts, "prompt", bad):
+        for line in lines_of(self.text, prompts, "prompt", bad):
             yield Prompt(line.number, line.text, line.fields)
 
     def _progress(self) -> contextlib.AbstractContextManager[console.Ticker]:
@@ -174,7 +176,7 @@ class Run:
         if self.output.save_run and self.output.prediction_path is not None:
             run_record.write(
                 self.output.prediction_path,
-                inputs=[*files, self.text.source(prompts, "prompt")],
+                inputs=[*files, source_of(self.text, prompts, "prompt")],
                 settings={
                     "decoding": dataclasses.asdict(self.settings),
                     "model": generator.config.to_json(),
@@ -257,7 +259,7 @@ def _typed() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _kept(output: OutputOptions, summary: Summary) -> Iterator[TextIO]:
+def _kept(output: OutputSettings, summary: Summary) -> Iterator[TextIO]:
     """The stream for results; after Ctrl-C a file with those that were finished is kept."""
     from uertool.io.atomic import atomic_text
 
@@ -333,7 +335,7 @@ class _Judged:
         text: how the input is read.
     """
 
-    def __init__(self, path: Path, text: TextOptions) -> None:
+    def __init__(self, path: Path, text: InputSettings) -> None:
         from uertool.text.readers import read_lines
 
         self.path = path

@@ -23,6 +23,8 @@ from uertool.errors import CheckpointError, UsageError, VocabError
 from uertool.loading import hub
 from uertool.loading.assembling import HEADS, build_model, heads_in
 from uertool.loading.config_resolution import resolve_config
+from uertool.loading.device import resolve_device, resolve_dtype, set_threads
+from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.models.model import UerModel
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
@@ -134,8 +136,6 @@ def load_model(
         UsageError: an option that cannot be meant.
         MissingExtraError: an optional package is needed.
     """
-    from uertool.loading.device import resolve_device, resolve_dtype
-
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     path = find_model(reference)
@@ -157,6 +157,43 @@ def load_model(
     while len(_kept) > KEPT:
         del _kept[next(iter(_kept))]
     return loaded
+
+
+def load_from_settings(
+    model: ModelSettings,
+    device: DeviceSettings,
+    *,
+    heads: Sequence[str] | None = None,
+    **more: Any,
+) -> LoadedModel:
+    """Load the model that settings describe, see `load_model`.
+
+    Args:
+        model: which model.
+        device: where it runs; its number of threads holds from here on.
+        heads: see `load_model`.
+        more: further overrides, such as those of a decoder.
+
+    Raises:
+        UertoolError: see `load_model`.
+    """
+    if model.load_model_path is None and model.config_path is not None:
+        raise UsageError(
+            "`config_path` was given without a model.", "Name one with `load_model_path`."
+        )
+    if device.threads is not None:
+        set_threads(device.threads)
+    return load_model(
+        model.reference,
+        device=device.device,
+        dtype=device.dtype,
+        vocab=model.vocab_path,
+        config=model.config_path,
+        tokenizer=model.tokenizer,
+        heads=heads,
+        **model.overrides(),
+        **more,
+    )
 
 
 def forget_models() -> None:

@@ -9,8 +9,9 @@ import typer
 
 from uertool.cli import console
 from uertool.cli.commands.average import follow
-from uertool.cli.options import DeviceOptions, opt, option_groups
+from uertool.cli.options import opt, option_groups
 from uertool.errors import UsageError
+from uertool.loading.settings import DeviceSettings
 
 if TYPE_CHECKING:
     from uertool.tasks.check.inspection import Inspection
@@ -23,7 +24,7 @@ _COPIES = "Copies"
 
 @option_groups
 def check(
-    device: DeviceOptions,
+    device: DeviceSettings,
     model: Annotated[
         str | None,
         typer.Argument(metavar="FILE", help="A weight file, folder or TensorFlow prefix."),
@@ -83,7 +84,10 @@ def check(
     """
     console.set_level(quiet=quiet)
     path = local_path(_one(model, load_model_path))
-    device.apply_threads()
+    if device.threads is not None:
+        from uertool.loading.device import set_threads
+
+        set_threads(device.threads)
     if compare is not None:
         raise typer.Exit(_compare(path, local_path(compare), as_json=json))
 

@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.engine_options import EngineOptions
-from uertool.cli.options import (
-    DeviceOptions,
-    ModelOptions,
-    OutputOptions,
-    TextOptions,
-    opt,
-    option_groups,
-)
+from uertool.cli.engine_options import is_ray
+from uertool.cli.options import OutputSettings, lines_of, load, opt, option_groups, source_of
 from uertool.cli.render.cloze import summary_line, writer_for
+from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
+from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     import torch
@@ -115,11 +111,11 @@ def cloze(
         Literal["auto", "table", "text", "jsonl"],
         opt("--format", help="table on a terminal, else the old text", panel="Output"),
     ] = "auto",
-    model: ModelOptions,
-    text: TextOptions,
-    device: DeviceOptions,
-    output: OutputOptions,
-    engine: EngineOptions,
+    model: ModelSettings,
+    text: InputSettings,
+    device: DeviceSettings,
+    output: OutputSettings,
+    engine: EngineSettings,
 ) -> None:
     """Fill in masked words: the n best for every [MASK], or for a token masked at random.
 
@@ -134,9 +130,9 @@ def cloze(
     """
     _check_target(target)
     written = output.form(form)
-    if not engine.is_ray:
+    if not is_ray(engine):
         output.apply()
-        lines_from = text.source(texts, "text")
+        lines_from = source_of(text, texts, "text")
 
     from uertool.loading.device import resolve_devices
     from uertool.tasks.cloze.job import ClozeSettings, ClozeSummary, cloze_lines, split_words
@@ -156,7 +152,7 @@ def cloze(
         augment=augment,
         temperature=temperature,
     )
-    if engine.is_ray:
+    if is_ray(engine):
         from uertool.cli import engine_commands
 
         call = engine_commands.Call(engine, model, text, device, output, texts)
@@ -169,7 +165,7 @@ def cloze(
     bad: list[BadLine] = []
     summary = ClozeSummary()
     if len(devices) == 1:
-        loaded = model.load(device, heads=("mlm",))
+        loaded = load(model, device, heads=("mlm",))
         make_job = functools.partial(_job_of, loaded, settings)
     else:
         make_job = functools.partial(_job, model, device, settings)
@@ -180,7 +176,7 @@ def cloze(
     ):
         write = writer_for(written, stream, column=text.column)
         results = cloze_lines(
-            text.lines(texts, "text", bad),
+            lines_of(text, texts, "text", bad),
             make_job,
             devices,
             threads=device.threads,
@@ -208,13 +204,15 @@ def _job_of(loaded: Any, settings: ClozeSettings, device: torch.device) -> Cloze
 
 
 def _job(
-    model: ModelOptions, options: DeviceOptions, settings: ClozeSettings, device: torch.device
+    model: ModelSettings, options: DeviceSettings, settings: ClozeSettings, device: torch.device
 ) -> ClozeJob:
     """Load the model in a worker of its own."""
     from uertool.tasks.cloze.job import ClozeJob
 
     here = dataclasses.replace(options, device=str(device), threads=None)
-    loaded = model.load(here, heads=("mlm",), aloud=False)
+    from uertool.loading.registry import load_from_settings
+
+    loaded = load_from_settings(model, here, heads=("mlm",))
     return ClozeJob(loaded, settings, notices=loaded.notes)
 
 
@@ -226,7 +224,7 @@ def _check_target(target: str | None) -> None:
         )
 
 
-def _progress(output: OutputOptions) -> contextlib.AbstractContextManager[console.Ticker]:
+def _progress(output: OutputSettings) -> contextlib.AbstractContextManager[console.Ticker]:
     if output.prediction_path in (None, "-") and console.out_is_terminal():
         return contextlib.nullcontext(console.Ticker())  # the results themselves show progress
     return console.progress(None, "Cloze", unit="lines")

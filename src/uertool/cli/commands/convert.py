@@ -349,7 +349,7 @@ def _show(report: ConversionReport, *, dry_run: bool, as_json: bool) -> None:
     console.out(f"{report.direction}: {kind}{heads}, {len(report.rows)} tensors")
     if dry_run:
         _show_mapping(report)
-    console.out(f"layer norms: {report.norm}")
+    console.out(console.spell(f"layer norms: {report.norm}"))
     for note in report.notes:
         console.note(note)
     if dry_run:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import OptionGroup, OutputOptions, opt, option_groups
+from uertool.cli.options import OptionGroup, OutputSettings, opt, option_groups
 from uertool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -387,7 +387,7 @@ def _show_comparison(part: Comparison, *, to_stderr: bool = False) -> None:
 @app.command("predict")
 @option_groups
 def predict(
-    output: OutputOptions,
+    output: OutputSettings,
     model_path: Annotated[
         str | None,
         opt("--model-path", "--model", "-m", help="The folder that `ensemble fit` wrote"),

@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.engine_options import EngineOptions
-from uertool.cli.options import (
-    DeviceOptions,
-    ModelOptions,
-    OutputOptions,
-    TextOptions,
-    opt,
-    option_groups,
-)
+from uertool.cli.engine_options import is_ray, refuse_on_ray
+from uertool.cli.options import OutputSettings, lines_of, load, opt, option_groups, source_of
+from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
+from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     import torch
@@ -140,11 +136,11 @@ def extract_features(
             min=1,
         ),
     ] = None,
-    model: ModelOptions,
-    text: TextOptions,
-    device: DeviceOptions,
-    output: OutputOptions,
-    engine: EngineOptions,
+    model: ModelSettings,
+    text: InputSettings,
+    device: DeviceSettings,
+    output: OutputSettings,
+    engine: EngineSettings,
 ) -> None:
     """Sentence or token vectors of every line, one row for each line in order.
 
@@ -185,16 +181,16 @@ def extract_features(
         resume,
     )
     heads = ("pooler",) if pooling.replace("_", "-") == "cls-pooler" else ()
-    if engine.is_ray:
+    if is_ray(engine):
         from uertool.cli import engine_commands
 
-        engine.refuse(plot=plot)
+        refuse_on_ray(plot=plot)
         call = engine_commands.Call(engine, model, text, device, output, texts)
         engine_commands.features(call, settings, plan, heads)
         return
     plan.check()
     output.apply()
-    source = text.source(texts, "text")
+    source = source_of(text, texts, "text")
     draw = None
     if plot is not None:
         from uertool.tasks.features.plots import draw_vectors, require_drawing
@@ -206,7 +202,7 @@ def extract_features(
 
     devices = resolve_devices(device.device)
     if len(devices) == 1:
-        loaded = model.load(device, heads=heads)
+        loaded = load(model, device, heads=heads)
         make_job: Any = functools.partial(_job_of, loaded, settings)
     else:
         make_job = functools.partial(_job, model, device, settings, heads)
@@ -216,7 +212,7 @@ def extract_features(
     try:
         with console.progress(None, "Features", unit="lines") as advance:
             report = extract_to_file(
-                text.lines(texts, "text", bad),
+                lines_of(text, texts, "text", bad),
                 make_job,
                 devices,
                 settings,
@@ -249,8 +245,8 @@ def _job_of(loaded: Any, settings: FeatureSettings, device: torch.device) -> Fea
 
 
 def _job(
-    model: ModelOptions,
-    options: DeviceOptions,
+    model: ModelSettings,
+    options: DeviceSettings,
     settings: FeatureSettings,
     heads: tuple[str, ...],
     device: torch.device,
@@ -259,7 +255,9 @@ def _job(
     from uertool.tasks.features.job import FeatureJob
 
     here = dataclasses.replace(options, device=str(device), threads=None)
-    loaded = model.load(here, heads=heads, aloud=False)
+    from uertool.loading.registry import load_from_settings
+
+    loaded = load_from_settings(model, here, heads=heads)
     return FeatureJob(loaded, settings, notices=loaded.notes)
 
 
@@ -274,7 +272,7 @@ def _numbers(layers: str | None) -> tuple[int, ...]:
         ) from None
 
 
-def _about(model: ModelOptions, settings: FeatureSettings) -> dict[str, str]:
+def _about(model: ModelSettings, settings: FeatureSettings) -> dict[str, str]:
     """What decides the space that vectors lie in, for the whitening to remember."""
     about = {"model": Path(model.reference).name, "pooling": settings.pooling}
     if settings.layers:
@@ -283,9 +281,9 @@ def _about(model: ModelOptions, settings: FeatureSettings) -> dict[str, str]:
 
 
 def _identity(
-    model: ModelOptions,
-    text: TextOptions,
-    device: DeviceOptions,
+    model: ModelSettings,
+    text: InputSettings,
+    device: DeviceSettings,
     source: str | None,
     texts: list[str] | None,
     devices: list[torch.device],

@@ -7,12 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from uertool.cli.engine_options import EngineOptions
+from uertool.cli.engine_options import is_ray, refuse_on_ray
 from uertool.cli.generate_options import DecodingOptions, GenerationDevice, TargetOptions
 from uertool.cli.generate_run import Run
-from uertool.cli.options import ModelOptions, OutputOptions, TextOptions, opt, option_groups
+from uertool.cli.options import OutputSettings, opt, option_groups
 from uertool.cli.render.generation import Form, choose_form
+from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
+from uertool.loading.settings import ModelSettings
+from uertool.text.settings import InputSettings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,12 +84,12 @@ def lm(
     target: Annotated[
         str | None, opt("--target", help="lm; the file tells by itself", panel=_OUTPUT)
     ] = None,
-    text: TextOptions,
-    output: OutputOptions,
+    text: InputSettings,
+    output: OutputSettings,
     device: GenerationDevice,
-    model: ModelOptions,
+    model: ModelSettings,
     has_lmtarget_bias: _LmBias = None,
-    engine: EngineOptions,
+    engine: EngineSettings,
 ) -> None:
     """Continue every line of a text with a language model.
 
@@ -111,8 +114,8 @@ def lm(
     if score and (stream or interactive):
         raise UsageError("--score generates nothing, so --stream and --interactive have no sense.")
     overrides = _given(has_lmtarget_bias=has_lmtarget_bias)
-    if engine.is_ray:
-        engine.refuse(score=score, interactive=interactive, stream=stream)
+    if is_ray(engine):
+        refuse_on_ray(score=score, interactive=interactive, stream=stream)
         run.on_cluster(engine, model, device, prompts, overrides, seq2seq=False)
         return
     run.check(prompts, interactive=interactive)
@@ -162,13 +165,13 @@ def seq2seq(
     target: Annotated[
         str | None, opt("--target", help="seq2seq or t5; the file tells by itself", panel=_OUTPUT)
     ] = None,
-    text: TextOptions,
-    output: OutputOptions,
+    text: InputSettings,
+    output: OutputSettings,
     device: GenerationDevice,
-    model: ModelOptions,
+    model: ModelSettings,
     decoder: TargetOptions,
     has_lmtarget_bias: _LmBias = None,
-    engine: EngineOptions,
+    engine: EngineSettings,
 ) -> None:
     """Transform every line of a text with an encoder-decoder: translate, summarize, fill gaps.
 
@@ -194,8 +197,8 @@ def seq2seq(
         bleu_tokenize=bleu_tokenize,
     )
     overrides = {**decoder.overrides(), **_given(has_lmtarget_bias=has_lmtarget_bias)}
-    if engine.is_ray:
-        engine.refuse(reference=reference, interactive=interactive, stream=stream)
+    if is_ray(engine):
+        refuse_on_ray(reference=reference, interactive=interactive, stream=stream)
         run.on_cluster(engine, model, device, prompts, overrides, seq2seq=True)
         return
     run.check(prompts, interactive=interactive)

@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import (
-    BUNDLED_MODEL,
-    DeviceOptions,
-    ModelOptions,
-    OutputOptions,
-    TextOptions,
-    opt,
-    option_groups,
-)
+from uertool.cli.options import OutputSettings, lines_of, load, opt, option_groups, source_of
 from uertool.errors import UsageError
+from uertool.loading.settings import BUNDLED_MODEL, DeviceSettings, ModelSettings
+from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     from uertool.tasks.embeddings.neighbours import Found
@@ -93,8 +87,8 @@ def indep(
         opt("--by", help="What counts as near", panel=_ASKED),
     ] = "cosine",
     form: _Form = "auto",
-    text: TextOptions,
-    output: OutputOptions,
+    text: InputSettings,
+    output: OutputSettings,
 ) -> int:
     """Words whose vectors in the embedding layer are nearest to a word's own.
 
@@ -115,8 +109,8 @@ def indep(
     bad: list[BadLine] = []
     lines: Iterator[Line] = iter(())
     if words or text.test_path or not (analogy and plus):
-        source_of_words = text.source(words, "word")
-        lines = text.lines(words, "word", bad)
+        source_of_words = source_of(text, words, "word")
+        lines = lines_of(text, words, "word", bad)
 
     from uertool.tasks.embeddings.neighbours import Query, neighbours
     from uertool.tasks.embeddings.word_vectors import WordFile, table_of
@@ -234,10 +228,10 @@ def dep(
         int, opt("--batch-size", help="Most candidates of a batch", panel=_SPEED, min=1)
     ] = 256,
     form: _Form = "auto",
-    model: ModelOptions,
-    text: TextOptions,
-    device: DeviceOptions,
-    output: OutputOptions,
+    model: ModelSettings,
+    text: InputSettings,
+    device: DeviceSettings,
+    output: OutputSettings,
 ) -> int:
     """Words that could stand in a word's place within a sentence.
 
@@ -269,7 +263,7 @@ def dep(
     if len(resolve_devices(device.device)) > 1:
         raise UsageError("topn dep runs on one device.", "Name one with --device.")
     candidates = None if cand_vocab_path is None else Vocab.load(cand_vocab_path)
-    loaded = model.load(device, heads=())
+    loaded = load(model, device, heads=())
     vocab = loaded.tokenizer.vocab
     search = SubstituteSearch(loaded, (candidates or vocab).tokens, settings)
     summary = SubstituteSummary()
@@ -315,7 +309,7 @@ def dep(
 
 
 def _pairs(
-    pair: list[str] | None, text: TextOptions, bad: list[BadLine]
+    pair: list[str] | None, text: InputSettings, bad: list[BadLine]
 ) -> tuple[Iterator[Line], str | None]:
     """Lines of word TAB sentence, and the path that they come from."""
     from uertool.text.readers import Line
@@ -332,8 +326,8 @@ def _pairs(
                 'For example: uertool topn dep 好 "今天天气很好"',
             )
         return iter([Line(0, "\t".join(pair))]), None
-    source = text.source(pair, "word with a sentence")
-    return (line for line in text.lines(pair, "word", bad) if line.text.strip()), source
+    source = source_of(text, pair, "word with a sentence")
+    return (line for line in lines_of(text, pair, "word", bad) if line.text.strip()), source
 
 
 def _answer(search: object, line: Line, advance: Callable[[int], None]) -> Substitutes | None:
@@ -373,7 +367,7 @@ def _write_dep(found: Substitutes, form: str, stream: TextIO, number: int) -> No
 
 
 def _progress(
-    output: OutputOptions, form: str
+    output: OutputSettings, form: str
 ) -> contextlib.AbstractContextManager[console.Ticker]:
     if form == "table":
         return contextlib.nullcontext(console.Ticker())  # the results themselves show progress

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.engine_options import EngineOptions
+from uertool.cli.engine_options import is_ray, refuse_on_ray
 from uertool.cli.options import opt, option_groups, truth
+from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def build(
     ] = False,
     quiet: Annotated[bool, opt("--quiet", "-q", help="No progress and no summary")] = False,
     *,
-    engine: EngineOptions,
+    engine: EngineSettings,
 ) -> None:
     """Build a vocabulary: reserved tokens, then by falling count, ties by first appearance."""
     from uertool.io.atomic import refuse_existing
@@ -130,10 +131,10 @@ def build(
     refuse_existing(output_path, overwrite)  # before the work; saving looks again
     corpora = [*(corpus or ()), *(corpus_path or ())]
     count = None
-    if engine.is_ray:
+    if is_ray(engine):
         from uertool.cli.engine_commands import corpus_counter
 
-        engine.refuse(model=model)
+        refuse_on_ray(model=model)
         count = corpus_counter(engine, corpora, output_path, overwrite=overwrite, as_json=json)
     files = corpora if count is not None else corpus_files(corpora)
     size = None if count is not None else total_bytes(files)

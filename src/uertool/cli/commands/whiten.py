@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.engine_options import EngineOptions
+from uertool.cli.engine_options import is_ray
 from uertool.cli.options import opt, option_groups
+from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def fit(
     save_run: _SaveRun = False,
     quiet: _Quiet = False,
     *,
-    engine: EngineOptions,
+    engine: EngineSettings,
 ) -> None:
     """Fit a whitening on vectors, so that others can be brought into the same space.
 
@@ -66,7 +67,7 @@ def fit(
     check_path(save_whitening)
     refuse_existing(save_whitening, overwrite)
     about = {"vectors": ", ".join(Path(path).name for path in vectors)}
-    if engine.is_ray:
+    if is_ray(engine):
         from uertool.cli.engine_commands import fit_whitening
 
         whitening, report = fit_whitening(

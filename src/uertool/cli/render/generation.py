@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from uertool.cli import console
-from uertool.cli.options import OutputOptions
+from uertool.cli.options import OutputSettings
 from uertool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _REASONS = {
 }
 
 
-def choose_form(form: Form, output: OutputOptions) -> Form:
+def choose_form(form: Form, output: OutputSettings) -> Form:
     """The format that was asked for, or that fits where the results go.
 
     Raises:

@@ -1,0 +1,62 @@
+"""Where work runs: on this machine or on a Ray cluster, and in which portions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from uertool.settings import Setting, Settings
+
+_ENGINE = "Engine (see docs/scaling.md)"
+
+
+@dataclass(frozen=True)
+class EngineSettings(Settings):
+    """Where a command runs; None means not given."""
+
+    engine: Annotated[
+        Literal["local", "ray"],
+        Setting(
+            "local, or ray for a cluster: results become a folder of shards, and the same command "
+            "again continues with what is not done",
+            panel=_ENGINE,
+        ),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        Setting(
+            "local starts Ray here, auto finds one that runs here, HOST:PORT is a head node",
+            panel=_ENGINE,
+            metavar="auto|local|HOST:PORT",
+            default="RAY_ADDRESS, or local",
+        ),
+    ] = None
+    actors: Annotated[
+        int | None,
+        Setting(
+            "Workers, each of which holds the model",
+            min=1,
+            panel=_ENGINE,
+            default="as many as there is room for",
+        ),
+    ] = None
+    gpus_per_actor: Annotated[
+        float | None,
+        Setting("GPUs of a worker", min=0, panel=_ENGINE, default="1, if there are any"),
+    ] = None
+    cpus_per_actor: Annotated[
+        float | None, Setting("Processors of a worker", above=0, panel=_ENGINE, default="1")
+    ] = None
+    shard_lines: Annotated[
+        int | None, Setting("Lines of a shard", min=1, panel=_ENGINE, default="by the input")
+    ] = None
+    strict: Annotated[
+        bool,
+        Setting(
+            "Stop at a line that cannot be processed; otherwise it goes to errors.jsonl",
+            panel=_ENGINE,
+        ),
+    ] = False
+    dry_run: Annotated[
+        bool, Setting("Show blocks, workers and time estimated from a sample", panel=_ENGINE)
+    ] = False
