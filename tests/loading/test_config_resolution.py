@@ -100,7 +100,7 @@ def test_contradictions_are_said_all_at_once(tmp_path: Path) -> None:
         f"hidden_size in {settings} is 64, but the tensors have 32",
         "emb_size",
         "is word pos, but the tensors have word pos seg",
-        "--layernorm_positioning is pre, but the tensors have post",
+        "`layernorm_positioning` is pre, but the tensors have post",
     ):
         assert part in failure.value.message
 

@@ -367,12 +367,12 @@ def test_results_that_are_not_finite_are_reported(tmp_path: Path) -> None:
         ({"weights": [1.0]}, "1 numbers for 2 models"),
         ({"weights": [1.0, -1.0]}, "sum to zero"),
         ({"weights": [1.0, math.inf]}, "finite"),
-        ({"method": "ties"}, "needs --base"),
-        ({"method": "mean", "base": "x"}, "--base has no meaning"),
-        ({"method": "slerp", "fraction": 2.0}, "--fraction"),
-        ({"method": "slerp", "weights": [1.0, 1.0]}, "--fraction, not --weights"),
+        ({"method": "ties"}, "needs `base`"),
+        ({"method": "mean", "base": "x"}, "`base` has no meaning"),
+        ({"method": "slerp", "fraction": 2.0}, "`fraction`"),
+        ({"method": "slerp", "weights": [1.0, 1.0]}, "`fraction`, not `weights`"),
         ({"method": "middle"}, "mean, slerp, ties, dare"),
-        ({"method": "dare", "base": "x", "density": 0.0}, "--density"),
+        ({"method": "dare", "base": "x", "density": 0.0}, "`density`"),
     ],
 )
 def test_options_that_clash_are_named(options: dict, words: str, tmp_path: Path) -> None:  # type: ignore[type-arg]
