@@ -182,13 +182,13 @@ def test_nothing_is_random_without_temperature(sampling: Sampling) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"temperature": -1.0}, "--temperature is -1.0"),
-        ({"temperature": float("nan")}, "--temperature is nan"),
-        ({"top_p": 1.5}, "--top_p is 1.5"),
-        ({"top_p": -0.1}, "--top_p is -0.1"),
-        ({"top_k": -1}, "--top_k is -1"),
-        ({"min_p": 2.0}, "--min_p is 2.0"),
-        ({"typical": 1.1}, "--typical is 1.1"),
+        ({"temperature": -1.0}, "`temperature` is -1.0"),
+        ({"temperature": float("nan")}, "`temperature` is nan"),
+        ({"top_p": 1.5}, "`top_p` is 1.5"),
+        ({"top_p": -0.1}, "`top_p` is -0.1"),
+        ({"top_k": -1}, "`top_k` is -1"),
+        ({"min_p": 2.0}, "`min_p` is 2.0"),
+        ({"typical": 1.1}, "`typical` is 1.1"),
     ],
 )
 def test_settings_out_of_range_are_named(wrong: dict[str, float], words: str) -> None:
