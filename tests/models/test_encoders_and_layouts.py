@@ -14,8 +14,8 @@ from uertool.checkpoints.reader import open_checkpoint
 from uertool.config import ModelConfig
 from uertool.loading.assembling import build_model
 from uertool.loading.config_resolution import resolve_config
-from uertool.models.dense import _has_kernel, dense
 from uertool.models.layout import ROUND, PackedLayout, PaddedLayout, make_layout
+from uertool.models.linear import dense, has_kernel
 from uertool.models.model import UerModel
 
 VOCAB, HIDDEN, INNER, HEADS, LAYERS = 50, 32, 48, 4, 2
@@ -140,16 +140,15 @@ def test_packed_and_padded_rows_attend_alike(mask: Any) -> None:
     for part in (None, bias):
         padded = PaddedLayout(segs, mask, part)
         packed = PackedLayout(segs, (segs > 0).sum(1), mask, part)
-        one = padded.attend(q, k, v, 0.5)
-        flat = packed.attend(
-            *(packed.pack(x.flatten(2)).unflatten(1, (2, 8)) for x in (q, k, v)), 0.5
-        )
+        one = padded.attend(q, torch.stack([k, v], 2), 0.5)
+        queries, keys, values = (packed.pack(x.flatten(2)).unflatten(1, (2, 8)) for x in (q, k, v))
+        both = torch.stack([keys, values], 1)
+        flat = packed.attend(queries, both, 0.5)
         other = packed.unpack(flat.flatten(1)).unflatten(2, (2, 8))
         assert torch.allclose(one[segs > 0], other[segs > 0], atol=1e-6)
         chosen = padded.select(q.flatten(2), places).unflatten(2, (2, 8))
-        one = padded.attend_at(chosen, k, v, places, 0.5)
-        keys, values = (packed.pack(x.flatten(2)).unflatten(1, (2, 8)) for x in (k, v))
-        other = packed.attend_at(chosen, keys, values, places, 0.5)
+        one = padded.attend(chosen, torch.stack([k, v], 2), 0.5, places)
+        other = packed.attend(chosen, both, 0.5, places)
         assert torch.allclose(one, other, atol=1e-6)
 
 
@@ -240,7 +239,7 @@ def test_a_text_gets_the_same_numbers_in_any_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 16, 33])
 def test_a_linear_layer_gives_a_row_the_same_bits_in_any_company(rows: int) -> None:
-    if not _has_kernel(torch.float32):
+    if not has_kernel(torch.float32):
         pytest.skip("this build of torch has no such kernel")
     numbers = torch.Generator().manual_seed(4)
     x, weight = torch.randn(64, 48, generator=numbers), torch.randn(40, 48, generator=numbers)

@@ -6,10 +6,25 @@ import pytest
 import torch
 from torch.nn import functional
 
-from uertool.models.dense import ACTIVATIONS
-from uertool.models.linear import Int8Linear, Linear, PackedLinear, PlainLinear, make_linear
+from uertool.models.linear import (
+    ACTIVATIONS,
+    Dense,
+    Int8Linear,
+    Linear,
+    PackedLinear,
+    has_kernel,
+    packed,
+)
 
-KINDS = {"plain": PlainLinear, "packed": PackedLinear, "int8": Int8Linear}
+
+def plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Dense:
+    made = Dense(weight.shape[1], weight.shape[0], bias=bias is not None)
+    state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    made.load_state_dict(state, assign=True)
+    return made.requires_grad_(False)
+
+
+KINDS = {"plain": plain, "packed": PackedLinear, "int8": Int8Linear}
 
 
 def layer(size: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,6 +54,9 @@ def test_the_product_and_what_follows_it(kind: str, biased: bool, rows: int) -> 
     atol = 0.03 if kind == "int8" else 1e-5
     torch.testing.assert_close(linear(x), exact, atol=atol, rtol=1e-5)
     torch.testing.assert_close(linear.added(x, other), exact + other, atol=atol, rtol=1e-5)
+    torch.testing.assert_close(linear.rows(x, 8, 40), exact[:, 8:40], atol=atol, rtol=1e-5)
+    stacked = linear.added(x.expand(3, rows, 64), other.expand(3, rows, 96))
+    torch.testing.assert_close(stacked, (exact + other).expand(3, rows, 96), atol=atol, rtol=1e-5)
     for name, function in ACTIVATIONS.items():
         found = linear.activated(x, name)  # type: ignore[arg-type]
         torch.testing.assert_close(found, function(exact), atol=atol, rtol=1e-5)
@@ -64,6 +82,21 @@ def test_large_inputs_do_not_overflow_8_bits() -> None:
 
 
 def test_the_kind_follows_the_precision() -> None:
-    weight, bias = layer((8, 8))
-    assert isinstance(make_linear(weight.half(), bias.half()), PlainLinear)
-    assert isinstance(make_linear(weight, bias), (PackedLinear, PlainLinear))
+    layer_of = plain(*layer((8, 8)))
+    assert isinstance(packed(layer_of), (PackedLinear, Dense))
+    assert isinstance(packed(layer_of, "int8"), Int8Linear)
+    half = layer_of.half()
+    assert packed(half) is half
+
+
+def test_a_packed_module_shares_all_else_and_leaves_the_original_as_it_was() -> None:
+    first, norm = plain(*layer((64, 96))), torch.nn.LayerNorm(64)
+    original = torch.nn.Sequential(norm, torch.nn.Sequential(first, torch.nn.ReLU()))
+    weight = first.weight
+    twin = packed(original)
+    assert twin is not original and twin[0] is norm and twin[1][1] is original[1][1]
+    assert original[1][0] is first and first.weight is weight
+    packed(original, release=True)
+    if has_kernel(torch.float32):
+        assert isinstance(twin[1][0], PackedLinear)
+        assert first.weight.numel() == 0

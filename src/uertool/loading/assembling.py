@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from uertool.checkpoints.reader import Checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import CheckpointError
-from uertool.models.decoder import DecoderLayer
-from uertool.models.encoders import TransformerLayer
 from uertool.models.model import UerModel
 from uertool.models.norm import LayerNorm, uer_gamma
 from uertool.models.positions import sinusoid_legacy, sinusoid_modular
+from uertool.models.transformer import TransformerLayer
 
 _WORD = "embedding.word.embedding.weight"
 
@@ -45,7 +44,12 @@ _PREFIXES = (
     ("token_classifier.", ""),
     ("qa.", ""),
     ("siamese.", ""),
+    ("decoder.transformer.", "decoder.transformer_decoder."),
+    ("decoder.relative_pos_emb.", "decoder.self_pos_emb."),
 )
+
+#: Part of a parameter's name in UerModel -> the linear layers of the checkpoint stacked in it.
+_STACKED = ((".qkv.", (0, 1, 2)), (".query.", (0,)), (".key_value.", (1, 2)))
 
 #: Names that belong to heads and decoders, which a job may leave out.
 _OPTIONAL = ("target.", "output_layer", "classifier.", "decoder.", "tgt_embedding.")
@@ -121,7 +125,7 @@ def build_model(
         if isinstance(module, LayerNorm) and config.norm == "uer"
     }
     later: set[str] = set()
-    if streamed and not config.has_residual_attention:  # which runs its layers in another way
+    if streamed:
         later = _stream(model, _Filler(checkpoint, config, device, dtype, folded), wanted, sources)
     now = {name: tensor for name, tensor in wanted.items() if name not in later}
     state = _Filler(checkpoint, config, device, dtype, folded).fill(now, sources)
@@ -139,7 +143,7 @@ def _stream(
     """Let layers fetch their tensors when they run; returns the names of these."""
     streamed: set[str] = set()
     for prefix, module in model.named_modules():
-        if not isinstance(module, (TransformerLayer, DecoderLayer)):
+        if not isinstance(module, TransformerLayer):
             continue
         own = {name: like for name, like in wanted.items() if name.startswith(f"{prefix}.")}
         streamed.update(own)
@@ -199,8 +203,9 @@ def _label_counts(checkpoint: Checkpoint) -> dict[str, int]:
 def _sources(checkpoint: Checkpoint, config: ModelConfig, name: str) -> tuple[str, ...]:
     """The canonical names that a parameter is made of; empty for a table that is computed."""
     canonical = _canonical(checkpoint, name)
-    if ".qkv." in canonical:
-        return tuple(canonical.replace(".qkv.", f".linear_layers.{part}.") for part in range(3))
+    for own, parts in _STACKED:
+        if own in canonical:
+            return tuple(canonical.replace(own, f".linear_layers.{part}.") for part in parts)
     if checkpoint.has(canonical):
         return (canonical,)
     if canonical.endswith("sinusoidalpos.pe"):
@@ -277,7 +282,7 @@ def _misshaped(checkpoint: Checkpoint, tensor: Tensor, names: tuple[str, ...]) -
     if kinds:
         return f"{names[0]} (holds {', '.join(map(str, kinds))}, not real numbers)"
     shape = list(infos[0].shape)
-    if len(infos) == 3:
+    if len(infos) > 1:
         shape = [sum(info.shape[0] if info.shape else 0 for info in infos), *shape[1:]]
     if names[0].endswith("sinusoidalpos.pe"):
         shape = [infos[0].shape[0], infos[0].shape[-1]]

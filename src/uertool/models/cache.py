@@ -1,18 +1,22 @@
-"""Keys and values of the tokens so far, in tensors that are allocated once and written in place."""
+"""Key-value caches: the keys and values of the tokens so far, allocated once, written in place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-#: Room is made in steps of this many tokens beyond what the prompts need at once.
+#: The capacity grows in steps of this many tokens beyond what the prompts need at once.
 CHUNK = 128
 
-#: Keys are read in steps of so many, with a mask on those behind a row's last one. Matrix products
-#: add up in blocks, so a row's sums do not depend on how long its neighbours are.
+#: Keys are read in blocks of this many, with a mask on those after a row's last one. Matrix
+#: products add up in blocks, so a row's sums do not depend on how long the other rows are.
 STRIDE = 32
+
+#: Scaled position biases [n, heads] of distances [n] (key position minus query position).
+BiasOf = Callable[[Tensor], Tensor]
 
 
 def in_strides(length: int) -> int:
@@ -23,7 +27,7 @@ def in_strides(length: int) -> int:
 class KeyValueCache:
     """One tensor [2, rows, heads, capacity, head size] per layer; keys are [0], values [1].
 
-    Rows stand at the left and have lengths of their own, so rows of different length share it.
+    Rows are left-aligned and have lengths of their own, so rows of different length share it.
 
     Args:
         layers: number of layers.
@@ -32,53 +36,60 @@ class KeyValueCache:
         head_size: size of a head.
         capacity: tokens that fit before it grows.
         like: a tensor of the device and type to use.
+        bias: the model's relative position bias, if it has one.
+
+    Attributes:
+        lengths: tokens of each row.
+        positions: the same as a tensor [rows]: where the next token of each row goes.
+        mask: added to the scores of the next token [rows or 1, heads or 1, 1, keys], or None.
+        source: keys and values of the source, in an encoder-decoder.
     """
 
     def __init__(
-        self, layers: int, rows: int, heads: int, head_size: int, capacity: int, like: Tensor
+        self,
+        layers: int,
+        rows: int,
+        heads: int,
+        head_size: int,
+        capacity: int,
+        like: Tensor,
+        bias: BiasOf | None = None,
     ) -> None:
         self.capacity = in_strides(capacity)
         shape = (2, rows, heads, self.capacity, head_size)
         self.store = [like.new_zeros(shape) for _ in range(layers)]
-        self.lengths = [0] * rows
-        self._prepare()
+        self.bias = bias
+        self.bias_table: Tensor | None = None
+        self.source: SourceMemory | None = None
+        self.set_lengths([0] * rows)
 
     @property
     def rows(self) -> int:
         """Number of texts."""
         return len(self.lengths)
 
-    def write_prompts(self, layer: int, rows: Tensor, keys_values: Tensor) -> None:
-        """Stores [rows, length, 2, heads, head size] at positions 0, 1, ... of some rows."""
-        length = keys_values.shape[1]
-        self.store[layer][:, rows, :, :length] = keys_values.permute(2, 0, 3, 1, 4)
+    def layer(self, number: int) -> LayerCache:
+        """The part of one layer."""
+        return LayerCache(self, number)
 
     def set_lengths(self, lengths: Sequence[int]) -> None:
-        """Says how many of the stored tokens are real in each row."""
+        """Sets how many of the stored tokens are real in each row."""
+        device = self.store[0].device if self.store else torch.device("cpu")
         self.lengths = list(lengths)
-        self._prepare()
+        #: The length of all rows if it is the same: then no mask is needed.
+        self.common = self.lengths[0] if len(set(self.lengths)) == 1 else None
+        self.positions = torch.tensor(self.lengths, dtype=torch.int64, device=device)
+        self.row_index = torch.arange(len(self.lengths), device=device)
+        self.seen = 0
+        self.mask: Tensor | None = None
 
     def open(self) -> None:
-        """Makes room for one more token in every row; call before `append`."""
+        """Makes room for one more token in every row; call before the layers run."""
         longest = max(self.lengths)
         if longest >= self.capacity:
             self._grow(in_strides(longest + max(CHUNK, longest // 2)))
         self.seen = in_strides(longest + 1)
-
-    def append(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores one token per row, [rows, 2, heads, head size].
-
-        Returns:
-            Keys and values [rows, heads, seen, head size], with `seen` of `open`; those behind a
-            row's length are to be masked.
-        """
-        store = self.store[layer]
-        if self.common is not None:
-            store.select(3, self.common).copy_(keys_values.transpose(0, 1))
-        else:
-            store[:, self.row_index, :, self.positions] = keys_values
-        keys, values = store.narrow(3, 0, self.seen).unbind(0)
-        return keys, values
+        self.mask = self._mask()
 
     def close(self) -> None:
         """Counts the token that every layer has stored."""
@@ -88,11 +99,10 @@ class KeyValueCache:
         self.positions += 1
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keeps the rows named, in that order; a row may be named several times."""
+        """Keeps the given rows, in that order; a row may be given several times."""
         if list(rows) == list(range(self.rows)):
             return
-        device = self.store[0].device
-        index = torch.tensor(list(rows), dtype=torch.int64, device=device)
+        index = torch.tensor(list(rows), dtype=torch.int64, device=self.store[0].device)
         used = max((self.lengths[row] for row in rows), default=0)
         for number, store in enumerate(self.store):
             if len(rows) == store.shape[1]:  # beams change places: no new allocation
@@ -100,17 +110,18 @@ class KeyValueCache:
             else:
                 self.store[number] = store.index_select(1, index)
         self.set_lengths([self.lengths[row] for row in rows])
+        if self.source is not None:
+            self.source.select(index)
 
     def join(self, other: KeyValueCache) -> None:
-        """Adds the rows of another cache below these."""
+        """Appends the rows of another cache."""
         capacity = max(self.capacity, other.capacity)
         self._grow(capacity)
         other._grow(capacity)
-        self.store = [
-            torch.cat([mine, theirs], dim=1)
-            for mine, theirs in zip(self.store, other.store, strict=True)
-        ]
+        self.store = _joined(self.store, other.store)
         self.set_lengths([*self.lengths, *other.lengths])
+        if self.source is not None and other.source is not None:
+            self.source.join(other.source)
 
     def _grow(self, capacity: int) -> None:
         if capacity <= self.capacity:
@@ -122,62 +133,123 @@ class KeyValueCache:
             self.store[number] = wider
         self.capacity = capacity
 
-    def _prepare(self) -> None:
-        device = self.store[0].device if self.store else torch.device("cpu")
-        #: The length where all rows have the same one: then no masks are needed.
-        self.common = self.lengths[0] if len(set(self.lengths)) == 1 else None
-        self.positions = torch.tensor(self.lengths, dtype=torch.int64, device=device)
-        self.row_index = torch.arange(len(self.lengths), device=device)
-        self.seen = 0
+    def _mask(self) -> Tensor | None:
+        if self.bias is None and self.seen - 1 == self.common:
+            return None
+        # Column c of the table is the bias at distance size - 1 - c, so that the biases of a row
+        # are in the order of its keys; then follow columns for keys that do not exist.
+        table = self._biases()
+        size = table.shape[1] - STRIDE
+        if self.common is not None:
+            first = size - 1 - self.common
+            return table[None, :, None, first : first + self.seen]
+        keys = torch.arange(self.seen, device=table.device)
+        columns = (size - 1 - self.positions[:, None] + keys).clamp(max=size)
+        return table[:, columns].transpose(0, 1)[:, :, None, :]
+
+    def _biases(self) -> Tensor:
+        """Position biases [heads or 1, size + STRIDE] by falling distance, then STRIDE times -inf.
+
+        The size is above `seen`, so that all distances are there.
+        """
+        if self.bias_table is None or self.bias_table.shape[1] < self.seen + STRIDE:
+            like = self.store[0]
+            size = (self.seen // CHUNK + 1) * CHUNK
+            table = like.new_zeros(1, size)
+            if self.bias is not None:
+                distance = torch.arange(1 - size, 1, device=like.device)
+                table = self.bias(distance).to(like.dtype).t()
+            nothing = table.new_full((table.shape[0], STRIDE), float("-inf"))
+            self.bias_table = torch.cat([table, nothing], dim=1)
+        return self.bias_table
+
+
+class LayerCache(NamedTuple):
+    """What one layer reads and writes of a cache."""
+
+    whole: KeyValueCache
+    number: int
+
+    @property
+    def mask(self) -> Tensor | None:
+        """See KeyValueCache."""
+        return self.whole.mask
+
+    @property
+    def source(self) -> tuple[Tensor, Tensor | None]:
+        """Keys and values [2, rows, heads, source, head size] of the source, and its mask."""
+        source = self.whole.source
+        assert source is not None
+        return source.store[self.number], source.mask
+
+    def write(self, rows: Tensor | slice, keys_values: Tensor) -> None:
+        """Stores [rows, length, 2, heads, head size] at positions 0, 1, ... of some rows."""
+        length = keys_values.shape[1]
+        store = self.whole.store[self.number]
+        store[:, rows, :, :length] = keys_values.permute(2, 0, 3, 1, 4)
+
+    def append(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores one token per row, [rows, 2, heads, head size].
+
+        Returns:
+            Keys and values [rows, heads, keys, head size]; those after a row's length are masked.
+        """
+        cache, store = self.whole, self.whole.store[self.number]
+        if cache.common is not None:
+            store.select(3, cache.common).copy_(keys_values.transpose(0, 1))
+        else:
+            store[:, cache.row_index, :, cache.positions] = keys_values
+        keys, values = store.narrow(3, 0, cache.seen).unbind(0)
+        return keys, values
 
 
 class SourceMemory:
-    """Keys and values of the encoder's output, computed once per source.
+    """Keys and values of an encoder's output, computed once per source.
 
     Args:
         store: per layer [2, rows, heads, source, head size].
-        seen: [rows, source] bool, False at padding.
+        visible: [rows, source] bool, False at padding.
+
+    Attributes:
+        mask: added to scores [rows, 1, 1, source], or None where everything is visible.
     """
 
-    def __init__(self, store: list[Tensor], seen: Tensor) -> None:
+    def __init__(self, store: list[Tensor], visible: Tensor) -> None:
         self.store = store
-        self.seen = seen
-        self._widen(in_strides(seen.shape[1]))
-        self._prepare()
+        self.visible = visible
+        self._widen(in_strides(visible.shape[1]))
+        self._set_mask()
 
-    def select(self, rows: Sequence[int]) -> None:
-        """As KeyValueCache.select."""
-        if list(rows) == list(range(self.seen.shape[0])):
-            return
-        index = torch.tensor(list(rows), dtype=torch.int64, device=self.seen.device)
+    def select(self, index: Tensor) -> None:
+        """Keeps the rows of an index, in its order."""
         self.store = [store.index_select(1, index) for store in self.store]
-        self.seen = self.seen.index_select(0, index)
-        self._prepare()
+        self.visible = self.visible.index_select(0, index)
+        self._set_mask()
 
     def join(self, other: SourceMemory) -> None:
-        """Adds the rows of another memory below these."""
-        length = max(self.seen.shape[1], other.seen.shape[1])
+        """Appends the rows of another memory."""
+        length = max(self.visible.shape[1], other.visible.shape[1])
         self._widen(length)
         other._widen(length)
-        self.store = [
-            torch.cat([mine, theirs], dim=1)
-            for mine, theirs in zip(self.store, other.store, strict=True)
-        ]
-        self.seen = torch.cat([self.seen, other.seen])
-        self._prepare()
+        self.store = _joined(self.store, other.store)
+        self.visible = torch.cat([self.visible, other.visible])
+        self._set_mask()
 
     def _widen(self, length: int) -> None:
-        more = length - self.seen.shape[1]
+        more = length - self.visible.shape[1]
         if more > 0:
             pad = torch.nn.functional.pad
             self.store = [pad(store, (0, 0, 0, more)) for store in self.store]
-            self.seen = pad(self.seen, (0, more))
+            self.visible = pad(self.visible, (0, more))
 
-    def _prepare(self) -> None:
-        #: What is added to scores [rows, 1, 1, source], or None where nothing is hidden.
+    def _set_mask(self) -> None:
         self.mask: Tensor | None = None
-        if self.store and not bool(self.seen.all()):
-            like = self.store[0]
-            hidden = like.new_zeros(self.seen.shape)
-            hidden.masked_fill_(~self.seen, float("-inf"))
+        if self.store and not bool(self.visible.all()):
+            hidden = self.store[0].new_zeros(self.visible.shape)
+            hidden.masked_fill_(~self.visible, float("-inf"))
             self.mask = hidden[:, None, None, :]
+
+
+def _joined(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    """Tensors [2, rows, ...] of each layer, the rows of the second appended."""
+    return [torch.cat([mine, theirs], dim=1) for mine, theirs in zip(first, second, strict=True)]

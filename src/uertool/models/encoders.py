@@ -1,4 +1,4 @@
-"""The encoders: transformer, recurrent, bidirectional recurrent and gated convolution."""
+"""Encoders: recurrent, bidirectional recurrent, gated convolution, and a table of all."""
 
 from __future__ import annotations
 
@@ -9,158 +9,13 @@ from torch import Tensor, nn
 
 from uertool.config import ModelConfig
 from uertool.errors import UsageError
-from uertool.models.attention import SelfAttention, scaled_bias
-from uertool.models.dense import Dense
-from uertool.models.feed_forward import FeedForward
-from uertool.models.layout import Layout, PaddedLayout, make_layout
-from uertool.models.norm import make_norm
-from uertool.models.positions import RelativePositionBias
-
-
-class TransformerLayer(nn.Module):
-    """Self-attention and feed-forward, with the norm after (post) or before (pre) each."""
-
-    def __init__(self, config: ModelConfig, *, first: bool = False) -> None:
-        super().__init__()
-        self.pre = config.layernorm_positioning == "pre"
-        # With pre layer norm and no norm in the embedding, the first layer norms raw embeddings.
-        near = self.pre and first and config.remove_embedding_layernorm
-        self.self_attn = SelfAttention(config)
-        self.layer_norm_1 = make_norm(config, config.hidden_size, near_embedding=near)
-        self.feed_forward = FeedForward(config)
-        self.layer_norm_2 = make_norm(config, config.hidden_size)
-
-    def _finish(self, x: Tensor) -> Tensor:
-        """The rest of the layer, from the input with what it attended to added."""
-        if self.pre:
-            return self.feed_forward(self.layer_norm_2(x), x)
-        x = self.layer_norm_1(x)
-        return self.layer_norm_2(self.feed_forward(x, x))
-
-    def _normed(self, x: Tensor) -> Tensor:
-        return self.layer_norm_1(x) if self.pre else x
-
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """[tokens..., hidden] to the same shape."""
-        return self._finish(self.self_attn(self._normed(x), layout, x))
-
-    def at(self, x: Tensor, layout: Layout, positions: Tensor) -> Tensor:
-        """The layer's output at positions [batch, k] only: [batch, k, hidden]."""
-        own = layout.select(x, positions)
-        return self._finish(self.self_attn.at(self._normed(x), layout, positions, own))
-
-    def with_scores(
-        self, x: Tensor, layout: PaddedLayout, previous: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """As forward, with residual attention scores in and out."""
-        attended, scores = self.self_attn.with_scores(self._normed(x), layout, previous, x)
-        return self._finish(attended), scores
-
-
-class TransformerEncoder(nn.Module):
-    """A stack of transformer layers, or one layer run `layers_num` times (ALBERT)."""
-
-    transformer: TransformerLayer | nn.ModuleList
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        if config.factorized_embedding_parameterization:
-            self.linear = Dense(config.word_size, config.hidden_size)
-        if config.parameter_sharing:
-            self.transformer = TransformerLayer(config, first=True)
-        else:
-            self.transformer = nn.ModuleList(
-                TransformerLayer(config, first=number == 0) for number in range(config.layers_num)
-            )
-        if config.layernorm_positioning == "pre":
-            self.layer_norm = make_norm(config, config.hidden_size)
-        if config.relative_position_embedding:
-            self.relative_pos_emb = RelativePositionBias(
-                config.heads_num,
-                config.relative_attention_buckets_num,
-                config.relative_attention_max_distance,
-                bidirectional=True,
-            )
-
-    @property
-    def layers(self) -> list[TransformerLayer]:
-        """The layers in the order in which they run."""
-        if isinstance(self.transformer, TransformerLayer):
-            return [self.transformer] * self.config.layers_num
-        return [layer for layer in self.transformer if isinstance(layer, TransformerLayer)]
-
-    def forward(
-        self,
-        vectors: Tensor,
-        segs: Tensor,
-        wanted: Sequence[int],
-        positions: Tensor | None = None,
-    ) -> list[Tensor]:
-        """Hidden states after the layers in `wanted`.
-
-        Args:
-            vectors: output of the embedding [batch, length, emb].
-            segs: [batch, length], 0 for padding.
-            wanted: layer numbers, 0 for what enters the first layer.
-            positions: [batch, k]: give the last layer's states there only.
-
-        Returns:
-            One tensor [batch, length, hidden] ([batch, k, hidden]) per wanted layer, in ascending
-            order of layers.
-        """
-        if self.config.factorized_embedding_parameterization:
-            vectors = self.linear(vectors)
-        bias = None
-        if self.config.relative_position_embedding:
-            length = segs.shape[1]
-            bias = scaled_bias(self.config, self.relative_pos_emb(length, length))
-            bias = bias.to(vectors.dtype)
-        if self.config.has_residual_attention:
-            return self._residual(vectors, segs, bias, wanted, positions)
-        layout = make_layout(segs, self.config.mask, bias)
-        x = layout.pack(vectors)
-        found = {0: vectors} if 0 in wanted else {}
-        layers = self.layers
-        for number, layer in enumerate(layers, start=1):
-            last = number == len(layers)
-            if last and positions is not None:
-                return [self._final(layer.at(x, layout, positions))]
-            x = layer(x, layout)
-            if last:
-                x = self._final(x)
-            if number in wanted:
-                found[number] = layout.unpack(x)
-        return [found[number] for number in sorted(found)]
-
-    def _final(self, x: Tensor) -> Tensor:
-        return self.layer_norm(x) if self.config.layernorm_positioning == "pre" else x
-
-    def _residual(
-        self,
-        x: Tensor,
-        segs: Tensor,
-        bias: Tensor | None,
-        wanted: Sequence[int],
-        positions: Tensor | None,
-    ) -> list[Tensor]:
-        layout = PaddedLayout(segs, self.config.mask, bias)
-        found = {0: x}
-        scores: Tensor | None = None
-        for number, layer in enumerate(self.layers, start=1):
-            x, scores = layer.with_scores(x, layout, scores)
-            found[number] = x
-        found[self.config.layers_num] = self._final(x)
-        if positions is not None:
-            return [layout.select(found[self.config.layers_num], positions)]
-        return [found[number] for number in sorted(wanted)]
-
+from uertool.models.transformer import TransformerEncoder
 
 _CELLS: Mapping[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 class _PlainEncoder(nn.Module):
-    """What the encoders without attention share: they give their last layer only."""
+    """Base of the encoders without attention: they return their last layer only."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -245,8 +100,8 @@ class GatedCnnEncoder(_PlainEncoder):
 
     def run(self, vectors: Tensor) -> Tensor:
         if vectors.shape[0] == 1:
-            # A row alone is summed in another order, and gates magnify that: a text must not
-            # depend on how many others stand beside it.
+            # A single row is summed in another order, and gates magnify that: a text's numbers
+            # must not depend on the number of others in its batch.
             return self.run(vectors.repeat(2, 1, 1))[:1]
         before = (0, 0, self.config.kernel_size - 1, 0)  # zeros in front of the text: causal
 

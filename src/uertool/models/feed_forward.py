@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from uertool.config import Activation, ModelConfig
-from uertool.models.dense import Dense
+from uertool.models.linear import Dense
 
 
 class FeedForward(nn.Module):

@@ -1,4 +1,4 @@
-"""What stands on the encoder: masked words, next words, sentence pairs, labels, answer spans."""
+"""Output heads: masked words, next words, sentence pairs, labels and answer spans."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from uertool.config import Activation, ModelConfig
-from uertool.models.dense import Dense
+from uertool.models.linear import Dense
 from uertool.models.norm import make_norm
 
 
@@ -34,6 +34,7 @@ class LmHead(nn.Module):
         super().__init__()
         decoder = config.decoder is not None
         vocab = (config.tgt_vocab_size if decoder else 0) or config.vocab_size
+        self.vocab_size = vocab
         self.output_layer = Dense(config.hidden_size, vocab, bias=config.has_lmtarget_bias)
         self.scale = config.lm_scale
 

@@ -1,8 +1,9 @@
-"""How the rows of a batch lie in memory while a transformer runs, and who may see whom.
+"""Batch layouts: how the tokens of a batch lie in memory, and attention over them.
 
 On a GPU, rows are padded and a mask hides the padding. On a CPU padding costs real work, so rows of
 unequal length are packed: the linear layers see one long list of real tokens, and attention runs
-over groups of rows of equal length. Both give the same numbers.
+over groups of rows of equal length. Both give the same numbers. A step of generation has one new
+token in every row and reads the others from a cache.
 """
 
 from __future__ import annotations
@@ -12,73 +13,117 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from uertool.config import MaskName
-from uertool.models.attend import attend
+from uertool.models.cache import LayerCache
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float,
+    causal: bool = False,
+) -> Tensor:
+    """Scaled dot-product attention, softmax(q k^T * scale + mask) v.
+
+    By torch's fused kernel, except where scores may be large: on CPUs that kernel uses an
+    exponential that is too coarse for unscaled scores (T5).
+
+    Args:
+        q: [batch, heads, queries, size].
+        k, v: [batch, heads, keys, size].
+        mask: bool (True: visible) or what is added to the scores, [batch or 1, heads or 1, queries
+            or 1, keys]; None for everything.
+        scale: factor on the scores.
+        causal: whether query i reads keys 0 to i only; without a mask.
+
+    Returns:
+        [batch, heads, queries, size].
+    """
+    if scale != 1.0 or q.device.type != "cpu" or causal:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale)
+    return attend_exactly(q, k, v, mask, scale=scale)
+
+
+def attend_exactly(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, scale: float
+) -> Tensor:
+    """As `attend`, by separate matrix products and an exact softmax."""
+    if scale != 1.0:
+        q = q * scale
+    scores = torch.matmul(q, k.transpose(2, 3))
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        else:
+            scores += mask
+    return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype), v)
 
 
 class Layout(Protocol):
-    """Rows in memory; `[tokens...]` is [batch, length] if padded, [real tokens] if packed."""
-
-    def pack(self, x: Tensor) -> Tensor:
-        """[batch, length, size] to [tokens..., size]."""
-
-    def unpack(self, x: Tensor) -> Tensor:
-        """[tokens..., size] to [batch, length, size], zeros at packed-away padding."""
+    """Tokens in memory; `[tokens...]` is [batch, length], [real tokens] or, in a step, [batch]."""
 
     def select(self, x: Tensor, positions: Tensor) -> Tensor:
         """[tokens..., size] at positions [batch, k] to [batch, k, size]."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """Self-attention of [tokens..., heads, head size], same shape out."""
+    def attend(
+        self,
+        q: Tensor,
+        keys_values: Tensor,
+        scale: float,
+        positions: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Self-attention.
 
-    def attend_at(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float) -> Tensor:
-        """Attention of queries [batch, k, heads, head size] that stand at positions [batch, k]."""
+        Args:
+            q: [tokens..., heads, head size]; [batch, k, heads, head size] with `positions`.
+            keys_values: [tokens..., 2, heads, head size].
+            scale: factor on the scores.
+            positions: positions [batch, k] of the queries; None for all tokens.
+            cache: where keys and values are kept for the steps that follow.
+
+        Returns:
+            As q.
+        """
 
 
-def visible(segs: Tensor, mask: MaskName, positions: Tensor | None = None) -> Tensor | None:
-    """What each query may see, [batch, 1, queries or 1, keys] bool, or None for everything.
+def attention_mask(segs: Tensor, mask: MaskName, positions: Tensor | None = None) -> Tensor | None:
+    """Which keys each query may read, [batch, 1, queries or 1, keys] bool; None for all.
 
-    UER-py adds -10000 to hidden scores, which in float32 is the same as leaving them out. Its
-    causal mask does not hide padding: that lies to the right of every real token.
+    UER-py adds -10000 to masked scores, which in float32 is the same as leaving them out. Its
+    causal mask does not hide padding: that is to the right of every real token.
 
     Args:
         segs: segment ids [batch, keys], 0 for padding.
         mask: UER-py's name of the mask.
-        positions: where the queries stand [batch, queries]; None: everywhere.
+        positions: positions of the queries [batch, queries]; None for all.
     """
     keys = torch.arange(segs.shape[1], device=segs.device)
     if mask == "fully_visible":
-        seen = segs > 0
-        if bool(seen.all()):
+        visible = segs > 0
+        if bool(visible.all()):
             return None
-        seen = seen | (keys == 0)  # a row of padding alone must not divide zero by zero
-        return seen[:, None, None, :]
+        visible = visible | (keys == 0)  # a row of padding alone must not divide zero by zero
+        return visible[:, None, None, :]
     queries = keys[None] if positions is None else positions
-    seen = keys <= queries[..., None]
+    visible = keys <= queries[..., None]
     if mask == "causal_with_prefix":
         # Sum of (first text, real token, not later) >= 2, as UER-py counts.
-        votes = (segs == 1).int()[:, None] + (segs > 0).int()[:, None] + seen.int()
-        seen = (votes >= 2) | (keys == queries[..., None])
-    return seen[:, None]
-
-
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, bias: Tensor | None, scale: float
-) -> Tensor:
-    """Attention over [rows, length, heads, head size]; `bias` [rows or 1, heads, queries, keys]."""
-    if bias is not None and seen is not None:
-        bias = bias.masked_fill(~seen, torch.finfo(bias.dtype).min)
-    mask = seen if bias is None else bias
-    out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, scale=scale)
-    return out.transpose(1, 2)
+        votes = (segs == 1).int()[:, None] + (segs > 0).int()[:, None] + visible.int()
+        visible = (votes >= 2) | (keys == queries[..., None])
+    return visible[:, None]
 
 
 class PaddedLayout:
     """Rows padded to one length.
 
     Args:
-        segs: [batch, length].
+        segs: segment ids [batch, length], 0 for padding.
         mask: UER-py's name of the mask.
         bias: position bias [1, heads, length, length], already scaled, or None.
     """
@@ -87,30 +132,76 @@ class PaddedLayout:
         self.segs = segs
         self.mask = mask
         self.bias = bias
-        self.seen = visible(segs, mask)
+        self.visible = attention_mask(segs, mask)
         self.rows = torch.arange(segs.shape[0], device=segs.device)[:, None]
 
     def pack(self, x: Tensor) -> Tensor:
+        """[batch, length, size] as it is."""
         return x
 
     def unpack(self, x: Tensor) -> Tensor:
+        """[batch, length, size] as it is."""
         return x
 
     def select(self, x: Tensor, positions: Tensor) -> Tensor:
         return x[self.rows, positions]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        if self.bias is None and self.mask == "causal":
-            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-            return attend(q, k, v, scale=scale, causal=True).transpose(1, 2)
-        return _attend(q, k, v, self.seen, self.bias, scale)
+    def masks(self, positions: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Attention mask and position bias of the queries at some positions, or of all."""
+        if positions is None:
+            return self.visible, self.bias
+        bias = None if self.bias is None else self.bias[0][:, positions].transpose(0, 1)
+        return attention_mask(self.segs, self.mask, positions), bias
 
-    def attend_at(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float) -> Tensor:
-        seen = visible(self.segs, self.mask, positions)
-        bias = None
-        if self.bias is not None:
-            bias = self.bias[0][:, positions].transpose(0, 1)
-        return _attend(q, k, v, seen, bias, scale)
+    def attend(
+        self,
+        q: Tensor,
+        keys_values: Tensor,
+        scale: float,
+        positions: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        if cache is not None:
+            cache.write(slice(None), keys_values)
+        q, (k, v) = q.transpose(1, 2), keys_values.permute(2, 0, 3, 1, 4).unbind(0)
+        return self._attended(q, k, v, scale, positions).transpose(1, 2)
+
+    def _attended(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, positions: Tensor | None
+    ) -> Tensor:
+        """Attention over [batch, heads, queries or keys, head size]."""
+        if self.bias is None and self.mask == "causal" and positions is None:
+            return attend(q, k, v, scale=scale, causal=True)
+        visible, bias = self.masks(positions)
+        if bias is not None and visible is not None:
+            bias = bias.masked_fill(~visible, torch.finfo(bias.dtype).min)
+        return attend(q, k, v, visible if bias is None else bias, scale=scale)
+
+
+class ResidualLayout(PaddedLayout):
+    """Padded rows with residual attention: scores add up from layer to layer.
+
+    After He et al. 2020 (RealFormer). Use one for each run through the layers.
+    """
+
+    scores: Tensor | None = None
+
+    def _attended(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, positions: Tensor | None
+    ) -> Tensor:
+        scores = q @ k.transpose(-2, -1) * scale
+        visible, bias = self.masks(positions)
+        if bias is not None:
+            scores = scores + bias
+        if visible is not None:
+            scores = scores + (~visible).to(scores.dtype) * -10000.0
+        if self.scores is not None:
+            previous = self.scores
+            if positions is not None:
+                previous = self.select(previous.transpose(1, 2), positions).transpose(1, 2)
+            scores = scores + previous
+        self.scores = scores
+        return torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype) @ v
 
 
 @dataclass(frozen=True)
@@ -123,9 +214,10 @@ class _Group:
     length: int
     layout: PaddedLayout
 
-    @property
-    def end(self) -> int:
-        return self.start + self.count * self.length
+    def of(self, x: Tensor) -> Tensor:
+        """Its tokens of [tokens, ...], as a view [count, length, ...]."""
+        end = self.start + self.count * self.length
+        return x[self.start : end].view(self.count, self.length, *x.shape[1:])
 
 
 #: The number of packed tokens is filled up to a multiple of this by copies of the first one: the
@@ -168,9 +260,11 @@ class PackedLayout:
             token += count * length
 
     def pack(self, x: Tensor) -> Tensor:
+        """[batch, length, size] to [tokens, size]."""
         return x.reshape(-1, x.shape[-1])[self.index]
 
     def unpack(self, x: Tensor) -> Tensor:
+        """[tokens, size] to [batch, length, size], zeros at padding."""
         full = x.new_zeros(self.shape[0] * self.shape[1], x.shape[-1])
         full[self.index[: self.tokens]] = x[: self.tokens]
         return full.view(*self.shape, x.shape[-1])
@@ -178,37 +272,62 @@ class PackedLayout:
     def select(self, x: Tensor, positions: Tensor) -> Tensor:
         return x[self.starts[:, None] + positions]
 
-    def _part(self, x: Tensor, group: _Group) -> Tensor:
-        return x[group.start : group.end].view(group.count, group.length, *x.shape[1:])
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        keys_values: Tensor,
+        scale: float,
+        positions: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for group in self.groups:
-            part = group.layout.attend(
-                self._part(q, group), self._part(k, group), self._part(v, group), scale
-            )
-            self._part(out, group).copy_(part)
-        out[self.tokens :] = 0
-        return out
-
-    def attend_at(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, scale: float) -> Tensor:
-        out = torch.empty_like(q)
-        for group in self.groups:
-            out[group.rows] = group.layout.attend_at(
-                q[group.rows],
-                self._part(k, group),
-                self._part(v, group),
-                positions[group.rows],
-                scale,
-            )
+            part = group.of(keys_values)
+            if cache is not None:
+                cache.write(group.rows, part)
+            if positions is None:
+                group.of(out).copy_(group.layout.attend(group.of(q), part, scale))
+            else:
+                at = positions[group.rows]
+                out[group.rows] = group.layout.attend(q[group.rows], part, scale, at)
+        if positions is None:
+            out[self.tokens :] = 0
         return out
 
 
-def make_layout(segs: Tensor, mask: MaskName, bias: Tensor | None) -> Layout:
-    """Packed where that saves work (CPU, rows of unequal length), else padded."""
+def make_layout(
+    segs: Tensor, mask: MaskName, bias: Tensor | None, *, residual: bool = False
+) -> PaddedLayout | PackedLayout:
+    """Packed where that saves work (CPU, rows of unequal length), else padded.
+
+    Args:
+        segs, mask, bias: see PaddedLayout.
+        residual: whether the model has residual attention; such rows are always padded.
+    """
+    if residual:
+        return ResidualLayout(segs, mask, bias)
     if segs.device.type == "cpu" and segs.shape[0] > 1:
         lengths = (segs > 0).sum(1)
         trailing = torch.equal(segs > 0, torch.arange(segs.shape[1]) < lengths[:, None])
         if trailing and int(lengths.min()) >= 1 and int(lengths.min()) < segs.shape[1]:
             return PackedLayout(segs, lengths, mask, bias)
     return PaddedLayout(segs, mask, bias)
+
+
+class StepLayout:
+    """One new token in every row, [rows, ...]; the tokens before it are in a cache."""
+
+    def select(self, x: Tensor, positions: Tensor) -> Tensor:
+        raise NotImplementedError("a step has one token per row")
+
+    def attend(
+        self,
+        q: Tensor,
+        keys_values: Tensor,
+        scale: float,
+        positions: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        assert cache is not None
+        keys, values = cache.append(keys_values)
+        return attend_exactly(q.unsqueeze(2), keys, values, cache.mask, scale=scale).squeeze(2)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from uertool.config import ModelConfig
 from uertool.errors import UsageError
-from uertool.models.decoder import TransformerDecoder, memory_seen
 from uertool.models.embeddings import (
     DualEmbedding,
     Embedding,
@@ -18,8 +17,9 @@ from uertool.models.embeddings import (
     stream_config,
     target_embedding,
 )
-from uertool.models.encoders import TransformerEncoder, make_encoder
+from uertool.models.encoders import make_encoder
 from uertool.models.heads import LmHead, MlmHead, PooledHead, Pooler, SiameseHead, TokenHead
+from uertool.models.transformer import TransformerDecoder, TransformerEncoder, source_mask
 
 
 class DualEncoder(nn.Module):
@@ -158,7 +158,7 @@ class UerModel(nn.Module):
             raise UsageError("This model has no decoder.")
         source = self.encode(ids, segs)
         vectors = self.tgt_embedding(tgt_ids, torch.ones_like(tgt_ids))
-        hidden: Tensor = self.decoder(vectors, source, memory_seen(self.config, ids, segs))
+        hidden: Tensor = self.decoder(vectors, source, source_mask(self.config, ids, segs))
         return hidden
 
     def _layer(self, number: int) -> int:

@@ -78,27 +78,22 @@ class RelativePositionBias(nn.Module):
         self.buckets = buckets
         self.max_distance = max_distance
         self.bidirectional = bidirectional
-        self.relative_attention_bias = nn.Embedding(buckets, heads)
+        self.relative_attention_bias = empty_embedding(buckets, heads)
 
-    def forward(self, queries: int, keys: int, *, first_query: int = 0) -> Tensor:
-        """The bias [1, heads, queries, keys].
-
-        Args:
-            queries: number of query positions.
-            keys: number of key positions, from 0.
-            first_query: position of the first query.
-        """
-        device = self.relative_attention_bias.weight.device
-        rows = torch.arange(first_query, first_query + queries, device=device)[:, None]
-        return self.at(torch.arange(keys, device=device)[None, :] - rows).permute(2, 0, 1)[None]
-
-    def at(self, distance: Tensor) -> Tensor:
-        """The bias [..., heads] of key-minus-query distances [...]."""
-        return self.relative_attention_bias(
-            relative_buckets(
-                distance,
-                bidirectional=self.bidirectional,
-                buckets=self.buckets,
-                max_distance=self.max_distance,
-            )
+    def forward(self, distance: Tensor) -> Tensor:
+        """The bias [..., heads] at distances [...], key position minus query position."""
+        bucket = relative_buckets(
+            distance,
+            bidirectional=self.bidirectional,
+            buckets=self.buckets,
+            max_distance=self.max_distance,
         )
+        return self.relative_attention_bias(bucket)
+
+
+def empty_embedding(rows: int, size: int) -> nn.Embedding:
+    """A table [rows, size] for values from a checkpoint.
+
+    It is not initialized: on the meta device that would import torch._dynamo, for over a second.
+    """
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))

@@ -8,14 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from uertool.errors import InputError, UsageError
-from uertool.models.incremental import (
-    CachedLm,
-    CachedSeq2seq,
-    RecurrentLm,
-    RereadLm,
-    make_incremental,
-)
 from uertool.models.linear import Precision
+from uertool.models.states import make_incremental
 from uertool.tasks.generation.beam import Hypothesis
 from uertool.tasks.generation.filling import Gaps
 from uertool.tasks.generation.logits import (
@@ -124,8 +118,8 @@ class Generator:
         self.target_tokenizer: Tokenizer = (
             loaded.tgt_tokenizer or loaded.tokenizer if self.seq2seq else loaded.tokenizer
         )
-        self.model: CachedLm | CachedSeq2seq | RecurrentLm | RereadLm = make_incremental(
-            loaded.model, precision=precision, prefix=self.marks.target, consume=consume
+        self.model = make_incremental(
+            loaded.model, precision=precision, prefix=self.marks.target, release=consume
         )
         self.gaps = Gaps(self.tokenizer) if self.seq2seq else None
         self.rows = _ROWS.get(loaded.device.type, _ROWS_ELSEWHERE)
@@ -288,7 +282,7 @@ class Generator:
         Raises:
             UsageError: an encoder-decoder has no probability of a line by itself.
         """
-        if isinstance(self.model, CachedSeq2seq):
+        if self.seq2seq:
             raise UsageError(
                 f"{self.name} is an encoder-decoder; `score` is for language models.",
                 "Use uertool generate seq2seq `reference` FILE to judge its outputs.",
@@ -307,7 +301,6 @@ class Generator:
             yield from self._score_batch(batch)
 
     def _score_batch(self, batch: list[tuple[Prompt, list[int]]]) -> Iterator[Scored]:
-        assert not isinstance(self.model, CachedSeq2seq)
         long = [ids for _, ids in batch if len(ids) > 1]
         found = iter(self.model.log_probabilities(long)) if long else iter(())
         for prompt, ids in batch:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from uertool.models.incremental import IncrementalModel
+from uertool.models.states import IncrementalModel
 from uertool.tasks.generation.beam import BeamGroup, BeamSettings, Hypothesis
 from uertool.tasks.generation.logits import Rule, apply_rules
 from uertool.tasks.generation.sampling import Sampling, uniform
@@ -287,7 +287,7 @@ def search(
     """Runs every request to its end.
 
     Args:
-        model: see `uertool.models.incremental`.
+        model: see `uertool.models.states`.
         requests: any number of them; read as they are needed.
         strategy: `Independent` or `Beams`.
         rows: texts in progress at once, beams and returns counted.

@@ -16,7 +16,7 @@ from tests.conftest import FIXTURES, MODELS, fixture_folders
 from uertool.errors import UsageError
 from uertool.loading.registry import LoadedModel, forget_models, load_model
 from uertool.models.cache import CHUNK
-from uertool.models.incremental import (
+from uertool.models.states import (
     CachedLm,
     CachedSeq2seq,
     RecurrentLm,
@@ -234,7 +234,7 @@ def test_a_model_that_is_used_up_gives_the_same_and_holds_less(name: str, precis
     own = load_model(folder / "model.bin", heads=("lm",), device="cpu")
     forget_models()
     before = sum(parameter.numel() for parameter in own.model.parameters())
-    model: Any = make_incremental(own.model, prefix=(5,), precision=precision, consume=True)
+    model: Any = make_incremental(own.model, prefix=(5,), precision=precision, release=True)
     assert torch.equal(follow(model, prompts, texts), kept)
     assert sum(parameter.numel() for parameter in own.model.parameters()) < 0.75 * before
 
