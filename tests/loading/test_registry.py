@@ -70,6 +70,21 @@ def test_a_vocabulary_of_another_size_is_refused_with_both_numbers() -> None:
     assert "vocab adapt" in (failure.value.hint or "")
 
 
+@pytest.mark.parametrize(("surplus", "fits"), [(1, True), (128, True), (129, False)])
+def test_a_padded_word_table_is_accepted_and_reported(
+    surplus: int, fits: bool, tmp_path: Path
+) -> None:
+    lines = (BERT / "vocab.txt").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "vocab.txt").write_text("".join(lines[:-surplus]), "utf-8")
+    files = {**files_of(BERT), "vocab": tmp_path / "vocab.txt"}
+    if not fits:
+        with pytest.raises(VocabError, match="911 tokens"):
+            load_model(BERT / "model.bin", device="cpu", **files)
+        return
+    loaded = load_model(BERT / "model.bin", device="cpu", **files)
+    assert f"The last {surplus} rows of the word table are unused." in loaded.notes
+
+
 def test_a_model_without_vocabulary_asks_for_one(tmp_path: Path) -> None:
     path = shutil.copy(BERT / "model.bin", tmp_path)
     with pytest.raises(UsageError, match="no vocabulary") as failure:

@@ -67,15 +67,16 @@ def infer_config(checkpoint: Names) -> dict[str, Any]:
 
 
 class _Shapes:
-    """Shapes by name under a prefix; None for what is not there."""
+    """Shapes by name under a prefix; None for what is not there or has not as many dimensions."""
 
     def __init__(self, checkpoint: Names, prefix: str = "") -> None:
         self.checkpoint = checkpoint
         self.prefix = prefix
 
-    def __call__(self, name: str) -> tuple[int, ...] | None:
+    def __call__(self, name: str, dimensions: int = 2) -> tuple[int, ...] | None:
         full = self.prefix + name
-        return self.checkpoint.info(full).shape if self.checkpoint.has(full) else None
+        shape = self.checkpoint.info(full).shape if self.checkpoint.has(full) else ()
+        return shape if len(shape) == dimensions else None
 
     def has(self, name: str) -> bool:
         return self.checkpoint.has(self.prefix + name)
@@ -87,7 +88,7 @@ def _embedding(checkpoint: Names, prefix: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     parts: list[str] = []
     word, pos, seg = (shape(f"{part}.embedding.weight") for part in ("word", "pos", "seg"))
-    pe = shape("sinusoidalpos.pe")
+    pe = shape("sinusoidalpos.pe", 3) or shape("sinusoidalpos.pe")
     if word is not None:
         parts.append("word")
         found.update(vocab_size=word[0], emb_size=word[-1])
@@ -178,15 +179,15 @@ def _recurrent(shape: _Shapes, names: list[str]) -> dict[str, Any]:
     return {
         "encoder": f"bi{cell}" if both else cell,
         "hidden_size": within[1] * (2 if both or reverse else 1),
-        "layers_num": max(layers) + 1,
+        "layers_num": max(layers, default=-1) + 1,
         "bidirectional": reverse,
     }
 
 
 def _gated_cnn(shape: _Shapes, names: list[str]) -> dict[str, Any]:
-    first = shape("conv_1.weight")
+    first = shape("conv_1.weight", 4)
     found: dict[str, Any] = {"encoder": "gatedcnn"}
-    if first is not None and len(first) == 4:
+    if first is not None:
         found.update(hidden_size=first[0], kernel_size=first[2])
     found["layers_num"] = _count(names, shape.prefix + "conv.") + 1
     return found
@@ -212,7 +213,7 @@ def _decoder(checkpoint: Names, names: list[str]) -> dict[str, Any]:
     word, pos, pe = (
         shape("word.embedding.weight"),
         shape("pos.embedding.weight"),
-        shape("sinusoidalpos.pe"),
+        shape("sinusoidalpos.pe", 3) or shape("sinusoidalpos.pe"),
     )
     if word is None:
         # A target embedding that is the source's own is not stored a second time by everybody.
@@ -238,14 +239,14 @@ def _target(checkpoint: Names, names: list[str]) -> dict[str, Any]:
     ]
     if "output_layer.weight" in names:
         # A layer over every token with two rows gives start and end of an answer, else labels.
-        rows = checkpoint.info("output_layer.weight").shape[0]
+        rows = checkpoint.info("output_layer.weight").shape[:1]
         heads = getattr(checkpoint, "heads", ())
-        targets.append("token_cls" if "token_cls" in heads or rows != 2 else "qa")
+        targets.append("token_cls" if "token_cls" in heads or rows != (2,) else "qa")
     found["target"] = tuple(targets)
     found["has_lmtarget_bias"] = checkpoint.has("target.lm.output_layer.bias")
     for name in ("output_layer_2.weight", "output_layer.weight", "classifier.weight"):
-        if name in names:
-            found["labels_num"] = checkpoint.info(name).shape[0]
+        if name in names and (shape := checkpoint.info(name).shape):
+            found["labels_num"] = shape[0]
             break
     return found
 
@@ -256,6 +257,6 @@ def _count(names: Iterable[str], prefix: str) -> int:
     for name in names:
         if name.startswith(prefix):
             number = name[len(prefix) :].split(".", 1)[0]
-            if number.isdigit() and len(number) < 7:
+            if number.isdecimal() and len(number) < 7:
                 largest = max(largest, int(number))
     return largest + 1

@@ -14,6 +14,7 @@ import pickle
 import re
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -22,7 +23,7 @@ import torch
 
 from uertool.checkpoints.formats.safetensors_file import DTYPES, TIED
 from uertool.checkpoints.formats.tensor_file import TensorInfo
-from uertool.errors import OutputError
+from uertool.errors import OutputError, listed, shown
 from uertool.io.atomic import atomic_path, refuse_existing
 
 Format = Literal["torch", "safetensors"]
@@ -173,7 +174,7 @@ class _Job:
         for info in sorted(infos, key=lambda item: -item.dtype.itemsize):
             if info.dtype not in _CODES:
                 raise OutputError(
-                    f"{info.name} has the type {info.dtype}, which safetensors cannot hold."
+                    f"{shown(info.name)} has the type {info.dtype}, which safetensors cannot hold."
                 )
             end = position + info.nbytes
             table[info.name] = {
@@ -245,14 +246,20 @@ class _Job:
 def _ends(tied: Mapping[str, str], infos: Sequence[TensorInfo] | None) -> dict[str, str]:
     """Alias to the name that is kept in the end; ties to names that will not come are dropped."""
     names = None if infos is None else {info.name for info in infos}
-    ends: dict[str, str] = {}
+    known: dict[str, str] = {}
     for alias in tied:
-        kept, steps = tied[alias], 0
-        while kept in tied and kept != alias and steps < len(tied):
-            kept, steps = tied[kept], steps + 1
-        if kept != alias and kept not in ends and (names is None or kept in names):
-            ends[alias] = kept
-    return ends
+        chain: dict[str, None] = {}
+        kept = alias
+        while kept in tied and kept not in known and kept not in chain:
+            chain[kept] = None
+            kept = tied[kept]
+        kept = known.get(kept, kept)
+        known.update(dict.fromkeys(chain, kept))
+    return {
+        alias: kept
+        for alias, kept in known.items()
+        if alias != kept and (names is None or kept in names)
+    }
 
 
 def is_weight_file(path: Path) -> bool:
@@ -305,9 +312,9 @@ def _shared(pairs: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
 
 
 def _refuse_duplicates(path: Path, names: Sequence[str]) -> None:
-    if len(set(names)) != len(names):
-        double = sorted({name for name in names if names.count(name) > 1})
-        raise OutputError(f"The output {path} would hold {', '.join(double[:5])} twice.")
+    double = sorted(name for name, count in Counter(names).items() if count > 1)
+    if double:
+        raise OutputError(f"The output {path} would hold {listed(double)} twice.")
 
 
 def _write_bytes(stream: IO[bytes], tensor: torch.Tensor) -> int:

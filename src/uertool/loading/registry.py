@@ -373,13 +373,10 @@ class _Sides:
     def _compare(self, checkpoint: Checkpoint, tokenizer: Tokenizer, rows: int) -> None:
         """A vocabulary of another size than the word table is another model's."""
         size = len(tokenizer)
-        spare = 0 if checkpoint.layout == "uer" and tokenizer.vocab.source else _PADDING_ROWS
-        if tokenizer.name in ("xlmroberta", "bert-spm"):
-            spare = _PADDING_ROWS
-        if size <= rows <= size + spare:
-            return
-        if checkpoint.layout == "hf" and self.vocab is None and size <= rows:
-            self.notes.append(f"The last {rows - size} rows of the word table are unused.")
+        own = checkpoint.layout == "hf" and self.vocab is None
+        if size <= rows and (own or rows <= size + _PADDING_ROWS):
+            if rows > size:
+                self.notes.append(f"The last {rows - size} rows of the word table are unused.")
             return
         raise VocabError(
             f"{tokenizer.vocab.source} has {size} tokens, but the word embedding of "

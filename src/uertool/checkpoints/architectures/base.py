@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.naming import Rule, Side, WeightMap, renamed
-from uertool.errors import ConfigError
+from uertool.errors import ConfigError, shown
 
 if TYPE_CHECKING:
     from uertool.config import ModelConfig
@@ -216,8 +217,8 @@ def number(config: Mapping[str, Any], *names: str, default: int | None = None) -
         value = config.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigError(f"config.json gives {name} as {value!r}, not as a whole number.")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
+            raise ConfigError(f"config.json has an invalid {name}: {_value(value)}.")
         return value
     if default is None:
         raise ConfigError(f"config.json has no {names[0]}.")
@@ -229,8 +230,8 @@ def real(config: Mapping[str, Any], name: str, default: float) -> float:
     value = config.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"config.json gives {name} as {value!r}, not as a number.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e38:
+        raise ConfigError(f"config.json has an invalid {name}: {_value(value)}.")
     return float(value)
 
 
@@ -241,10 +242,10 @@ def activation(config: Mapping[str, Any], name: str, default: str) -> str:
         ConfigError: uertool has no such activation.
     """
     value = config.get(name) or default
-    if value not in ACTIVATIONS:
+    if not isinstance(value, str) or value not in ACTIVATIONS:
         raise ConfigError(
-            f"config.json gives {name} as {value!r}, which uertool does not have; "
-            f"it has {', '.join(ACTIVATIONS)}."
+            f"config.json has an unsupported {name}: {_value(value)}; supported are "
+            f"{', '.join(ACTIVATIONS)}."
         )
     return ACTIVATIONS[value]
 
@@ -252,14 +253,19 @@ def activation(config: Mapping[str, Any], name: str, default: str) -> str:
 def refuse(config: Mapping[str, Any], **allowed: tuple[Any, ...]) -> None:
     """Raise ConfigError naming every setting whose value is not among the allowed ones."""
     wrong = [
-        f"{name} = {config[name]!r}"
+        f"{name} = {_value(config[name])}"
         for name, values in allowed.items()
         if name in config and config[name] not in values
     ]
     if wrong:
         raise ConfigError(
-            f"config.json asks for what uertool's model does not have: {', '.join(wrong)}."
+            f"config.json asks for what uertool does not support: {', '.join(wrong)}."
         )
+
+
+def _value(value: object) -> str:
+    """A value of config.json as messages print it."""
+    return shown(json.dumps(value, ensure_ascii=False))
 
 
 def norm_settings(config: ModelConfig) -> float:

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 from uertool.checkpoints.architectures import bart
 from uertool.checkpoints.architectures.base import Architecture, Signature, number, refuse
 from uertool.checkpoints.naming import KEEP, norm
+from uertool.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from uertool.config import ModelConfig
+
+
+#: Of a position table; the longest published Pegasus has 16384 x 1024.
+_MOST_ELEMENTS = 1 << 25
 
 
 def hugging_face_sinusoid(config: Mapping[str, Any]) -> Tensor:
@@ -24,6 +29,8 @@ def hugging_face_sinusoid(config: Mapping[str, Any]) -> Tensor:
 
     length = number(config, "max_position_embeddings", default=1024)
     size = number(config, "d_model", "hidden_size", default=1024)
+    if length * size > _MOST_ELEMENTS:
+        raise ConfigError(f"config.json asks for a position table of {length} x {size} numbers.")
     columns = torch.arange(size, dtype=torch.float64)
     angles = torch.arange(length, dtype=torch.float64)[:, None] / torch.pow(
         torch.tensor(10000.0, dtype=torch.float64), 2 * (columns // 2) / size

@@ -1,8 +1,7 @@
-"""A folder with weights in one file or in shards with an index, and config.json beside them."""
+"""A folder with weights in one file or in shards with an index, and with config.json."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, unknown_name
 from uertool.checkpoints.formats.weight_file import open_weight_file
-from uertool.errors import CheckpointError
+from uertool.errors import CheckpointError, listed, shown
+from uertool.io.small_files import read_json_object
 
 #: Weight files by the names that Hugging Face gives them, in the order it looks for them.
 STANDARD_NAMES = (
@@ -23,7 +23,7 @@ STANDARD_NAMES = (
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
-#: Files of torch.save that lie beside the weights and are none.
+#: Files of torch.save next to the weights that hold no weights.
 _NOT_WEIGHTS = frozenset(
     ["training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt"]
 )
@@ -116,7 +116,7 @@ class HuggingFaceFolder(TensorFile):
         if absent:
             raise CheckpointError(
                 f"{self.weights} names {len(shards)} shards, of which {len(absent)} are not in "
-                f"the folder: {', '.join(absent[:5])}.",
+                f"the folder: {listed(absent)}.",
                 "Download the missing files into the same folder.",
             )
         held = {shard: set(self._file(shard).keys()) for shard in shards}
@@ -124,14 +124,14 @@ class HuggingFaceFolder(TensorFile):
         if missing:
             raise CheckpointError(
                 f"{self.weights} names {len(missing)} tensors that their shards do not hold: "
-                f"{', '.join(missing[:5])}."
+                f"{listed(missing)}."
             )
         homes: dict[str, Path] = {}
         for shard, names in held.items():
             for name in names:
                 if name in homes and name not in self._place:
                     raise CheckpointError(
-                        f"{homes[name].name} and {shard.name} both hold {name}, and "
+                        f"{homes[name].name} and {shard.name} both hold {shown(name)}, and "
                         f"{self.weights.name} does not say which one holds."
                     )
                 homes[name] = shard
@@ -143,7 +143,7 @@ class HuggingFaceFolder(TensorFile):
         extra = [name for name in extra if self.storage_key(name) not in known]
         if not extra:
             return []  # other names of tensors that the index names
-        return [f"{len(extra)} tensors are in the shards but not in the index, such as {extra[0]}."]
+        return [f"{len(extra)} tensors are in the shards but not in the index: {listed(extra)}."]
 
 
 def open_folder(path: Path) -> TensorFile:
@@ -170,7 +170,7 @@ def open_folder(path: Path) -> TensorFile:
         return HuggingFaceFolder(path, found[0])
     if found:
         raise CheckpointError(
-            f"{path} holds {len(found)} weight files ({', '.join(f.name for f in found[:6])}), "
+            f"{path} holds {len(found)} weight files ({listed(file.name for file in found)}), "
             "and none has a standard name such as model.safetensors.",
             "Name one of the files instead of the folder.",
         )
@@ -180,12 +180,9 @@ def open_folder(path: Path) -> TensorFile:
 def is_index(path: Path) -> bool:
     """Whether a JSON file maps tensor names to shard files."""
     try:
-        if path.stat().st_size > 64 << 20:
-            return False
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return isinstance(read_json_object(path, error=CheckpointError).get("weight_map"), dict)
+    except CheckpointError:
         return False
-    return isinstance(content, dict) and isinstance(content.get("weight_map"), dict)
 
 
 def _no_weights(path: Path) -> CheckpointError:
@@ -211,36 +208,24 @@ def _no_weights(path: Path) -> CheckpointError:
 
 def _read_config(path: Path) -> dict[str, Any] | None:
     file = path / "config.json"
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is no valid JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} is not a JSON object.")
-    return content
+    return read_json_object(file, error=CheckpointError) if file.is_file() else None
 
 
 def _read_index(path: Path) -> dict[str, Path]:
     """Tensor name to shard path; every shard must lie in the folder of the index."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no valid JSON ({error}).") from error
-    mapping = content.get("weight_map") if isinstance(content, dict) else None
+    mapping = read_json_object(path, what="index", error=CheckpointError).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
-        raise CheckpointError(f"{path} has no weight_map, so it is no index of shards.")
+        raise CheckpointError(f"{path} has no weight_map, so it is not an index of shards.")
     places: dict[str, Path] = {}
     for name, file in mapping.items():
         if not isinstance(file, str) or not file or "\0" in file:
-            raise CheckpointError(f"{path} gives {name} no file name, but {file!r}.")
+            raise CheckpointError(f"{path} gives {shown(name)} no file name, but {shown(file)!r}.")
         pure = PurePosixPath(file.replace("\\", "/"))
         if pure.is_absolute() or ".." in pure.parts or ":" in file or not pure.parts:
             raise CheckpointError(
-                f"{path} is not loaded: it names {file!r}, which lies outside its folder."
+                f"{path} is not loaded: it names {shown(file)!r}, which is outside its folder."
             )
         if pure.name.endswith(".index.json"):
-            raise CheckpointError(f"{path} names another index, {file!r}, as a shard.")
+            raise CheckpointError(f"{path} names another index, {shown(file)!r}, as a shard.")
         places[name] = path.parent / pure
     return places

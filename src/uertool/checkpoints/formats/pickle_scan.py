@@ -10,7 +10,8 @@ from typing import IO
 
 from uertool.checkpoints.formats.identify import FileKind, identify
 from uertool.checkpoints.formats.pickle_verdicts import GlobalUse, Verdict, judged
-from uertool.checkpoints.formats.pickle_walk import MAX_BYTES, walk
+from uertool.checkpoints.formats.pickle_walk import Budget, walk
+from uertool.errors import shown
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,24 @@ def scan_pickle(path: str | Path) -> PickleReport:
 def _scan_zip(path: Path) -> PickleReport:
     uses: list[GlobalUse] = []
     errors: list[str] = []
+    budget = Budget()
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 if not entry.filename.endswith((".pkl", ".pickle")):
                     continue
-                if entry.file_size > min(MAX_BYTES, 2 * path.stat().st_size):
-                    errors.append(f"{entry.filename} is too large to be inspected")
+                where = shown(entry.filename)
+                if entry.file_size > min(budget.bytes, 2 * path.stat().st_size):
+                    errors.append(f"{where} is too large to be inspected")
                     continue
                 # Zipfile inflates no more than the declared size, whatever the bytes say.
                 with archive.open(entry) as packed:
-                    walked = walk(io.BytesIO(packed.read()))
-                uses.extend(judged(walked, entry.filename))
+                    walked = walk(io.BytesIO(packed.read()), budget)
+                uses.extend(judged(walked, where))
                 if walked.error:
-                    errors.append(f"{entry.filename}: {walked.error}")
+                    errors.append(f"{where}: {walked.error}")
     except Exception as error:  # zipfile raises many kinds of errors on broken archives
-        errors.append(f"the archive is broken ({error})")
+        errors.append(f"the archive is broken ({shown(error)})")
     return PickleReport(path, "torch-zip", tuple(uses), tuple(errors))
 
 
@@ -91,17 +94,16 @@ def _scan_row(path: Path, stream: IO[bytes], form: str, most: int) -> PickleRepo
     """Scan pickles that follow one another; bytes after the last one are not pickles."""
     uses: list[GlobalUse] = []
     errors: list[str] = []
-    stream.seek(0)
-    for number in range(most):
-        where = f"pickle {number + 1}"
-        walked = walk(stream)
-        if walked.error and number and form == "pickle":
-            uses.extend(judged(walked, where))
-            break
+    budget = Budget()
+    size = path.stat().st_size
+    for number in range(1, most + 1):
+        where = f"pickle {number}"
+        walked = walk(stream, budget)
         uses.extend(judged(walked, where))
         if walked.error:
-            errors.append(f"{where}: {walked.error}")
+            if number == 1 or form != "pickle":
+                errors.append(f"{where}: {walked.error}")
             break
-        if stream.tell() == path.stat().st_size:
+        if stream.tell() == size:
             break
     return PickleReport(path, form, tuple(uses), tuple(errors))

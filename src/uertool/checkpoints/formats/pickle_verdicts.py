@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from uertool.checkpoints.formats.pickle_walk import COMPUTED, EXTENSION, Walked
-from uertool.errors import CheckpointError
+from uertool.errors import CheckpointError, listed
 
 
 class Verdict(Enum):
@@ -50,12 +50,13 @@ TENSOR_GLOBALS = frozenset(
                 *("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8"),
                 *("uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128"),
                 *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+                "float8_e8m0fnu",
             )
         ),
     ]
 )
 
-#: Found in training checkpoints beside the weights; building them runs nothing.
+#: Found in training checkpoints next to the weights; building them runs nothing.
 DATA_GLOBALS = frozenset(
     [
         "argparse.Namespace",
@@ -132,8 +133,8 @@ def judge(module: str, name: str) -> Verdict:
         return Verdict.TENSOR
     if full in DATA_GLOBALS:
         return Verdict.DATA
-    parents = [module[:i] for i, letter in enumerate(module) if letter == "."]
-    if full in _DANGEROUS_NAMES or any(m in _DANGEROUS_MODULES for m in (module, *parents)):
+    first, second, *_ = [*module.split(".", 2), ""]
+    if full in _DANGEROUS_NAMES or not _DANGEROUS_MODULES.isdisjoint((first, f"{first}.{second}")):
         return Verdict.DANGEROUS
     if module in (COMPUTED, EXTENSION):
         return Verdict.DANGEROUS
@@ -145,15 +146,15 @@ def refusal(path: Path, uses: Iterable[GlobalUse]) -> CheckpointError:
     """The error for a pickle that names globals which no checkpoint needs."""
     names = list(dict.fromkeys(use.name for use in uses))
     bad = [use for use in uses if use.verdict is Verdict.DANGEROUS]
-    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     if bad:
         return CheckpointError(
-            f"{path} is not loaded: its pickle would import {shown}, which can run code.",
+            f"{path} is not loaded: its pickle would import {listed(names)}, which can run code.",
             "Nothing was executed. Do not open this file with torch.load; "
             "get the weights from a source you trust, best as .safetensors.",
         )
     return CheckpointError(
-        f"{path} is not loaded: its pickle would import {shown}; a checkpoint needs only tensors.",
+        f"{path} is not loaded: its pickle would import {listed(names)}; a checkpoint needs only "
+        "tensors.",
         "It may hold a whole model object: save its weights alone with "
         "torch.save(model.state_dict(), path).",
     )
@@ -161,8 +162,7 @@ def refusal(path: Path, uses: Iterable[GlobalUse]) -> CheckpointError:
 
 def judged(walked: Walked, where: str) -> list[GlobalUse]:
     """The globals of a pickle with their verdicts, each once."""
-    seen = dict.fromkeys(walked.globals)
     return [
-        GlobalUse(str(item), judge(item.module, item.name), str(item) in walked.calls, where)
-        for item in seen
+        GlobalUse(str(item), judge(item.module, item.name), item in walked.calls, where)
+        for item in walked.globals
     ]

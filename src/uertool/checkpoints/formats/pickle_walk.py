@@ -15,20 +15,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-#: Bounds for one pickle; a state dict of ten thousand tensors stays far below them.
-MAX_BYTES = 128 << 20
+from uertool.errors import shown
+
+#: Bounds for all pickles of one file together; a state dict of ten thousand tensors with its
+#: optimizer stays far below them. They keep a walk below 5 seconds and 1 GB.
+MAX_BYTES = 64 << 20
 MAX_OPCODES = 2_000_000
 MAX_STACK = 200_000
+MAX_GLOBALS = 10_000
 MAX_NESTING = 4
+
+#: The bytes and instructions that are enough to recognise a pickle.
+_GLANCE = (1 << 16, 20_000)
 
 _MARK = object()
 
-#: Stand in for the module of a global whose name the pickle computes, or hides behind a number.
+#: In place of the module of a global whose name the pickle computes, or hides behind a number.
 COMPUTED = "(computed name)"
 EXTENSION = "(copyreg extension)"
 
 #: Callees that unpickle the bytes given to them; those bytes are walked too.
 _UNPICKLERS = frozenset(["loads", "_loads", "load", "_load_from_bytes", "Unpickler"])
+
+
+@dataclass
+class Budget:
+    """What is left of the bytes and instructions that the pickles of one file may take."""
+
+    bytes: int = field(default_factory=lambda: MAX_BYTES)
+    opcodes: int = field(default_factory=lambda: MAX_OPCODES)
+
+    def spend(self, count: int) -> None:
+        """Take off bytes that are read or made."""
+        self.bytes -= count
+        if self.bytes < 0:
+            raise _OverBudgetError("it holds more bytes than a checkpoint's pickle may")
 
 
 @dataclass(frozen=True)
@@ -65,44 +86,38 @@ class Walked:
 
     Attributes:
         value: what it would build, of plain Python values and the stand-ins above.
-        end: the offset after its last instruction.
         globals: the names it would import, in order of appearance.
-        calls: the names that it would call.
+        calls: those that it would call.
         duplicates: keys that were set twice in one dictionary.
         storages: the persistent identities it refers to.
         error: why the walk stopped early, or None.
+        over_budget: whether it stopped because the budget was used up.
     """
 
     value: object = None
-    end: int = 0
-    globals: list[Global] = field(default_factory=list)
-    calls: set[str] = field(default_factory=set)
+    globals: dict[Global, None] = field(default_factory=dict)
+    calls: set[Global] = field(default_factory=set)
     duplicates: list[str] = field(default_factory=list)
     storages: list[object] = field(default_factory=list)
     error: str | None = None
+    over_budget: bool = False
 
 
-def walk(stream: IO[bytes]) -> Walked:
+def walk(stream: IO[bytes], budget: Budget | None = None) -> Walked:
     """Follow one pickle from the current position of `stream`, executing nothing.
 
-    Time and memory are bounded by MAX_OPCODES, MAX_STACK and MAX_BYTES. A pickle that is broken
-    gives what was found before the break, with `error` set; nothing is raised.
+    A pickle that is broken or goes beyond the budget gives what was found before, with `error`
+    set; nothing is raised. The stream is left after its last instruction.
+
+    Args:
+        stream: the bytes.
+        budget: what is left for it; several pickles of one file share one.
     """
-    walker = _Walker(stream.tell())
-    bounded = _Bounded(stream, MAX_BYTES)
-    try:
-        with warnings.catch_warnings():
-            # Broken strings make the decoders warn about escapes that mean nothing.
-            warnings.simplefilter("ignore")
-            walker.run(bounded)
-    except _StopWalkError as stop:
-        walker.result.error = str(stop)
-    except MemoryError:
-        walker.result.error = "an instruction asks for more memory than there is"
-    except Exception as error:
-        # pickletools raises whatever its decoders raise on broken bytes.
-        walker.result.error = f"it is not a well-formed pickle ({error})"
-    walker.result.end = stream.tell()
+    walker = _Walker(budget or Budget())
+    with warnings.catch_warnings():
+        # Broken strings make the decoders warn about invalid escapes.
+        warnings.simplefilter("ignore")
+        walker.walk(stream)
     return walker.result
 
 
@@ -112,68 +127,73 @@ def starts_pickle(path: Path) -> bool:
     Text often begins with letters that are instructions, so a broken one must also call.
     """
     with open(path, "rb") as stream:
-        walked = walk(stream)
-    return bool(walked.globals) and (walked.error is None or bool(walked.calls))
+        walked = walk(stream, Budget(*_GLANCE))
+    whole = walked.error is None or walked.over_budget
+    return bool(walked.globals) and (whole or bool(walked.calls))
 
 
 class _StopWalkError(Exception):
     """The pickle goes beyond what is followed."""
 
 
+class _OverBudgetError(_StopWalkError):
+    """It takes more bytes or instructions than a checkpoint needs."""
+
+
 class _Bounded:
-    """The part of a stream that one pickle may take."""
+    """The arguments of instructions, read within the budget."""
 
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
+    def __init__(self, stream: IO[bytes], budget: Budget) -> None:
         self.stream = stream
-        self.left = limit
+        self.budget = budget
 
-    def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > self.left:
-            raise _StopWalkError("an instruction reads past what a checkpoint's pickle may hold")
-        data = self.stream.read(size)
-        self.left -= len(data)
-        return data
+    def read(self, size: int) -> bytes:
+        self.budget.spend(size)
+        return self.stream.read(size)
 
     def readline(self) -> bytes:
-        data = self.stream.readline(1 << 20)
-        if len(data) > self.left:
-            raise _StopWalkError("it is too large")
-        self.left -= len(data)
-        return data
-
-    def tell(self) -> int:
-        return self.stream.tell()
+        line = self.stream.readline(1 << 20)
+        self.budget.spend(len(line))
+        return line
 
 
 class _Walker:
     """The stack machine of pickle, with stand-ins in place of every import and call."""
 
-    def __init__(self, start: int, depth: int = 0) -> None:
+    def __init__(self, budget: Budget, depth: int = 0) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.result = Walked(end=start)
+        self.result = Walked()
+        self.budget = budget
         self.depth = depth
 
-    def run(self, stream: Any) -> None:
-        actions = _ACTIONS
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if count > MAX_OPCODES:
-                raise _StopWalkError(f"it has more than {MAX_OPCODES} instructions")
+    def walk(self, stream: IO[bytes]) -> None:
+        """Follow a pickle and note why that ended early."""
+        try:
+            self.run(stream)
+        except _StopWalkError as stop:
+            self.result.error = str(stop)
+            self.result.over_budget = isinstance(stop, _OverBudgetError)
+        except Exception as error:
+            # The decoders of pickletools raise whatever broken bytes make them raise.
+            self.result.error = f"it is not a well-formed pickle ({shown(error, 80)})"
+
+    def run(self, stream: IO[bytes]) -> None:
+        bounded: Any = _Bounded(stream, self.budget)
+        while code := stream.read(1):
+            self.budget.opcodes -= 1
+            if self.budget.opcodes < 0:
+                raise _OverBudgetError("it has more instructions than a checkpoint needs")
             if len(self.stack) > MAX_STACK:
                 raise _StopWalkError("it piles up values as no checkpoint does")
-            name = opcode.name
-            if name == "STOP":
+            if code == b".":
                 self.result.value = self.pop()
                 return
-            action = actions.get(name)
-            if action is not None:
-                action(self, argument)
-            elif name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[name])
-            elif name in _LITERALS:
-                self.stack.append(argument)
-            elif name not in _IGNORED:
-                raise _StopWalkError(f"the instruction {name} has no place in a checkpoint")
+            if code not in _INSTRUCTIONS:
+                raise _StopWalkError(f"the instruction {code!r} has no place in a checkpoint")
+            decode, action = _INSTRUCTIONS[code]
+            action(self, decode(bounded) if decode is not None else None)
+        raise _StopWalkError("it ends before its last instruction")
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
@@ -209,7 +229,9 @@ class _Walker:
             # The name is computed by a call, so nobody can say what it would be.
             module, name = COMPUTED, "?"
         item = Global(module, name)
-        self.result.globals.append(item)
+        self.result.globals[item] = None
+        if len(self.result.globals) > MAX_GLOBALS:
+            raise _OverBudgetError("it imports more names than a checkpoint needs")
         self.stack.append(item)
 
     def global_(self, argument: str) -> None:
@@ -225,7 +247,7 @@ class _Walker:
 
     def call(self, function: object, arguments: Any) -> None:
         if isinstance(function, Global):
-            self.result.calls.add(str(function))
+            self.result.calls.add(function)
             if function.name in _UNPICKLERS:
                 self.look_inside(arguments)
             if str(function) == "collections.OrderedDict" and not arguments:
@@ -233,26 +255,28 @@ class _Walker:
                 return
             if str(function) == "_codecs.encode" and _is_latin(arguments):
                 # How protocol 2, which has none, spells bytes.
+                self.budget.spend(len(arguments[0]))
                 self.stack.append(arguments[0].encode("latin-1", "replace"))
                 return
         self.stack.append(Call(function, arguments))
 
     def look_inside(self, arguments: object) -> None:
         """Walk bytes that a call would unpickle, and add what they would import."""
-        if self.depth >= MAX_NESTING or not isinstance(arguments, (tuple, list)):
+        if not isinstance(arguments, (tuple, list)):
             return
         for value in arguments:
-            if isinstance(value, str):
-                value = value.encode("latin-1", "replace")
-            if not isinstance(value, (bytes, bytearray)):
+            if not isinstance(value, (str, bytes, bytearray)):
                 continue
-            inner = _Walker(0, self.depth + 1)
-            try:
-                inner.run(_Bounded(io.BytesIO(value), MAX_BYTES))
-            except Exception as error:
-                inner.result.error = str(error)
-            self.result.globals.extend(inner.result.globals)
+            if self.depth >= MAX_NESTING:
+                raise _OverBudgetError("it holds pickles within pickles")
+            self.budget.spend(len(value))
+            data = value.encode("latin-1", "replace") if isinstance(value, str) else value
+            inner = _Walker(self.budget, self.depth + 1)
+            inner.walk(io.BytesIO(data))
+            self.result.globals.update(inner.result.globals)
             self.result.calls.update(inner.result.calls)
+            if inner.result.over_budget:
+                raise _OverBudgetError(inner.result.error)
 
     def reduce(self, _: object) -> None:
         arguments, function = self.pop(), self.pop()
@@ -310,8 +334,9 @@ class _Walker:
             target = target.items
         if not isinstance(target, dict):
             return
-        if not isinstance(key, (str, int, float, bytes, type(None))):
-            # Hashing nested tuples can take exponential time, and no weight is named so.
+        plain = isinstance(key, (str, float, bytes, type(None)))
+        if not plain and not (isinstance(key, int) and abs(key) < 1 << 64):
+            # Hashing nested tuples can take exponential time, and no weight is named like this.
             key = ("no name", len(target))
         elif key in target and isinstance(key, str):
             self.result.duplicates.append(key)
@@ -377,25 +402,29 @@ def _is_latin(arguments: object) -> bool:
     )
 
 
-_CONSTANTS: dict[str, object] = {
-    "NONE": None,
-    "NEWTRUE": True,
-    "NEWFALSE": False,
-    "EMPTY_TUPLE": (),
-}
+_Action = Callable[[_Walker, Any], None]
 
-_LITERALS = frozenset(
-    [
-        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE"),
-        *("SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-        *("BYTEARRAY8"),
-    ]
+
+def _push(walker: _Walker, value: object) -> None:
+    walker.stack.append(value)
+
+
+def _ignore(_: _Walker, __: object) -> None:
+    pass
+
+
+_LITERALS = (
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 )
 
-_IGNORED = frozenset(["PROTO", "FRAME", "READONLY_BUFFER"])
-
-_ACTIONS: dict[str, Callable[[_Walker, Any], None]] = {
+_ACTIONS: dict[str, _Action] = {
+    **dict.fromkeys(("PROTO", "FRAME", "READONLY_BUFFER"), _ignore),
+    **dict.fromkeys((*_LITERALS, "NONE"), _push),
+    "NEWTRUE": lambda walker, _: walker.stack.append(True),
+    "NEWFALSE": lambda walker, _: walker.stack.append(False),
+    "EMPTY_TUPLE": lambda walker, _: walker.stack.append(()),
     "MARK": _Walker.mark,
     "POP": _Walker.pop_one,
     "POP_MARK": _Walker.pop_to_mark,
@@ -435,4 +464,14 @@ _ACTIONS: dict[str, Callable[[_Walker, Any], None]] = {
     "TUPLE3": lambda walker, _: walker.tuple_of(3),
     "PERSID": _Walker.persistent,
     "BINPERSID": _Walker.persistent_from_stack,
+}
+
+#: Instruction to the decoder of its argument, if it has one, and what it does.
+_INSTRUCTIONS: dict[bytes, tuple[Callable[[Any], Any] | None, _Action]] = {
+    opcode.code.encode("latin-1"): (
+        opcode.arg.reader if opcode.arg is not None else None,
+        _ACTIONS[opcode.name],
+    )
+    for opcode in pickletools.opcodes
+    if opcode.name in _ACTIONS
 }

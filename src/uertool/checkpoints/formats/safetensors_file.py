@@ -6,7 +6,6 @@ length (little-endian), the header, the data; offsets count from the first byte 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from uertool.checkpoints.formats.tensor_file import (
     TensorInfo,
     unknown_name,
 )
-from uertool.errors import CheckpointError
+from uertool.errors import CheckpointError, InputError, shown
+from uertool.io.small_files import parse_json
 
 MAX_HEADER = 100_000_000  # the limit of the specification
 
@@ -30,6 +30,10 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    # torch has this one since 2.7.
+    **({"F8_E8M0": torch.float8_e8m0fnu} if hasattr(torch, "float8_e8m0fnu") else {}),
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -110,7 +114,7 @@ def _read_header(path: Path, mapped: MappedBytes) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(mapped.buffer[:8], "little")
     if length > MAX_HEADER:
         raise CheckpointError(
-            f"{path} is no valid safetensors file: its header claims {length} bytes, "
+            f"{path} is not a valid safetensors file: its header claims {length} bytes, "
             f"more than the allowed {MAX_HEADER}."
         )
     if 8 + length > len(mapped):
@@ -119,18 +123,15 @@ def _read_header(path: Path, mapped: MappedBytes) -> tuple[dict[str, Any], int]:
             f"the file has {len(mapped)}.",
             "Download or copy it again.",
         )
+    name = f"{path} is not a valid safetensors file: its header"
     try:
-        header = json.loads(mapped.buffer[8 : 8 + length], object_pairs_hook=_unique)
-    except _DuplicateNameError as error:
-        raise CheckpointError(f"{path} names {error.args[0]!r} twice in its header.") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is no valid safetensors file: its header is not JSON ({error})."
-        ) from error
-    if not isinstance(header, dict):
-        raise CheckpointError(
-            f"{path} is no valid safetensors file: its header is not a JSON object."
+        header = parse_json(
+            mapped.buffer[8 : 8 + length], name, error=CheckpointError, pairs=_unique
         )
+    except _DuplicateNameError as error:
+        raise CheckpointError(f"{path} names {shown(error)!r} twice in its header.") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{name} is not a JSON object.")
     return header, 8 + length
 
 
@@ -153,7 +154,7 @@ def _metadata_of(path: Path, header: dict[str, Any]) -> dict[str, str]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(
-            f"{path} is no valid safetensors file: its __metadata__ is not a table of strings."
+            f"{path} is not a valid safetensors file: its __metadata__ is not a table of strings."
         )
     return metadata
 
@@ -165,12 +166,14 @@ def _check_entry(path: Path, name: str, entry: Any, begin: int) -> tuple[TensorI
     kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        raise _bad(path, name, f"its type {kind!r} is unknown here")
+        raise _bad(path, name, f"its type {shown(kind)!r} is not supported")
     if not isinstance(shape, list) or not _counts(shape):
-        raise _bad(path, name, f"its shape {shape!r} is no list of sizes")
+        raise _bad(path, name, f"its shape {shown(shape)} is not a list of sizes")
     if not isinstance(offsets, list) or not _counts(offsets) or len(offsets) != 2:
-        raise _bad(path, name, f"its data_offsets {offsets!r} are no pair of positions")
+        raise _bad(path, name, f"its data_offsets {shown(offsets)} are not a pair of positions")
     info = TensorInfo(name, tuple(shape), dtype)
+    if not info.possible:
+        raise _bad(path, name, f"its shape {shown(shape)} has too many elements")
     start, end = offsets
     if end - start != info.nbytes:
         raise _bad(
@@ -191,17 +194,17 @@ def _check_layout(
     for name, (_, start, end) in sorted(entries.items(), key=lambda item: item[1][1:]):
         if end > size:
             raise CheckpointError(
-                f"{path} is truncated: {name} should end at byte {end}, the file at {size}.",
+                f"{path} is truncated: {shown(name)} should end at byte {end}, the file at {size}.",
                 "Download or copy it again.",
             )
         if start < position:
-            raise _bad(path, name, f"it overlaps with {before}")
+            raise _bad(path, name, f"it overlaps with {shown(before)}")
         if start > position:
             raise _bad(path, name, f"{start - position} bytes before it belong to no tensor")
         position, before = end, name
     if position != size:
         raise CheckpointError(
-            f"{path} is no valid safetensors file: {size - position} bytes at its end belong to "
+            f"{path} is not a valid safetensors file: {size - position} bytes at its end belong to "
             "no tensor."
         )
 
@@ -210,8 +213,8 @@ def _tied_names(metadata: Mapping[str, str], stored: set[str]) -> dict[str, str]
     """Alias to stored name, as uertool notes them, or one by one as safetensors.torch does."""
     ties = {a: k for a, k in metadata.items() if k in stored and a not in stored}
     try:
-        noted = json.loads(metadata.get(TIED, "{}"))
-    except (ValueError, RecursionError):
+        noted = parse_json(metadata.get(TIED, "{}"), "The note of tied names")
+    except InputError:
         return ties
     if isinstance(noted, dict):
         ties.update({a: k for a, k in noted.items() if isinstance(k, str) and k in stored})
@@ -219,4 +222,4 @@ def _tied_names(metadata: Mapping[str, str], stored: set[str]) -> dict[str, str]
 
 
 def _bad(path: Path, name: str, what: str) -> CheckpointError:
-    return CheckpointError(f"{path} is no valid safetensors file: {name}: {what}.")
+    return CheckpointError(f"{path} is not a valid safetensors file: {shown(name)}: {what}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from uertool.errors import CheckpointError
+from uertool.errors import CheckpointError, shown
 
 
 class TensorInfo(NamedTuple):
@@ -24,15 +25,18 @@ class TensorInfo(NamedTuple):
     @property
     def numel(self) -> int:
         """The number of elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
         """The bytes that the elements take."""
         return self.numel * self.dtype.itemsize
+
+    @property
+    def possible(self) -> bool:
+        """Whether torch can have a tensor of this shape: its strides must be 64-bit integers."""
+        bounded = math.prod(max(size, 1) for size in self.shape) < 1 << 60
+        return len(self.shape) <= 64 and bounded
 
 
 class TensorFile(ABC):
@@ -155,4 +159,4 @@ def release_after(file: TensorFile, names: Iterable[str]) -> Iterator[tuple[str,
 
 def unknown_name(file: TensorFile, name: str) -> CheckpointError:
     """The error for a tensor that a file does not hold."""
-    return CheckpointError(f"{file.path} holds no tensor named {name!r}.")
+    return CheckpointError(f"{file.path} holds no tensor named {shown(name)!r}.")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, unknown_name
-from uertool.errors import CheckpointError, MissingExtraError
+from uertool.errors import CheckpointError, MissingExtraError, listed, shown
 
 _DATA = re.compile(r"^(?P<prefix>.+)\.data-(?P<number>\d{5})-of-(?P<total>\d{5})$")
 
@@ -40,7 +40,7 @@ class TensorFlowBundle(TensorFile):
             dtypes = self._reader.get_variable_to_dtype_map()
         except Exception as error:  # tensorflow has its own tree of errors
             raise CheckpointError(
-                f"{prefix} is no readable TensorFlow checkpoint ({_first_line(error)})."
+                f"{prefix} is not a readable TensorFlow checkpoint ({_first_line(error)})."
             ) from error
         self._infos: dict[str, TensorInfo] = {}
         for name in sorted(shapes):
@@ -64,7 +64,7 @@ class TensorFlowBundle(TensorFile):
             array = self._reader.get_tensor(name)
         except Exception as error:  # tensorflow has its own tree of errors
             raise CheckpointError(
-                f"{self.path}: {name} cannot be read ({_first_line(error)})."
+                f"{self.path}: {shown(name)} cannot be read ({_first_line(error)})."
             ) from error
         if info.dtype is torch.bfloat16:  # NumPy has no such type of its own
             return torch.from_numpy(array.view("uint16").copy()).view(torch.bfloat16)
@@ -88,7 +88,7 @@ _TORCH_NAMES = {"half": "float16", "double": "float64", "float": "float32"}
 
 
 def prefix_of(path: Path) -> Path | None:
-    """The checkpoint prefix that a path stands for, or None if it is none.
+    """The checkpoint prefix that a path stands for, or None.
 
     Understood are the prefix itself, its .index, .meta or .data file, and a folder that holds one
     TensorFlow checkpoint and no other weights.
@@ -155,12 +155,11 @@ def _check_shards(prefix: Path) -> None:
     ]
     if missing:
         raise CheckpointError(
-            f"The TensorFlow checkpoint {prefix} lacks {', '.join(missing[:3])}"
-            f"{' and more' if len(missing) > 3 else ''}.",
+            f"The TensorFlow checkpoint {prefix} lacks {listed(missing, 3)}.",
             "Its .index and .data files belong in one folder; download the missing ones.",
         )
 
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    return shown(text.splitlines()[0]) if text else type(error).__name__

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from uertool.checkpoints.formats.pickle_verdicts import Verdict, judged, refusal
-from uertool.checkpoints.formats.pickle_walk import MAX_BYTES, Global, Walked, walk
+from uertool.checkpoints.formats.pickle_walk import MAX_BYTES, Budget, Global, Walked, walk
 from uertool.checkpoints.formats.tensor_file import (
     MappedBytes,
     TensorFile,
@@ -34,7 +34,7 @@ from uertool.checkpoints.formats.torch_state_dict import (
     are_sizes,
     malformed,
 )
-from uertool.errors import CheckpointError
+from uertool.errors import CheckpointError, listed, shown
 
 
 class _TorchFile(TensorFile):
@@ -121,7 +121,7 @@ class TorchZipFile(_TorchFile):
         def find(key: str, numel: int, dtype: torch.dtype, _: Any) -> Storage:
             item = self._entries.get(f"{root}data/{key}")
             if item is None:
-                raise CheckpointError(f"{path} is damaged: its storage {key} is missing.")
+                raise CheckpointError(f"{path} is damaged: its storage {shown(key)} is missing.")
             return Storage(key, item.start, item.end - item.start)
 
         super().__init__(path, mapped, walked, find)
@@ -152,28 +152,30 @@ class TorchLegacyFile(_TorchFile):
         mapped = MappedBytes(path)
         with open(path, "rb") as stream:
             parts = []
+            budget = Budget()
             names = ("magic number", "version", "system", "state dict", "list of storages")
             for name in names:
-                walked = walk(stream)
+                walked = walk(stream, budget)
                 _refuse_bad_pickle(path, walked, name)
                 parts.append(walked)
+            end = stream.tell()
         system, contents, keys = parts[2].value, parts[3], parts[4]
         if isinstance(system, dict) and system.get("little_endian") is False:
             raise CheckpointError(f"{path} was written on a big-endian machine.")
         sizes = _legacy_sizes(contents)
-        spots = _legacy_spots(path, mapped, keys, sizes)
+        spots = _legacy_spots(path, mapped, end, keys, sizes)
 
         def find(key: str, numel: int, dtype: torch.dtype, view: Any) -> Storage:
             spot = spots.get(key)
             if spot is None:
-                raise CheckpointError(f"{path} is damaged: its storage {key} is missing.")
+                raise CheckpointError(f"{path} is damaged: its storage {shown(key)} is missing.")
             if view is None:
                 return spot
             if not (isinstance(view, tuple) and len(view) == 3 and are_sizes(view[1:])):
-                raise malformed(path, f"the view of storage {key}")
+                raise malformed(path, f"the view of storage {shown(key)}")
             first, count = view[1] * dtype.itemsize, view[2] * dtype.itemsize
             if first + count > spot.nbytes:
-                raise malformed(path, f"the view of storage {key}")
+                raise malformed(path, f"the view of storage {shown(key)}")
             return Storage(key, spot.start + first, count)
 
         super().__init__(path, mapped, contents, find)
@@ -189,44 +191,48 @@ class _Entry:
 
 
 def _read_archive(path: Path, mapped: MappedBytes) -> dict[str, _Entry]:
-    """Where each entry's bytes lie, after checking that nothing in the archive is crooked."""
+    """Where each entry's bytes lie, after checking that nothing in the archive is inconsistent."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except Exception as error:  # zipfile raises many kinds of errors on broken archives
-        raise CheckpointError(f"{path} is a broken archive ({error}).") from error
+        raise CheckpointError(f"{path} is a broken archive ({shown(error)}).") from error
     entries: dict[str, _Entry] = {}
     for info in infos:
         name = info.filename
         if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
             raise CheckpointError(
-                f"{path} is not loaded: its entry {name!r} points outside the archive."
+                f"{path} is not loaded: its entry {shown(name)!r} points outside the archive."
             )
         if name in entries:
-            raise CheckpointError(f"{path} is not loaded: it has two entries named {name!r}.")
+            raise CheckpointError(
+                f"{path} is not loaded: it has two entries named {shown(name)!r}."
+            )
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise CheckpointError(
-                f"{path} is not loaded: its entry {name!r} is compressed "
+                f"{path} is not loaded: its entry {shown(name)!r} is compressed "
                 f"({info.compress_size} bytes for {info.file_size}); torch never does that.",
                 "If it was packed again by hand, load and save it once with torch.",
             )
         head = mapped.buffer[info.header_offset : info.header_offset + 30]
         if len(head) < 30 or head[:4] != b"PK\x03\x04":
             raise CheckpointError(
-                f"{path} is damaged: its entry {name!r} is not where it should be."
+                f"{path} is damaged: its entry {shown(name)!r} is not where it should be."
             )
         start = info.header_offset + 30
         start += int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
         end = start + info.file_size
         if end > len(mapped):
-            raise CheckpointError(f"{path} is truncated: its entry {name!r} ends beyond the file.")
+            raise CheckpointError(
+                f"{path} is truncated: its entry {shown(name)!r} ends beyond the file."
+            )
         entries[name] = _Entry(start, end, info.CRC)
     filled = sorted((item.start, item.end, name) for name, item in entries.items())
     filled = [item for item in filled if item[1] > item[0]]
     for before, after in itertools.pairwise(filled):
         if after[0] < before[1]:
             raise CheckpointError(
-                f"{path} is not loaded: its entries {before[2]!r} and {after[2]!r} overlap."
+                f"{path} is not loaded: its entries {listed((before[2], after[2]))} overlap."
             )
     return entries
 
@@ -260,31 +266,34 @@ def _legacy_sizes(contents: Walked) -> dict[str, tuple[int, int]]:
 
 
 def _legacy_spots(
-    path: Path, mapped: MappedBytes, keys: Walked, sizes: Mapping[str, tuple[int, int]]
+    path: Path,
+    mapped: MappedBytes,
+    position: int,
+    keys: Walked,
+    sizes: Mapping[str, tuple[int, int]],
 ) -> dict[str, Storage]:
     """Where each storage lies: they follow the pickles, each behind its element count."""
     if not isinstance(keys.value, list):
         raise malformed(path, "the list of storages")
-    position = keys.end
     spots: dict[str, Storage] = {}
     for key in keys.value:
         if key not in sizes:
-            raise malformed(path, f"storage {key}")
+            raise malformed(path, f"storage {shown(key)}")
         numel, itemsize = sizes[key]
         head = mapped.buffer[position : position + 8]
         if len(head) < 8:
-            raise CheckpointError(f"{path} is truncated: storage {key} is missing.")
+            raise CheckpointError(f"{path} is truncated: storage {shown(key)} is missing.")
         stored = int.from_bytes(head, "little")
         if stored != numel:
             raise CheckpointError(
-                f"{path} is damaged: storage {key} has {stored} elements where its list "
+                f"{path} is damaged: storage {shown(key)} has {stored} elements where its list "
                 f"says {numel}."
             )
         start = position + 8
         position = start + numel * itemsize
         if position > len(mapped):
             raise CheckpointError(
-                f"{path} is truncated: storage {key} should end at byte {position}, "
+                f"{path} is truncated: storage {shown(key)} should end at byte {position}, "
                 f"the file at {len(mapped)}."
             )
         spots[key] = Storage(key, start, numel * itemsize)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from uertool.checkpoints.formats.pickle_walk import Call, Global, Persistent, Walked
-from uertool.errors import CheckpointError
+from uertool.checkpoints.formats.tensor_file import TensorInfo
+from uertool.errors import CheckpointError, listed, shown
 
 STORAGE_DTYPES: Mapping[str, torch.dtype] = {
     "FloatStorage": torch.float32,
@@ -90,20 +91,22 @@ class StateDict:
         doubled = [name for name in walked.duplicates if name in table]
         if doubled:
             raise CheckpointError(
-                f"{path} names {', '.join(doubled[:5])} twice, so it is unclear which one holds."
+                f"{path} names {listed(doubled)} twice, so it is unclear which one holds."
             )
-        shown: list[str] = []
+        others: list[str] = []
         for name, value in table.items():
+            if isinstance(name, str) and not _is_text(name):
+                raise CheckpointError(
+                    f"{path} has a tensor named {shown(name)!r}, which is not valid Unicode."
+                )
             view = self.view_of(name, value)
             if view is None:
                 self.skipped[str(name)] = _describe(value)
-                shown.append(f"{name} ({self.skipped[str(name)]})")
+                others.append(f"{shown(name, 60)} ({self.skipped[str(name)]})")
             else:
                 self.views[name] = view
-        if shown:
-            rest = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
-            names = ", ".join(shown[:6])
-            self.notices.append(f"Entries that are no tensors were left out: {names}{rest}.")
+        if others:
+            self.notices.append(f"Entries that are not tensors were left out: {listed(others)}.")
 
     def unwrap(self, value: object) -> dict[Any, Any]:
         """The dictionary that holds the tensors, following outer keys such as "state_dict"."""
@@ -127,20 +130,20 @@ class StateDict:
                 if inner:
                     raise CheckpointError(
                         f"{self.path} holds several groups of tensors "
-                        f"({', '.join(map(str, list(inner)[:6]))}), none named as a model's.",
+                        f"({listed(inner)}), none named as a model's.",
                         f"Save the right one alone, or under one of: {', '.join(WRAPPERS)}.",
                     )
                 raise CheckpointError(f"{self.path} holds no tensors.")
             others.extend(str(name) for name in value if name != key)
-            trail.append(str(key))
+            trail.append(shown(key))
             value = inner[key]
         else:
             raise CheckpointError(f"{self.path} holds dictionaries nested too deep to be a model.")
         if trail:
             self.metadata["unwrapped"] = ".".join(trail)
-            beside = f" (beside it: {', '.join(others[:8])})" if others else ""
-            self.notices.append(f"The weights were taken from {'.'.join(trail)!r}{beside}.")
-            self.skipped.update(dict.fromkeys(others, "beside the weights"))
+            rest = f" (next to it: {listed(others)})" if others else ""
+            self.notices.append(f"The weights were taken from {'.'.join(trail)!r}{rest}.")
+            self.skipped.update(dict.fromkeys(others, "next to the weights"))
         return value
 
     def view_of(self, name: object, value: object) -> View | None:
@@ -166,14 +169,13 @@ class StateDict:
         view = View(spot, dtype, offset, shape, strides)
         if (offset + view.extent) * dtype.itemsize > spot.nbytes:
             raise CheckpointError(
-                f"{self.path} is damaged: {name} reaches beyond the bytes that are stored for it."
+                f"{self.path} is damaged: {shown(name)} needs more bytes than are stored for it."
             )
-        count = 1
-        for length in shape:
-            count *= length
-        if count * dtype.itemsize > self.size:
+        info = TensorInfo(name, shape, dtype)
+        if not info.possible or info.nbytes > self.size:
             raise CheckpointError(
-                f"{self.path}: {name} claims {count} elements, more than the file can hold."
+                f"{self.path}: {shown(name)} claims the shape {shown(shape)}, more elements than "
+                "the file can hold."
             )
         return view
 
@@ -191,19 +193,21 @@ class StateDict:
         kind, key, numel = identity[1].name, identity[2], identity[4]
         dtype = STORAGE_DTYPES.get(kind)
         if dtype is None:
-            raise CheckpointError(f"{self.path}: {name} has the storage type {kind}, unknown here.")
+            raise CheckpointError(
+                f"{self.path}: {shown(name)} has the storage type {shown(kind)}, which is unknown."
+            )
         spot = self.find(key, numel, dtype, identity[5] if len(identity) > 5 else None)
         if numel * dtype.itemsize > spot.nbytes:
             raise CheckpointError(
-                f"{self.path} is damaged: {name} should have {numel * dtype.itemsize} bytes, "
-                f"but {spot.nbytes} are stored."
+                f"{self.path} is damaged: {shown(name)} needs {numel * dtype.itemsize} bytes, but "
+                f"{spot.nbytes} are stored."
             )
         return spot, dtype
 
 
 def malformed(path: Path, name: str) -> CheckpointError:
     """The error for a tensor whose description is inconsistent."""
-    return CheckpointError(f"{path} is damaged: the description of {name} makes no sense.")
+    return CheckpointError(f"{path} is damaged: the description of {shown(name)} is inconsistent.")
 
 
 def are_sizes(values: Any) -> bool:
@@ -265,6 +269,14 @@ def _tensor_call(value: object) -> Call | None:
         else:
             return None
     return None
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_tensor(value: object) -> bool:
