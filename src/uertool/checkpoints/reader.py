@@ -181,7 +181,7 @@ class Checkpoint:
 
     def _source(self, name: str) -> Source:
         if name not in self._sources:
-            raise CheckpointError(f"{self.path} holds no tensor named {shown(name)!r}.")
+            raise CheckpointError(f"{self.path} holds no tensor named '{shown(name)}'.")
         return self._sources[name]
 
     def _find_ties(self) -> tuple[tuple[str, ...], ...]:

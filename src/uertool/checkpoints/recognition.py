@@ -73,7 +73,7 @@ def unwrapped(path: Path, names: Iterable[str]) -> tuple[dict[str, str], tuple[s
         for part in name.replace("/layer_", "/").replace("/", ".").split("."):
             if part.isdecimal() and (len(part) > 9 or int(part) >= most):
                 raise CheckpointError(
-                    f"{path} has a tensor named {shown(name)!r}, but it holds only "
+                    f"{path} has a tensor named '{shown(name)}', but it holds only "
                     f"{len(found)} tensors, so it cannot have that many layers."
                 )
     removed: list[str] = []

@@ -219,13 +219,13 @@ def _read_index(path: Path) -> dict[str, Path]:
     places: dict[str, Path] = {}
     for name, file in mapping.items():
         if not isinstance(file, str) or not file or "\0" in file:
-            raise CheckpointError(f"{path} gives {shown(name)} no file name, but {shown(file)!r}.")
+            raise CheckpointError(f"{path} gives {shown(name)} no file name, but '{shown(file)}'.")
         pure = PurePosixPath(file.replace("\\", "/"))
         if pure.is_absolute() or ".." in pure.parts or ":" in file or not pure.parts:
             raise CheckpointError(
-                f"{path} is not loaded: it names {shown(file)!r}, which is outside its folder."
+                f"{path} is not loaded: it names '{shown(file)}', which is outside its folder."
             )
         if pure.name.endswith(".index.json"):
-            raise CheckpointError(f"{path} names another index, {shown(file)!r}, as a shard.")
+            raise CheckpointError(f"{path} names another index, '{shown(file)}', as a shard.")
         places[name] = path.parent / pure
     return places

@@ -129,7 +129,7 @@ def _read_header(path: Path, mapped: MappedBytes) -> tuple[dict[str, Any], int]:
             mapped.buffer[8 : 8 + length], name, error=CheckpointError, pairs=_unique
         )
     except _DuplicateNameError as error:
-        raise CheckpointError(f"{path} names {shown(error)!r} twice in its header.") from error
+        raise CheckpointError(f"{path} names '{shown(error)}' twice in its header.") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{name} is not a JSON object.")
     return header, 8 + length
@@ -166,7 +166,7 @@ def _check_entry(path: Path, name: str, entry: Any, begin: int) -> tuple[TensorI
     kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        raise _bad(path, name, f"its type {shown(kind)!r} is not supported")
+        raise _bad(path, name, f"its type '{shown(kind)}' is not supported")
     if not isinstance(shape, list) or not _counts(shape):
         raise _bad(path, name, f"its shape {shown(shape)} is not a list of sizes")
     if not isinstance(offsets, list) or not _counts(offsets) or len(offsets) != 2:

@@ -159,4 +159,4 @@ def release_after(file: TensorFile, names: Iterable[str]) -> Iterator[tuple[str,
 
 def unknown_name(file: TensorFile, name: str) -> CheckpointError:
     """The error for a tensor that a file does not hold."""
-    return CheckpointError(f"{file.path} holds no tensor named {shown(name)!r}.")
+    return CheckpointError(f"{file.path} holds no tensor named '{shown(name)}'.")

@@ -202,29 +202,29 @@ def _read_archive(path: Path, mapped: MappedBytes) -> dict[str, _Entry]:
         name = info.filename
         if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
             raise CheckpointError(
-                f"{path} is not loaded: its entry {shown(name)!r} points outside the archive."
+                f"{path} is not loaded: its entry '{shown(name)}' points outside the archive."
             )
         if name in entries:
             raise CheckpointError(
-                f"{path} is not loaded: it has two entries named {shown(name)!r}."
+                f"{path} is not loaded: it has two entries named '{shown(name)}'."
             )
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise CheckpointError(
-                f"{path} is not loaded: its entry {shown(name)!r} is compressed "
+                f"{path} is not loaded: its entry '{shown(name)}' is compressed "
                 f"({info.compress_size} bytes for {info.file_size}); torch never does that.",
                 "If it was packed again by hand, load and save it once with torch.",
             )
         head = mapped.buffer[info.header_offset : info.header_offset + 30]
         if len(head) < 30 or head[:4] != b"PK\x03\x04":
             raise CheckpointError(
-                f"{path} is damaged: its entry {shown(name)!r} is not where it should be."
+                f"{path} is damaged: its entry '{shown(name)}' is not where it should be."
             )
         start = info.header_offset + 30
         start += int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
         end = start + info.file_size
         if end > len(mapped):
             raise CheckpointError(
-                f"{path} is truncated: its entry {shown(name)!r} ends beyond the file."
+                f"{path} is truncated: its entry '{shown(name)}' ends beyond the file."
             )
         entries[name] = _Entry(start, end, info.CRC)
     filled = sorted((item.start, item.end, name) for name, item in entries.items())

@@ -97,7 +97,7 @@ class StateDict:
         for name, value in table.items():
             if isinstance(name, str) and not _is_text(name):
                 raise CheckpointError(
-                    f"{path} has a tensor named {shown(name)!r}, which is not valid Unicode."
+                    f"{path} has a tensor named '{shown(name)}', which is not valid Unicode."
                 )
             view = self.view_of(name, value)
             if view is None:
