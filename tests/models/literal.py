@@ -14,7 +14,9 @@ Tensors = dict[str, Tensor]
 
 
 def layer_norm(x: Tensor, tensors: Tensors, name: str) -> Tensor:
-    """Unbiased standard deviation, epsilon outside the root."""
+    """Unbiased standard deviation, epsilon outside the root; T5's norm where it has a weight."""
+    if f"{name}.weight" in tensors:
+        return tensors[f"{name}.weight"] * x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()
     mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
     return tensors[f"{name}.gamma"] * (x - mean) / (std + 1e-6) + tensors[f"{name}.beta"]
 
@@ -80,6 +82,14 @@ def hidden_states(tensors: Tensors, config: ModelConfig, ids: Tensor, segs: Tens
     if config.layernorm_positioning == "pre":
         found[-1] = layer_norm(x, tensors, "encoder.layer_norm")
     return found
+
+
+def mlm_scores(tensors: Tensors, config: ModelConfig, hidden: Tensor) -> Tensor:
+    """The masked-language head on hidden states [..., hidden]: [..., vocab]."""
+    inner = activation(linear(hidden, tensors, "target.mlm.linear_1"), config.hidden_act)
+    return linear(
+        layer_norm(inner, tensors, "target.mlm.layer_norm"), tensors, "target.mlm.linear_2"
+    )
 
 
 def attention(

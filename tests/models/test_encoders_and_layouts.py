@@ -29,6 +29,8 @@ def tensors_of(
     shared: bool = False,
     bias: bool = True,
     norm: bool = True,
+    t5_norm: bool = False,
+    mlm: bool = False,
 ) -> dict[str, torch.Tensor]:
     """A small transformer's weights under UER-py's names, from a seeded generator."""
     numbers = torch.Generator().manual_seed(5)
@@ -60,19 +62,28 @@ def tensors_of(
         for name in ("linear_1", *(["linear_gate"] if gated else [])):
             line(f"{layer}.feed_forward.{name}", INNER, HIDDEN, biased=bias)
         line(f"{layer}.feed_forward.linear_2", HIDDEN, INNER, biased=bias)
-        scale(f"{layer}.layer_norm_1", HIDDEN)
-        scale(f"{layer}.layer_norm_2", HIDDEN)
+        for name in ("layer_norm_1", "layer_norm_2"):
+            if t5_norm:
+                found[f"{layer}.{name}.weight"] = random(HIDDEN) + 1.0
+            else:
+                scale(f"{layer}.{name}", HIDDEN)
+    if mlm:
+        line("target.mlm.linear_1", HIDDEN, HIDDEN, biased=True)
+        scale("target.mlm.layer_norm", HIDDEN)
+        line("target.mlm.linear_2", VOCAB, HIDDEN, biased=True)
     if pre:
         scale("encoder.layer_norm", HIDDEN)
     return found
 
 
-def model_of(tensors: dict[str, torch.Tensor], folder: Path, **flags: Any) -> UerModel:
+def model_of(
+    tensors: dict[str, torch.Tensor], folder: Path, heads: tuple[str, ...] = (), **flags: Any
+) -> UerModel:
     path = folder / "model.bin"
     torch.save(tensors, path)
     with open_checkpoint(path) as checkpoint:
         config = resolve_config(checkpoint, None, {"heads_num": HEADS, **flags}).config
-        return build_model(checkpoint, config, (), torch.device("cpu"), torch.float32).model
+        return build_model(checkpoint, config, heads, torch.device("cpu"), torch.float32).model
 
 
 def batch(*, second: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,6 +134,22 @@ def test_switches_compute_what_uer_pys_formulas_say(
 def test_activations_are_those_of_the_formulas(tmp_path: Path, act: str) -> None:
     made = tensors_of()
     compare(model_of(made, tmp_path, hidden_act=act), made)
+
+
+def test_embedding_and_masked_language_head_have_a_normal_norm_even_with_t5_norms(
+    tmp_path: Path,
+) -> None:
+    made = tensors_of(t5_norm=True, mlm=True)
+    model = model_of(made, tmp_path, ("mlm",))
+    assert model.config.layernorm == "t5"
+    compare(model, made)
+    ids, segs = batch()
+    assert model.mlm is not None
+    with torch.inference_mode():
+        scores = model.mlm(model.encode(ids, segs))
+    hidden = literal.hidden_states(made, model.config, ids, segs)[-1]
+    expected = literal.mlm_scores(made, model.config, hidden)
+    assert (scores - expected)[segs > 0].abs().max() < 1e-5 * float(expected.abs().max())
 
 
 def test_scores_are_not_scaled_if_that_was_removed(tmp_path: Path) -> None:

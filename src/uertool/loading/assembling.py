@@ -122,7 +122,7 @@ def build_model(
     folded = {
         f"{name}.gamma"
         for name, module in model.named_modules()
-        if isinstance(module, LayerNorm) and config.norm == "uer"
+        if isinstance(module, LayerNorm) and module.folded
     }
     later: set[str] = set()
     if streamed:

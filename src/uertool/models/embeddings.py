@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from uertool.config import ModelConfig
 from uertool.errors import InputError
-from uertool.models.norm import make_norm
+from uertool.models.norm import make_normal_norm
 from uertool.models.positions import empty_embedding
 
 #: Modular UER-py reads its sinusoidal table from this row on.
@@ -70,7 +70,7 @@ class Embedding(nn.Module):
         self.layer_norm = (
             None
             if config.remove_embedding_layernorm
-            else make_norm(config, size, near_embedding=True)
+            else make_normal_norm(config, size, near_embedding=True)
         )
 
     @property
@@ -134,7 +134,7 @@ class DualEmbedding(nn.Module):
         for stream in range(2):
             self.dual.add_module(f"embedding_{stream}", main_embedding(stream_config(config)))
             if not config.remove_embedding_layernorm:
-                norm = make_norm(config, config.word_size)
+                norm = make_normal_norm(config, config.word_size)
                 self.dual.add_module(f"stream_{stream}_layer_norm", norm)
 
     def stream(self, number: int, ids: Tensor, segs: Tensor) -> Tensor:

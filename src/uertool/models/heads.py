@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from uertool.config import Activation, ModelConfig
 from uertool.models.linear import Dense
-from uertool.models.norm import make_norm
+from uertool.models.norm import make_normal_norm
 
 
 class MlmHead(nn.Module):
@@ -19,7 +19,7 @@ class MlmHead(nn.Module):
         size = config.word_size if factorized else config.hidden_size
         self.activation: Activation = config.mlm_act or config.hidden_act
         self.linear_1 = Dense(config.hidden_size, size)
-        self.layer_norm = make_norm(config, size)
+        self.layer_norm = make_normal_norm(config, size)
         self.linear_2 = Dense(size, config.vocab_size)
 
     def forward(self, hidden: Tensor) -> Tensor:

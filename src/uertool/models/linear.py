@@ -140,8 +140,8 @@ def _onednn(
     pair: bool = True,
 ) -> Tensor:
     """As `dense`, by oneDNN's kernel. `pair`: duplicate a single row, see the module's text."""
-    single = pair and x.numel() == x.shape[-1]
-    shape = x.shape[:-1]
+    shape = x.shape
+    single = pair and x.numel() == shape[-1]
     if single:
         x = x.reshape(1, -1).repeat(2, 1)
         residual = None if residual is None else residual.reshape(1, -1).repeat(2, 1)
@@ -153,7 +153,7 @@ def _onednn(
         out = product(x, weight, bias, name, [], algorithm)
         if activation not in FUSED:
             out = ACTIVATIONS[activation](out)
-    return out[:1].view(*shape, -1) if single else out
+    return out[:1].view(*shape[:-1], -1) if single else out
 
 
 @functools.cache

@@ -41,8 +41,8 @@ def uer_gamma(gamma: Tensor) -> Tensor:
 class LiteralUerNorm(nn.Module):
     """UER-py's layer norm as it is written, with gamma as it is stored.
 
-    Slower than the folded one, and equal to UER-py's to the last bit: for what stands before an
-    encoder that magnifies differences.
+    Slower than the folded one, and equal to UER-py's to the last bit: for encoders that magnify
+    differences.
     """
 
     def __init__(self, size: int) -> None:
@@ -61,13 +61,15 @@ class LayerNorm(nn.Module):
     Args:
         size: number of channels.
         eps: added to the variance, inside the root.
-        exact: correct for UER-py's epsilon outside the root; gamma must then be a `uer_gamma`.
+        folded: whether gamma is a `uer_gamma`, so that it computes UER-py's norm.
+        exact: correct for UER-py's epsilon outside the root; gamma must then be folded.
     """
 
-    def __init__(self, size: int, eps: float, exact: bool = False) -> None:
+    def __init__(self, size: int, eps: float, *, folded: bool = False, exact: bool = False) -> None:
         super().__init__()
         self.size = (size,)
         self.eps = eps
+        self.folded = folded
         self.exact = exact
         self.gamma = nn.Parameter(torch.empty(size))
         self.beta = nn.Parameter(torch.empty(size))
@@ -95,7 +97,7 @@ class RmsNorm(nn.Module):
 
 
 def make_norm(config: ModelConfig, size: int, *, near_embedding: bool = False) -> nn.Module:
-    """The norm that `config` asks for, over `size` channels.
+    """The norm of transformer layers over `size` channels: T5's with `layernorm="t5"`.
 
     Args:
         config: says which kind.
@@ -104,8 +106,13 @@ def make_norm(config: ModelConfig, size: int, *, near_embedding: bool = False) -
     """
     if config.layernorm == "t5":
         return RmsNorm(size, config.norm_eps)
-    if config.norm == "uer":
-        if config.encoder == "gatedcnn":
-            return LiteralUerNorm(size)
-        return LayerNorm(size, FUSED_EPS, exact=near_embedding)
-    return LayerNorm(size, config.norm_eps)
+    return make_normal_norm(config, size, near_embedding=near_embedding)
+
+
+def make_normal_norm(config: ModelConfig, size: int, *, near_embedding: bool = False) -> nn.Module:
+    """The norm of embeddings and of the masked-language head, never T5's; see `make_norm`."""
+    if config.norm == "standard":
+        return LayerNorm(size, config.norm_eps)
+    if config.encoder == "gatedcnn":
+        return LiteralUerNorm(size)
+    return LayerNorm(size, FUSED_EPS, folded=True, exact=near_embedding)
