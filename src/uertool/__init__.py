@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from uertool.version import __version__
 
 if TYPE_CHECKING:
     from uertool.checkpoints.reader import Checkpoint, open_checkpoint

@@ -154,7 +154,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from uertool import __version__
+        from uertool.version import __version__
 
         console.out(f"uertool {__version__}")
         raise typer.Exit

@@ -46,7 +46,7 @@ def write(
     Returns:
         The path of the record.
     """
-    from uertool import __version__
+    from uertool.version import __version__
     from uertool.io.atomic import atomic_text
 
     path = record_path(output)

@@ -36,7 +36,7 @@ def make_manifest(
         shards: records of the shards in order.
         errors: lines of errors.jsonl.
     """
-    from uertool import __version__
+    from uertool.version import __version__
 
     counts: dict[str, int] = {}
     for shard in shards:
