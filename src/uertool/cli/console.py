@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -307,3 +307,20 @@ def progress(total: float | None, what: str, *, unit: str = "lines") -> Iterator
         transient=True,
     ) as shown:
         yield _Shown(shown, shown.add_task(what, total=total, words=""))
+
+
+@contextmanager
+def tensor_progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar over tensors: yields a function of a tensor's name, its number and the count.
+
+    Args:
+        what: as for `progress`.
+    """
+    with progress(None, what, unit="tensors") as ticker:
+
+        def advance(name: str, number: int, count: int) -> None:
+            ticker.total(count)
+            ticker(1)
+            ticker.say(name)
+
+        yield advance

@@ -220,15 +220,9 @@ def truth(option: str, text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class ReportSettings(Settings):
-    """How much is reported about a run."""
+class ConsoleSettings(Settings):
+    """How much is reported on standard error."""
 
-    save_run: Annotated[
-        bool,
-        Setting(
-            "Write arguments, versions and hashes of the inputs next to the output", panel="Output"
-        ),
-    ] = False
     quiet: Annotated[bool, Setting("No progress and no summary", names=("q",), panel="Output")] = (
         False
     )
@@ -242,7 +236,33 @@ class ReportSettings(Settings):
 
 
 @dataclass(frozen=True)
-class OutputSettings(ReportSettings):
+class JsonSettings(Settings):
+    """Whether results are for programs."""
+
+    json: Annotated[bool, Setting("JSON, one object a line", panel="Output")] = False
+
+
+@dataclass(frozen=True)
+class ReportSettings(ConsoleSettings):
+    """How much is reported about a run, in a file too."""
+
+    save_run: Annotated[
+        bool,
+        Setting(
+            "Write arguments, versions and hashes of the inputs next to the output", panel="Output"
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class WriteSettings(JsonSettings, ReportSettings):
+    """How outputs are written that the command names itself."""
+
+    overwrite: Annotated[bool, Setting("Replace an existing output", panel="Output")] = False
+
+
+@dataclass(frozen=True)
+class OutputSettings(WriteSettings):
     """Where results are written, and how much is reported about them."""
 
     prediction_path: Annotated[
@@ -254,8 +274,6 @@ class OutputSettings(ReportSettings):
             metavar="FILE",
         ),
     ] = None
-    overwrite: Annotated[bool, Setting("Replace an existing output", panel="Output")] = False
-    json: Annotated[bool, Setting("JSON, one object a line", panel="Output")] = False
     seed: Annotated[int, Setting("Seed of everything random", panel="Output")] = 7
 
     @property

@@ -112,7 +112,7 @@ def test_a_decoder_with_its_own_vocabulary_stays_or_follows_its_own(tmp_path: Pa
     new = vocab_file(tmp_path / "new.txt", Vocab.load(folder / "vocab.txt").tokens[:300])
     report = adapt(folder, new, tmp_path / "a.bin")
     assert [tensor.name for tensor in report.tensors] == ["embedding.word.embedding.weight"]
-    assert any("--old_tgt_vocab_path" in note for note in report.notes)
+    assert any("`old_tgt_vocab_path`" in note for note in report.notes)
     target = Vocab.load(folder / "tgt_vocab.txt").tokens
     new_target = vocab_file(tmp_path / "tgt.txt", target[::-1])
     report = adapt_vocab(
@@ -256,7 +256,7 @@ def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:
     cases: list[tuple[tuple[Any, ...], dict[str, Any], type[UertoolError], str]] = [
         ((model, None, VocabChange(vocab, vocab)), {}, UsageError, "Nowhere to write"),
         ((model, output, VocabChange(vocab)), {}, UsageError, "No new vocabulary"),
-        ((model, output, VocabChange(None, vocab)), {}, UsageError, "--old_vocab_path"),
+        ((model, output, VocabChange(None, vocab)), {}, UsageError, "`old_vocab_path`"),
         ((model, tmp_path / "o", VocabChange(vocab, vocab)), {}, OutputError, "must end in"),
         (
             (model, output, VocabChange(vocab, vocab)),
