@@ -15,6 +15,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 #: What may be imported at module level besides the standard library, by layer.
 AT_START = {
+    "api": {"numpy"},
     "cli": {"typer"},
     "io": {"torch", "numpy"},
     "checkpoints": {"torch", "numpy"},

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from uertool.version import __version__
 
 if TYPE_CHECKING:
+    from uertool.api import Model, load_model
     from uertool.checkpoints.reader import Checkpoint, open_checkpoint
     from uertool.config import ModelConfig
     from uertool.errors import UertoolError
-    from uertool.loading.registry import LoadedModel, load_model
     from uertool.tasks.embeddings.neighbours import nearest
     from uertool.tasks.features.whitening import Whitening
     from uertool.text.tokenizers.base import Tokenizer
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 #: Public name -> the module that defines it.
 _PUBLIC = {
     "Checkpoint": "uertool.checkpoints.reader",
-    "LoadedModel": "uertool.loading.registry",
+    "Model": "uertool.api",
     "ModelConfig": "uertool.config",
     "Tokenizer": "uertool.text.tokenizers.base",
     "UertoolError": "uertool.errors",
     "Vocab": "uertool.text.vocab",
     "Whitening": "uertool.tasks.features.whitening",
-    "load_model": "uertool.loading.registry",
+    "load_model": "uertool.api",
     "make_tokenizer": "uertool.text.tokenizers.factory",
     "nearest": "uertool.tasks.embeddings.neighbours",
     "open_checkpoint": "uertool.checkpoints.reader",
@@ -43,7 +43,7 @@ _PUBLIC = {
 
 __all__ = [
     "Checkpoint",
-    "LoadedModel",
+    "Model",
     "ModelConfig",
     "Tokenizer",
     "UertoolError",

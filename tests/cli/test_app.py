@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -181,10 +182,24 @@ def test_a_traceback_only_on_request(
     assert said.endswith("error: a.bin is empty.\n")
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry, "_run", failing(KeyError("bug")))
-    with pytest.raises(KeyError):
-        main(["cloze"])
+class RustPanic(BaseException):
+    """What a panic of a Rust extension looks like."""
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("bug"), RustPanic("index out of bounds\nat 5")], ids=str
+)
+def test_an_internal_error_is_one_sentence_that_asks_for_a_report(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(entry, "_run", failing(error))
+    assert main(["cloze"]) == 70
+    reported = capsys.readouterr().err
+    first = str(error).splitlines()[0]
+    assert reported.splitlines() == [
+        f"error: internal error: {type(error).__name__}: {first}",
+        "  Please report it; --debug shows where.",
+    ]
 
 
 def test_ctrl_c_is_one_line(
@@ -266,11 +281,12 @@ def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["cloze", "--help"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(argv: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "uertool", "--version"],
+        [sys.executable, "-m", "uertool", *argv],
         stdout=writing,
         stderr=subprocess.PIPE,
         text=True,
@@ -279,3 +295,46 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     os.close(writing)
     assert done.returncode == 141
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize(
+    "command",
+    ["--version >&-", "cloze --test-path - <&-", "check nowhere.bin >&- <&-"],
+    ids=["output", "input", "both"],
+)
+def test_a_closed_stream_is_one_sentence(command: str) -> None:
+    done = subprocess.run(
+        f"'{sys.executable}' -m uertool {command}",
+        shell=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "Bad file descriptor" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=str)
+def test_signals_that_end_a_process_clean_up_as_ctrl_c_does(number: int) -> None:
+    code = (
+        "import sys, time; from uertool.cli import app\n"
+        "def _run(arguments):\n"
+        "    try:\n"
+        "        print('ready', flush=True); time.sleep(30)\n"
+        "    finally:\n"
+        "        print('cleaned', flush=True)\n"
+        "app._run = _run; app.run()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    rest, reported = process.communicate(timeout=30)
+    assert rest == "cleaned\n"
+    assert process.returncode == 128 + number
+    assert reported.startswith("Interrupted") and "Traceback" not in reported

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from tests.conftest import FIXTURES, MODELS, fixture_folders
+from uertool.api import Model, load_model
 from uertool.errors import UsageError
-from uertool.loading.registry import LoadedModel, forget_models, load_model
+from uertool.loading.registry import forget_models
 from uertool.models.cache import CHUNK
 from uertool.models.states import (
     CachedLm,
@@ -34,7 +35,7 @@ RECURRENT = [
 
 
 @cache
-def loaded(folder: Path) -> LoadedModel:
+def loaded(folder: Path) -> Model:
     return load_model(folder / "model.bin", heads=("lm",), device="cpu")
 
 
@@ -190,7 +191,7 @@ def test_the_probability_of_a_text_is_that_of_its_tokens(folder: Path) -> None:
 
 
 @cache
-def small_lm() -> LoadedModel:
+def small_lm() -> Model:
     return load_model(MODELS / "zh-lm-small", heads=("lm",), device="cpu")
 
 

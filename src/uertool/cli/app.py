@@ -1,9 +1,10 @@
-"""The entry of the command line: which commands exist, and what becomes of errors.
+"""The entry point of the command line: the table of commands, and how errors are reported.
 
 Commands are imported when they are called, so that `uertool --help` and completion are instant.
 
 Exit codes: 0 done; 1 a failure, or "found something" for commands that compare or check; 2 wrong
-usage; 130 stopped by Ctrl-C; 141 the reader of the output went away.
+usage; 70 an internal error; 130 stopped by Ctrl-C (143 by SIGTERM, 129 by SIGHUP); 141 the reader
+of the output went away.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -23,8 +25,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from uertool.cli import console, run_record
 from uertool.cli.argv import kebab, normalize
-from uertool.errors import UertoolError
+from uertool.errors import UertoolError, shown
 
+INTERNAL = 70
 INTERRUPTED = 130
 READER_GONE = 141
 
@@ -177,7 +180,7 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and give its exit code; the only place that catches expected errors.
+    """Run a command line and return its exit code; the only place that catches errors.
 
     Args:
         argv: the arguments without the program's name; those of the process if None.
@@ -191,40 +194,88 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(normalize(arguments or ["--help"]))
         sys.stdout.flush()
         return code
-    except UertoolError as error:
-        return _fail(error.exit_code, error.message, error.hint, debug)
-    except typer.Exit as stop:
-        return int(stop.exit_code)
-    except typer.Abort:
-        return _interrupted(debug)
-    except typer.TyperException as error:
-        return _usage(error, debug)
-    except KeyboardInterrupt:
-        return _interrupted(debug)
-    except BrokenPipeError:
+    except BaseException as error:  # panics of Rust libraries are BaseException only
+        if isinstance(error, SystemExit):
+            if isinstance(error.__context__, BrokenPipeError):  # rich ends the process itself
+                return READER_GONE
+            raise
+        if debug:
+            traceback.print_exc()
+        return _exit_code(error)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Report an error in one sentence, and return the exit code for it."""
+    if isinstance(error, UertoolError):
+        return _fail(error.exit_code, error.message, error.hint)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        console.err("Interrupted; finished outputs are kept, unfinished ones are removed.")
+        return 128 + error.signal if isinstance(error, Terminated) else INTERRUPTED
+    if isinstance(error, typer.TyperException):
+        return _usage(error)
+    if isinstance(error, BrokenPipeError):
         _drop_stdout()
         return READER_GONE
-    except MemoryError:
+    if isinstance(error, MemoryError):
         return _fail(
             1,
-            "There is not enough memory for this.",
-            "Make batches smaller (--batch-size), or take a smaller model or --dtype bfloat16.",
-            debug,
+            "There is not enough memory.",
+            "Use smaller batches (--batch-size), a smaller model, or --dtype bfloat16.",
         )
-    except OSError as error:
-        sentence = _system_says(error)
-        if sentence is None:
-            raise
-        return _fail(1, sentence, None, debug)
+    sentence = _system_error(error) if isinstance(error, OSError) else None
+    if sentence is not None:
+        return _fail(1, sentence, None)
+    text = shown(f"{type(error).__name__}: {error}".partition("\n")[0])
+    return _fail(INTERNAL, f"internal error: {text}", "Please report it; --debug shows where.")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, which end a run as Ctrl-C does: outputs are cleaned up.
+
+    Args:
+        signal: its number.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__()
+        self.signal = signal
+
+
+def _terminate(number: int, frame: object) -> None:
+    del frame
+    raise Terminated(number)
 
 
 def run() -> None:
-    """The console script: `main` with the process around it."""
+    """The console script: prepare the standard streams and signals, then call `main`."""
+    _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # Chinese text needs it where the system's own encoding is another one.
         if hasattr(stream, "reconfigure") and (stream.encoding or "").lower() != "utf-8":
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # nohup asks for SIGHUP to be ignored.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _terminate)
     sys.exit(main())
+
+
+def _replace_closed_streams() -> None:
+    """Open something in the place of standard streams that the caller closed (`>&-`).
+
+    Otherwise the next file to be opened would get their number. Using them is an error of the
+    operating system, as it would be without this.
+    """
+    modes = (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_RDWR, "w"))
+    for number, (name, access, mode) in enumerate(modes):
+        if getattr(sys, name) is None:
+            os.dup2(opened := os.open(os.devnull, access), number)
+            if opened != number:
+                os.close(opened)
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 def _without_debug(argv: list[str]) -> tuple[bool, list[str]]:
@@ -239,21 +290,22 @@ def _run(arguments: list[str]) -> int:
     if "_UERTOOL_COMPLETE" in os.environ:
         command.main(args=arguments, prog_name="uertool")
         return 0
-    with command.make_context("uertool", arguments) as context:
-        result = command.invoke(context)
+    try:
+        with command.make_context("uertool", arguments) as context:
+            result = command.invoke(context)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
     return result if isinstance(result, int) else 0
 
 
-def _fail(code: int, message: str, hint: str | None, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
+def _fail(code: int, message: str, hint: str | None) -> int:
     with contextlib.suppress(OSError):  # standard error may be gone too; the exit code still tells
         console.error(message, hint)
     _drop_stdout_if_broken()
     return code
 
 
-def _usage(error: Any, debug: bool) -> int:
+def _usage(error: Any) -> int:
     """What the parser says, in one line, with the nearest option and where to read on."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
@@ -265,7 +317,7 @@ def _usage(error: Any, debug: bool) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "uertool"
     code = int(getattr(error, "exit_code", 2))
-    return _fail(code, _sentence(message), f"See: {path} --help", debug)
+    return _fail(code, _sentence(message), f"See: {path} --help")
 
 
 def _of_value(error: Any) -> str:
@@ -284,20 +336,15 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else text + "."
 
 
-def _interrupted(debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    console.err("Interrupted; outputs that were finished are kept, unfinished ones are removed.")
-    return INTERRUPTED
-
-
-def _system_says(error: OSError) -> str | None:
-    """A sentence for what the system refused about a file, or None where it is no such thing."""
+def _system_error(error: OSError) -> str | None:
+    """A sentence for an error of the operating system, or None if it names no file."""
     reason = error.strerror or str(error)
     if error.filename is not None:
         return f"{error.filename}: {reason}."
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
         return f"The output cannot be written: {reason}."
+    if error.errno == errno.EBADF:
+        return f"Standard input or output cannot be used: {reason}."
     return None
 
 

@@ -9,10 +9,10 @@ What was loaded is kept, so that asking again for the same costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -29,13 +29,6 @@ from uertool.models.model import UerModel
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from uertool.tasks.cloze.job import ClozeResult
-    from uertool.tasks.generation.job import Generated
 
 #: Models that are kept; the one that was used longest ago makes room.
 KEPT = 4
@@ -76,24 +69,6 @@ class LoadedModel:
     heads: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
-
-    def cloze(self, texts: Iterable[str], **settings: Any) -> list[ClozeResult]:
-        """Cloze tests, see `uertool.tasks.cloze.job.cloze`."""
-        from uertool.tasks.cloze.job import cloze
-
-        return cloze(self, texts, **settings)
-
-    def encode(self, sentences: str | Iterable[str], **settings: Any) -> npt.NDArray[np.float32]:
-        """Sentence vectors [lines, size], see `uertool.tasks.features.job.encode`."""
-        from uertool.tasks.features.job import encode
-
-        return encode(self, sentences, **settings)
-
-    def generate(self, prompts: str | Iterable[str], **settings: Any) -> list[list[Generated]]:
-        """Continuations or targets of prompts, see `uertool.tasks.generation.generate`."""
-        from uertool.tasks.generation import generate
-
-        return generate(self, prompts, **settings)
 
 
 _kept: dict[tuple[Any, ...], LoadedModel] = {}

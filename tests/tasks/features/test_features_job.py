@@ -11,9 +11,9 @@ import torch
 
 import uertool
 from tests.conftest import FIXTURES, MODELS, fixture_folders
+from uertool.api import Model, load_model
 from uertool.engine.batching import collate
 from uertool.errors import ConfigError, InputError, UsageError
-from uertool.loading.registry import LoadedModel, load_model
 from uertool.tasks.features.job import FeatureJob, FeatureSettings, encode, feature_lines
 from uertool.tasks.features.pooling import POOLINGS, find_pooling, pool, resolve_layers
 from uertool.text.readers import Line, read_lines
@@ -30,7 +30,7 @@ def tokenizer_of(folder: Path) -> str:
     return "space" if folder.name.startswith("word-") else "bert"
 
 
-def loaded_fixture(folder: Path) -> LoadedModel:
+def loaded_fixture(folder: Path) -> Model:
     return load_model(
         folder / "model.bin",
         vocab=folder / "vocab.txt",
@@ -41,7 +41,7 @@ def loaded_fixture(folder: Path) -> LoadedModel:
     )
 
 
-def vectors_of(loaded: LoadedModel, folder: Path, **settings: object) -> np.ndarray:
+def vectors_of(loaded: Model, folder: Path, **settings: object) -> np.ndarray:
     chosen = FeatureSettings(seq_length=LENGTH, blank="skip", **settings)
     job = FeatureJob(loaded, chosen)
     found = list(feature_lines(read_lines(folder / "input.txt"), lambda _: job, [loaded.device]))
@@ -97,7 +97,7 @@ def test_vectors_are_those_of_the_modular_script(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def small() -> LoadedModel:
+def small() -> Model:
     return load_model(MODELS / "zh-mlm-small", device="cpu")
 
 
@@ -105,7 +105,7 @@ SENTENCES = ["今天天气很好。", "", "酒店", "我们一起去公园吧，
 
 
 @pytest.mark.parametrize("pooling", [name for name in POOLINGS if name != "cls-pooler"])
-def test_a_line_does_not_depend_on_its_neighbours(small: LoadedModel, pooling: str) -> None:
+def test_a_line_does_not_depend_on_its_neighbours(small: Model, pooling: str) -> None:
     together = encode(small, SENTENCES, pooling=pooling)
     alone = np.concatenate([encode(small, [text], pooling=pooling) for text in SENTENCES])
     assert together.shape == (4, 192)
@@ -113,13 +113,13 @@ def test_a_line_does_not_depend_on_its_neighbours(small: LoadedModel, pooling: s
     assert not together[1].any()
 
 
-def test_batch_size_does_not_matter(small: LoadedModel) -> None:
+def test_batch_size_does_not_matter(small: Model) -> None:
     whole = encode(small, SENTENCES * 5, pooling="mean")
     np.testing.assert_allclose(encode(small, SENTENCES * 5, pooling="mean", batch_size=2), whole,
                                atol=2e-5)  # fmt: skip
 
 
-def test_named_layers_are_averaged(small: LoadedModel) -> None:
+def test_named_layers_are_averaged(small: Model) -> None:
     ids = [small.tokenizer.cls_id, *small.tokenizer.encode(SENTENCES[0])]
     batch = torch.tensor([ids])
     states = small.model.encode(batch, torch.ones_like(batch), layers=(0, 1, 2, 3, 4))
@@ -143,7 +143,7 @@ def test_layers_below_the_first_are_left_out() -> None:
         resolve_layers((4,), 3)
 
 
-def test_sep_can_be_added_and_stays_when_a_line_is_cut(small: LoadedModel) -> None:
+def test_sep_can_be_added_and_stays_when_a_line_is_cut(small: Model) -> None:
     text = [SENTENCES[3]]
     plain = FeatureJob(small, FeatureSettings(seq_length=8))
     ended = FeatureJob(small, FeatureSettings(seq_length=8, add_sep=True))
@@ -155,7 +155,7 @@ def test_sep_can_be_added_and_stays_when_a_line_is_cut(small: LoadedModel) -> No
     assert not np.allclose(encode(small, text), encode(small, text, add_sep=True))
 
 
-def test_tokens_have_a_row_each(small: LoadedModel) -> None:
+def test_tokens_have_a_row_each(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings(tokens=True))
     lines = [Line(number, text) for number, text in enumerate(SENTENCES)]
     found = list(feature_lines(lines, lambda _: job, [small.device], window=256))
@@ -167,14 +167,14 @@ def test_tokens_have_a_row_each(small: LoadedModel) -> None:
     )
 
 
-def test_a_blank_line_can_be_an_error(small: LoadedModel) -> None:
+def test_a_blank_line_can_be_an_error(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings(blank="error"))
     lines = [Line(0, "好"), Line(1, " \u3000")]
     with pytest.raises(InputError, match="Line 2 is blank"):
         list(feature_lines(lines, lambda _: job, [small.device]))
 
 
-def test_whitening_of_given_sentences_and_of_later_ones(small: LoadedModel, tmp_path: Path) -> None:
+def test_whitening_of_given_sentences_and_of_later_ones(small: Model, tmp_path: Path) -> None:
     lines = [line.text for line in read_lines(MODELS.parent / "text/reviews_test.tsv", column="1")]
     vectors = small.encode([*lines[1:120], ""], pooling="mean", whitening=16, seq_length=32)
     assert vectors.shape == (120, 16)
@@ -191,11 +191,11 @@ def test_whitening_of_given_sentences_and_of_later_ones(small: LoadedModel, tmp_
     assert np.array_equal(later, again)
 
 
-def test_nothing_gives_no_rows(small: LoadedModel) -> None:
+def test_nothing_gives_no_rows(small: Model) -> None:
     assert small.encode([]).shape == (0, 192)
 
 
-def test_normalize(small: LoadedModel) -> None:
+def test_normalize(small: Model) -> None:
     lengths = np.linalg.norm(small.encode(SENTENCES, normalize=True), axis=1)
     np.testing.assert_allclose(lengths, [1, 0, 1, 1], atol=1e-5)
 
@@ -240,7 +240,7 @@ def test_settings_that_cannot_be_meant() -> None:
         FeatureSettings(pooling="cls-pooler", tokens=True)
 
 
-def test_a_batch_on_its_own_gives_one_result_a_row(small: LoadedModel) -> None:
+def test_a_batch_on_its_own_gives_one_result_a_row(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings())
     batch = collate(job.encode([Line(0, "好"), Line(1, "天气")]))
     assert [found.line for found in job.step(batch)] == [0, 1]

@@ -10,9 +10,9 @@ import torch
 
 from tests.conftest import FIXTURES
 from tests.tasks.generation import peers
+from uertool.api import Model, load_model
 from uertool.cli.app import main
 from uertool.errors import UsageError
-from uertool.loading.registry import LoadedModel, load_model
 from uertool.tasks.generation.beam import BeamSettings
 from uertool.tasks.generation.job import Generated
 
@@ -27,7 +27,7 @@ class Pair:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.theirs = peers.make(kind, folder)
-        self.ours: LoadedModel = load_model(folder, heads=("lm",), device="cpu")
+        self.ours: Model = load_model(folder, heads=("lm",), device="cpu")
         self.decoder = self.ours.config.decoder is not None
 
     def expected(self, text: Generated, **settings: Any) -> tuple[list[list[int]], list[float]]:
