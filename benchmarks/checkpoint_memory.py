@@ -1,8 +1,9 @@
-"""Time and peak memory of loading, averaging and copying 400 MB checkpoints, beside the old way.
+"""Time and peak memory of loading, averaging and copying 400 MB checkpoints, new and old.
 
 Usage: python benchmarks/checkpoint_memory.py [--models 5] [--folder DIR]
 
-Every figure is taken in a process of its own; memory is the peak above the interpreter with torch.
+Each figure comes from a separate process; memory is the peak above that of an interpreter with
+torch.
 """
 
 from __future__ import annotations

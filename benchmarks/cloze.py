@@ -1,14 +1,14 @@
-"""Cloze tests a second, and peak memory: uertool, transformers' fill-mask, and the old loop.
+"""Cloze throughput and peak memory: uertool, transformers' fill-mask pipeline, UER-py's loop.
 
     python benchmarks/cloze.py [--sentences 512] [--threads 2] [--rounds 1] [--size base]
 
-All run the same BERT with random weights on the same real sentences, one masked character each, and
-give the ten best tokens. Every run is a process of its own; memory is its peak. The old loop does
-what the old script does: layers written out, every sentence padded to seq_length, the softmax over
-the vocabulary at every position, and what gradients would need is kept (once more without that).
-It runs on fewer sentences, since each costs it the same.
+All methods run the same BERT with random weights on the same real sentences, one masked character
+in each, and return the ten best tokens. Every run is a separate process; memory is its peak. The
+loop does what UER-py's script does: every sentence is padded to seq_length, the softmax over the
+vocabulary is computed at every position, and activations are kept for gradients (a second variant
+runs without gradients). It runs on fewer sentences, since each sentence costs the same.
 
-Goals: 8 times the old loop, and 1.5 times the pipeline at its best.
+Goals: 8 times the loop, and 1.5 times the best rate of the pipeline.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SENTENCE = re.compile("[^。！？!?]+[。！？!?]*")
 
 
 class Found(NamedTuple):
-    """What a job took, and the best token of every sentence, to see that all do the same."""
+    """Time and memory of a job, and the best token of every sentence, to compare the results."""
 
     seconds: float
     best: list[int]
@@ -100,7 +100,7 @@ def old_loop(folder: Path, lines: list[str], *, gradients: bool) -> Found:
 
 
 class OldBert:
-    """BERT as the old scripts' modules have it, over the tensors of a Hugging Face folder."""
+    """BERT as in UER-py's modules, with the tensors of a Hugging Face folder."""
 
     def __init__(self, folder: Path, config: Any) -> None:
         from safetensors.torch import load_file
@@ -204,12 +204,12 @@ def make_inputs(folder: Path, size: str, sentences: int) -> None:
 
 
 def _places(text: str) -> list[int]:
-    """Where a Chinese character stands that no cut takes away."""
+    """Positions of Chinese characters that are not truncated."""
     return [n for n, char in enumerate(text[: LENGTH // 2]) if "\u4e00" <= char <= "\u9fff"]
 
 
 def in_a_process(job: str, folder: Path, sentences: int, threads: int) -> dict[str, Any] | None:
-    """The figures of a job in a process of its own, or None where it cannot run."""
+    """The figures of a job that runs in a separate process, or None if it cannot run."""
     done = subprocess.run(
         [sys.executable, __file__, "--job", job, "--folder", folder, "--sentences", str(sentences)]
         + ["--threads", str(threads)],
@@ -226,7 +226,7 @@ def in_a_process(job: str, folder: Path, sentences: int, threads: int) -> dict[s
 
 
 def run_here(job: str, folder: Path, sentences: int, threads: int) -> None:
-    """Run one job and print its figures as JSON: what `in_a_process` starts."""
+    """Run one job and print its figures as JSON; `in_a_process` starts this."""
     torch.set_num_threads(threads)
     with open(folder / "lines.jsonl", encoding="utf-8") as stream:
         lines = [json.loads(line) for line in stream][:sentences]
@@ -235,7 +235,7 @@ def run_here(job: str, folder: Path, sentences: int, threads: int) -> None:
 
 
 def _peak() -> int:
-    """Most memory of this process, in bytes."""
+    """Peak memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss counts what the parent held when it started this process
         return int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())[0]) * 1024
@@ -263,7 +263,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def report(best: dict[str, dict[str, Any]]) -> None:
-    """A table, with what uertool is a multiple of, and how many best guesses are the same."""
+    """A table with the speedup of uertool and the number of equal best tokens."""
     ours = best.get(OURS)
     print(f"{'':28} {'sentences/s':>12} {'peak memory':>12} {'uertool is':>12} {'same best':>10}")
     for job, found in best.items():

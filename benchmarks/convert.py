@@ -1,10 +1,10 @@
-"""Convert a BERT-base sized checkpoint to a Hugging Face folder, beside the old way.
+"""Convert a BERT-base sized checkpoint to a Hugging Face folder, compared with UER-py's way.
 
-Whole processes are timed, start-up included, the jobs taking turns: uertool's conversion without
-proof, with its tensors compared, and with everything (as the command does it, transformers too);
-the old way (torch.load, a dictionary, torch.save) and a plain copy of the file. Goals: the
-conversion within twice start-up of torch plus the copy; peak memory within 600 MB of Python with
-torch, proof included. Run: python benchmarks/convert.py [--layers 12]
+Whole processes are timed, start-up included, in alternation: uertool's conversion without
+verification, with tensors compared, and with all checks (the default of the command, transformers
+included); UER-py's way (torch.load, a dictionary, torch.save) and a plain copy of the file. Goals:
+at most twice the start-up of torch plus the copy; peak memory at most 600 MB above Python with
+torch, verification included. Run: python benchmarks/convert.py [--layers 12]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ convert(sys.argv[1], sys.argv[2], "hf", ConversionOptions(verify=sys.argv[3] != 
 
 
 def make_checkpoint(folder: Path, layers: int, hidden: int, vocab: int) -> None:
-    """A random MLM checkpoint with UER-py's modular names, its configuration beside it."""
+    """A random MLM checkpoint with UER-py's modular names, and its configuration next to it."""
     import torch
 
     torch.manual_seed(0)

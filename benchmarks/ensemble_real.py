@@ -1,4 +1,4 @@
-"""What an ensemble is worth on the labelled texts of tests/data/text, as docs/ensemble.md quotes it.
+"""What an ensemble is worth on the labelled texts of tests/data/text, for docs/ensemble.md.
 
     python -m benchmarks.ensemble_real [--trials 30] [--seed 7] [--models counts]
 

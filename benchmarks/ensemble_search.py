@@ -1,23 +1,23 @@
-"""Time and score of a search for ensemble settings: uertool beside the older ways.
+"""Time and score of a search for ensemble settings: uertool and other methods.
 
-    python benchmarks/ensemble_search.py                      # the size that the README quotes
+    python benchmarks/ensemble_search.py                      # the size quoted in docs/ensemble.md
     python benchmarks/ensemble_search.py --lines 2000 --trials 6 --methods uertool,random
 
 Every method gets the same lines, the same ranges and the same number of trials:
 
-    uertool      `uertool.tasks.ensemble.search` as it comes: TPE, bins made once, folds side by
-                 side, trials given up by the median, early stopping
+    uertool      `uertool.tasks.ensemble.search` with its defaults: TPE, bins made once, folds in
+                 parallel, trials pruned by the median, early stopping
     uertool-gp   the same with the Gaussian process
     random       plain random search; each trial trains 150 rounds in each fold
     bayesopt     the package bayesian-optimization (5 random points first) on the same trials
-    old          the same package on the trials of the old script: 150 rounds of dart on
+    old          the same package on the trials of UER-py's script: 150 rounds of dart on
                  contiguous folds
 
-bayesopt and old need `pip install bayesian-optimization`; without it they are left out, and
-old-random, random search on the old script's trials, stands in for the latter's time.
+bayesopt and old need `pip install bayesian-optimization`; without it they are skipped, and
+old-random (random search on the trials of UER-py's script) gives the time of the latter.
 
-What a method says of itself is no common measure, so all settings found are judged alike: by
-macro F1 in a cross validation on other folds, and on test lines that no method has seen.
+The score that a method reports is not comparable, so the settings of all methods are evaluated in
+the same way: by macro F1 in a cross-validation on other folds, and on unseen test lines.
 """
 
 from __future__ import annotations

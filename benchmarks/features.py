@@ -1,22 +1,23 @@
-"""How fast `extract-features` is beside what else makes sentence vectors, and beside the peak.
+"""Speed of `extract-features`, compared with other libraries and with the peak of the processor.
 
     python benchmarks/features.py [--sentences 512] [--repeats 3] [--json]
 
-A BERT of base size with random weights is saved as a Hugging Face folder, and everyone reads the
-same sentences of tests/data/text with it (mean pooling, [CLS] and [SEP] included, cut at 128 tokens):
+A BERT of base size with random weights is saved as a Hugging Face folder, and all methods read the
+same sentences of tests/data/text with it (mean pooling, [CLS] and [SEP] included, truncated to 128
+tokens):
 
 - uertool's `encode`, in float32 and, where the processor has it, in bfloat16;
-- sentence-transformers' `encode` (left out, with a word, where it is not installed);
+- sentence-transformers' `encode` (skipped with a message if it is not installed);
 - transformers in batches of 64, padded to the longest of each batch;
-- every line padded to 128 in batches of 64, gradients kept, as the old script did.
+- every line padded to 128 in batches of 64, with gradients, as in UER-py's script.
 
 The peak is the best rate of float32 matrix products of the model's shapes by MKL and oneDNN,
 measured in the same run; a rate on real tokens counts no padding. Medians of the repeats. Goals:
-1.2 times sentence-transformers, 80% of the peak on real tokens, 10 times the old way, and bfloat16
-at 1.8 times float32.
+1.2 times sentence-transformers, 80% of the peak on real tokens, 10 times UER-py's script, and
+bfloat16 at 1.8 times float32.
 
 `--memory` measures instead how the peak memory of a run that writes .npy grows from 2,000 to
-200,000 lines with the bundled small model; goal: within 300 MB.
+200,000 lines with the bundled small model; goal: at most 300 MB.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main() -> None:
 
 
 def sentences(count: int) -> list[str]:
-    """Sentences of real reviews, in the order in which they stand there."""
+    """Sentences of real reviews, in the order of the file."""
     found: list[str] = []
     for name in ("reviews_test.tsv", "reviews_train.tsv"):
         for line in (TEXT / name).read_text("utf-8").split("\n")[1:]:
@@ -169,7 +170,7 @@ def flops(config: Any, lengths: np.ndarray) -> float:
 def matrix_peak(config: Any) -> float:
     """The best rate of matrix products of the model's shapes, in operations a second.
 
-    The better of the two libraries that torch brings along counts: on some processors MKL, which
+    The better of the two libraries in torch counts: on some processors MKL, which
     torch's own layers use, leaves half of the machine unused.
     """
     products: list[Callable[[Any, Any], Any]] = [torch.nn.functional.linear]
@@ -232,7 +233,7 @@ def sentence_transformers(folder: Path, texts: list[str]) -> np.ndarray:
 
 
 def memory(lines: int) -> Iterator[dict[str, Any]]:
-    """Peak memory of runs of different length, each in a process of its own."""
+    """Peak memory of runs of different length, each in a separate process."""
     texts = sentences(4000)
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:

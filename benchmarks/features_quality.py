@@ -1,11 +1,11 @@
-"""What whitening does to nearest neighbours: label accuracy with and without it, on public sets.
+"""Effect of whitening on nearest neighbours: label accuracy with and without it, on public data.
 
     python benchmarks/features_quality.py [--model zh-mlm-small] [--train 1500] [--test 600]
 
 Vectors of labelled training lines; for each test line, the label of its nearest neighbour by cosine
 is compared with its own. Sets: six emotions of weibo posts (SMP2020-EWECT), good and bad reviews
 (ChnSentiCorp), and where a line comes from (news and the web, weibo, reviews). The whitening is
-fitted on the training lines alone. Also the mean cosine of all pairs, before and after.
+fitted on the training lines only. Also reported: the mean cosine of all pairs, before and after.
 
 Note that the bundled model saw the reviews (not their labels) when it was trained.
 """

@@ -1,14 +1,14 @@
-"""Speed of generation: uertool beside transformers, ctranslate2 and the old way, on one machine.
+"""Speed of generation: uertool, transformers, ctranslate2 and UER-py's loop on one machine.
 
-    python benchmarks/generation.py                            # the size that the documents quote
+    python benchmarks/generation.py                            # the size in docs/generation.md
     python benchmarks/generation.py --ctranslate2-python ct2/bin/python
     python benchmarks/generation.py --layers 2 --hidden 64 --new-tokens 8 --rounds 1
 
-A GPT-2 of random weights continues the beginnings of real lines greedily by a fixed number of
-tokens, one prompt alone and sixteen together. Every method has a process of its own that loads the
-model and runs once to warm up; then they take turns, so that other work on the machine meets all of
-them. Given are medians of new tokens a second, and the median over the rounds of each method's rate
-divided by that of transformers in the same round.
+A GPT-2 with random weights continues the beginnings of real lines greedily by a fixed number of
+tokens, for one prompt and for a batch of sixteen. Every method has its own process, which loads the
+model and warms up once; then the methods alternate, so that other load on the machine affects all
+of them. Reported are the median of new tokens per second, and the median over the rounds of each
+method's rate divided by that of transformers in the same round.
 
     uertool        float32, from texts to texts
     uertool-int8   the same with --dtype int8
@@ -16,15 +16,15 @@ divided by that of transformers in the same round.
     transformers   `generate` with its cache, float32, from ids to ids
     ct2-float32    ctranslate2's Generator, from tokens to tokens
     ct2-int8       the same with int8 weights
-    old            what the old script does: the whole text read again for every token, the output
-                   layer at every position, gradients kept; one prompt only
+    old            as in UER-py's script: the whole text is processed again for every token, the
+                   output layer runs at every position, with gradients; one prompt only
 
-ctranslate2 runs in an environment of its own, which needs ctranslate2, torch and a version of
+ctranslate2 runs in a separate environment, which needs ctranslate2, torch and a version of
 transformers that its converter understands:
 
     python -m venv ct2 && ct2/bin/pip install ctranslate2 torch transformers
 
-Without --ctranslate2-python it is left out. At the end the perplexity of the trained model in
+Without --ctranslate2-python it is skipped. At the end the perplexity of the trained model in
 tests/data/models/zh-lm-small is measured with float32 and with int8 weights.
 """
 
@@ -59,7 +59,7 @@ Run = Callable[[list[str], int], list[list[int]]]
 
 
 def make_model(folder: Path, layers: int, hidden: int) -> None:
-    """A GPT-2 of random weights in a Hugging Face folder."""
+    """A GPT-2 with random weights in a Hugging Face folder."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 

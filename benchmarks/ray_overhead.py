@@ -1,4 +1,4 @@
-"""What `--engine ray` costs, and where its limits are; docs/scaling.md quotes it.
+"""Overhead and limits of `--engine ray`, as quoted in docs/scaling.md.
 
     python -m benchmarks.ray_overhead                       # everything, about half an hour
     python -m benchmarks.ray_overhead --cases overhead --seconds 120 --repeats 3
@@ -7,15 +7,15 @@
 Cases, each on sentences of real reviews:
 
 - overhead: `extract-features` with the bundled small model, locally with one thread and on Ray
-  with one actor, in turn, whole commands; goal: under 10% on a run of two minutes;
-- threads: two actors of one thread beside one actor of two threads;
-- base: a BERT of base size with random weights: what a million sentences cost;
-- stages: what one core does in a second at each stage - reading, tokenizing, model, writing - to
-  see where the bottleneck moves;
-- driver: a model that does nothing, so that all that is left is Ray and the driver: time a block,
-  and the driver's memory as blocks grow in number.
+  with one actor, in alternation, whole commands; goal: under 10% for a run of two minutes;
+- threads: two actors with one thread each, compared with one actor with two threads;
+- base: a BERT of base size with random weights: the cost of a million sentences;
+- stages: the throughput of one core at each stage (reading, tokenizing, model, writing), to find
+  the bottleneck;
+- driver: a model that does nothing, so that only Ray and the driver remain: time per block, and
+  the driver's memory by the number of blocks.
 
-Run it in the root of the source tree, on a machine that does nothing else.
+Run it in the root of the source tree, on an idle machine.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ def nothing_writer(path: Path, block: int, job: Any) -> Iterator[Any]:
 
 
 def driver(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Each number of blocks in a driver of its own, whose memory is looked at."""
+    """Run each number of blocks in a separate driver and record its memory."""
     for blocks in map(int, args.blocks.split(",")):
         source = folder / "nothing.txt"
         with open(source, "w", encoding="utf-8") as stream:

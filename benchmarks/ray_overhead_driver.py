@@ -1,8 +1,8 @@
-"""One driver of `benchmarks.ray_overhead --cases driver`: a run of blocks with nothing in them.
+"""One driver of `benchmarks.ray_overhead --cases driver`: a run of empty blocks.
 
     python -m benchmarks.ray_overhead_driver LINES.txt FOLDER
 
-Prints, as JSON, seconds and the memory of this process: at the first block, at the end, at most.
+Prints as JSON the seconds and the memory of this process: at the first block, at the end, peak.
 """
 
 from __future__ import annotations

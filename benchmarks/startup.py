@@ -1,8 +1,8 @@
-"""Seconds until `uertool` answers, beside the interpreter alone and the import of torch.
+"""Start-up time of `uertool`, compared with the interpreter alone and the import of torch.
 
     python benchmarks/startup.py [--runs 15]
 
-Every figure is the median of processes of their own, in turns. Goal: --help under 0.25 s.
+Every figure is the median over separate processes, run in alternation. Goal: --help under 0.25 s.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How fast `topn dep` compares candidates, beside the padded loop of the old script.
+"""Speed of `topn dep`, compared with the padded loop of UER-py's script.
 
     python benchmarks/topn_dep.py [--candidates 2000] [--repeats 3] [--json]
 
 A BERT of base size with random weights, a sentence of 12 characters, one target. The loop pads
-every row to 32, runs batches of 256 through all layers and keeps gradients, as the old script did;
-it is timed on a part of the candidates. Medians of the repeats. Goal: 3 times the loop.
+every row to 32, runs batches of 256 through all layers and keeps gradients, as UER-py's script
+does; it is timed on a part of the candidates. Medians of the repeats. Goal: 3 times the loop.
 """
 
 from __future__ import annotations

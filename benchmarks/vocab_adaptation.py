@@ -1,17 +1,17 @@
-"""What a model can do right after it got another vocabulary, by how the new rows were made.
+"""Quality of a model right after its vocabulary was replaced, by initialization of the new rows.
 
     python benchmarks/vocab_adaptation.py [--words 4000] [--lines 300] [--steps 200] [--json]
 
 The trained model of tests/data/models gets two vocabularies with `uertool vocab adapt`:
 
 - words: the most frequent words of two to four characters in tests/data/text, which the model has
-  never seen as tokens, beside all of its characters. Text is cut into the longest known words.
+  never seen as tokens, added to all of its characters. Text is split into the longest known words.
 - google: the 21,128 entries of BERT-base Chinese, of which the model's own are a part.
 
 On lines that the model was not trained on every eighth token is masked, one at a time. Figures:
 how often the masked token is ranked first and among the ten best, apart for tokens that the old
 vocabulary has and for new ones; how often a masked new token is the first of all new ones, which
-tells whether their rows mean something; and the pseudo-perplexity of a character (Salazar et al.
+shows whether their rows are meaningful; and the pseudo-perplexity of a character (Salazar et al.
 2020, arXiv 1910.14659, with the masked tokens as a sample): exp of the mean of -log p over all
 characters of the masked tokens, which can be compared between vocabularies.
 

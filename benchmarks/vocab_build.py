@@ -1,11 +1,11 @@
-"""How fast `uertool vocab build` counts, beside a plain loop that does what the old script does.
+"""Speed of `uertool vocab build`, compared with a plain loop that works as UER-py's script.
 
     python benchmarks/vocab_build.py [--megabytes 500] [--workers 2] [--json]
 
-The corpus is the text of tests/data/text repeated; for the space delimiter the same text
-with a blank after every second character. The plain loop reads line by line, cuts each line into characters or
-words and counts them in a dictionary, on a sample of the same corpus. Goal: 100 MB/s for
-characters with two processes, and ten times the plain loop.
+The corpus is the text of tests/data/text repeated; for the space delimiter the same text with a
+space after every second character. The plain loop reads line by line, splits each line into
+characters or words and counts them in a dictionary, on a sample of the same corpus. Goal: 100 MB/s
+for characters with two processes, and ten times the plain loop.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def make_corpus(path: Path, delimiter: str, megabytes: int) -> None:
 
 
 def plain_loop(path: Path, delimiter: str) -> list[str]:
-    """Line by line into dictionaries, then sorted by count: the way of the old script."""
+    """Line by line into dictionaries, then sorted by count: as in UER-py's script."""
     order: dict[str, int] = {}
     counts: dict[str, int] = {}
     with path.open(encoding="utf-8") as stream:

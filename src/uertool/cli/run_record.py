@@ -46,8 +46,8 @@ def write(
     Returns:
         The path of the record.
     """
-    from uertool.version import __version__
     from uertool.io.atomic import atomic_text
+    from uertool.version import __version__
 
     path = record_path(output)
     record = {
