@@ -171,10 +171,10 @@ def test_t5_ends_with_its_mark_and_has_sentinels_behind(
     ("files", "words"),
     [
         ({}, "holds no tokenizer"),
-        ({"tokenizer.json": "{}"}, "not a tokenizer that can be read"),
+        ({"tokenizer.json": "{}"}, "not a valid tokenizer"),
         (
             {"vocab.txt": "[PAD]\n", "tokenizer_config.json": "{"},
-            "tokenizer_config.json is not JSON",
+            "tokenizer_config.json is not valid JSON",
         ),
     ],
 )

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uertool.errors import InputError, UsageError
-from uertool.text import readers
+from uertool.io import line_bytes
 from uertool.text.readers import BadLine, Line, parse_shard, read_lines
 
 
@@ -64,9 +65,61 @@ def test_lines_are_those_of_pythons_text_files_whatever_the_blocks(text: str, bl
 def test_a_line_longer_than_a_block_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "_BLOCK", 8)
+    monkeypatch.setattr(line_bytes, "_BLOCK", 8)
     path = write(tmp_path, ("今" * 50 + "\r\nb\r\n" + "c" * 30).encode())
     assert texts(path) == ["今" * 50, "b", "c" * 30]
+
+
+@given(
+    parts=st.lists(st.sampled_from(["a", "今天", "\r", "\n", "\r\n", "xyz" * 9, " "]), max_size=12),
+    size=st.integers(1, 9),
+    limit=st.integers(1, 12),
+)
+def test_lines_are_cut_at_the_limit_between_characters(
+    parts: list[str], size: int, limit: int
+) -> None:
+    data = "".join(parts).encode()
+    blocks = [data[at : at + size] for at in range(0, len(data), size)]
+    found = list(line_bytes.raw_lines(blocks, limit=limit))
+    at = 0
+    for number, line in enumerate(data.splitlines(keepends=True)):
+        whole = line.rstrip(b"\r\n")
+        assert found[number][:2] == (number, at)
+        assert found[number].cut is (len(whole) > limit)
+        kept = whole[:limit].decode("utf-8", "ignore").encode() if len(whole) > limit else whole
+        assert found[number].data == kept or limit < 3
+        at += len(line)
+    assert len(found) == number + 1 if data else found == []
+    assert [line.data for line in line_bytes.raw_lines(blocks, limit=None)] == [
+        line.rstrip(b"\r\n") for line in data.splitlines(keepends=True)
+    ]
+
+
+def test_a_huge_line_takes_little_memory_and_says_that_it_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "huge.gz"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(b"first\n")
+        for _ in range(64):
+            stream.write(b"a b " * (1 << 18))
+        stream.write(b"\nlast\n")
+    tracemalloc.start()
+    lines = list(read_lines(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [(line.number, line.cut) for line in lines] == [(0, False), (1, True), (2, False)]
+    assert len(lines[1].text) == line_bytes.LINE_LIMIT
+    assert peak < 16 << 20
+
+
+def test_a_cut_record_is_bad_and_a_cut_cell_is_marked(tmp_path: Path) -> None:
+    bad: list[BadLine] = []
+    record = write(tmp_path, json.dumps({"text": "a" * 50}).encode() + b'\n{"text": "b"}\n')
+    assert texts(record, field="text", limit=20, on_bad=bad.append) == ["b"]
+    assert "longer than the 20 bytes" in bad[0].reason
+    table = write(tmp_path, b"a\tb\n1\t" + b"2" * 50 + b"\n", "t.tsv")
+    first, second = (next(read_lines(table, column=name, limit=9)) for name in "ab")
+    assert (first.text, first.cut) == ("1", False)
+    assert (second.text, second.cut) == ("2" * 7, True)
 
 
 def test_gzip_is_known_by_its_bytes_not_by_its_name(tmp_path: Path) -> None:
@@ -160,11 +213,11 @@ def test_a_field_is_taken_from_each_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("{", "invalid JSON"),
+        ("{", "not valid JSON"),
         ("[1]", "a JSON object was expected, not a list"),
         ('{"a": "b"}', "no field 'text'; its fields are 'a'"),
         ('{"text": 3}', "is not text"),
-        ("[" * 100_000, "invalid JSON"),
+        ("[" * 100_000, "nested too deep"),
     ],
 )
 def test_a_record_that_does_not_fit_is_named(tmp_path: Path, row: str, words: str) -> None:

@@ -15,13 +15,8 @@ from typing import Any, BinaryIO, Literal
 
 from uertool.engine.store import file_system, reason_of
 from uertool.errors import InputError, UsageError
-from uertool.text.readers import (
-    BadContentError,
-    LineParser,
-    raw_lines,
-    read_blocks,
-    unzipped,
-)
+from uertool.io.line_bytes import raw_lines, read_blocks, unzipped
+from uertool.text.readers import BadContentError, LineParser
 
 #: "whole" is a file that is worked on as it is: its only line is its path.
 Kind = Literal["text", "gzip", "parquet", "whole"]

@@ -19,14 +19,8 @@ from uertool.engine.inputs import (
 )
 from uertool.engine.store import reason_of
 from uertool.errors import InputError
-from uertool.text.readers import (
-    BadContentError,
-    Line,
-    LineParser,
-    RawLine,
-    raw_lines,
-    read_blocks,
-)
+from uertool.io.line_bytes import RawLine, raw_lines, read_blocks
+from uertool.text.readers import BadContentError, Line, LineParser
 
 
 @dataclass(frozen=True)

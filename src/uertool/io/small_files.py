@@ -128,7 +128,7 @@ def parse_json(
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")
         value = json.loads(decoded, object_pairs_hook=pairs)
-        if "\\u" in decoded:
+        if "\\ud" in decoded or "\\uD" in decoded:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise error(f"{name} holds half of a surrogate pair, which is not a character.") from None

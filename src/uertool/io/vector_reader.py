@@ -196,7 +196,7 @@ def _parquet(path: Path, rows: int) -> Blocks:
 def _jsonl(path: Path, rows: int) -> Blocks:
     vectors: list[Any] = []
     notes: list[Note] = []
-    for line in read_lines(path):
+    for line in read_lines(path, limit=None):
         if not line.text.strip():
             continue
         record = json.loads(line.text)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from uertool.errors import MissingExtraError, VocabError
+from uertool.errors import InputError, MissingExtraError, VocabError
+from uertool.io.small_files import parse_json, read_file, read_text_file
 
 # The spellings a role may have, UER's own first: a vocabulary is searched in this order.
 SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
@@ -20,8 +20,10 @@ SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
 }
 
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_BOM = b"\xef\xbb\xbf"
+
+# Bytes and lines of a file; the largest published vocabularies have a tenth of that.
+_LIMIT = 64 << 20
+_MOST_LINES = 5_000_000
 
 # Files that stand in the place of the one that was meant: (first characters, what it is, hint).
 _IMPOSTORS = (
@@ -235,31 +237,17 @@ def read_vocab_text(path: str | Path) -> str:
     Raises:
         VocabError: the file is missing, a folder, empty, or not UTF-8 text (line and byte named).
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise VocabError(f"The vocabulary {path} does not exist.", "Check the path.") from None
-    except IsADirectoryError:
-        raise VocabError(
-            f"The vocabulary {path} is a folder.", "Name the file in it, for example vocab.txt."
-        ) from None
-    except OSError as error:
-        raise VocabError(f"The vocabulary {path} cannot be read: {error.strerror}.") from None
-    if not data.strip():
+    text = read_text_file(
+        path,
+        _LIMIT,
+        what="vocabulary",
+        error=VocabError,
+        hint="A sentencepiece model is given with `spm_model_path`.",
+    )
+    if not text.strip():
         raise VocabError(f"The vocabulary {path} is empty.", "It needs one token a line.")
-    if data.startswith(_UTF16_MARKS):
-        raise VocabError(f"The vocabulary {path} is UTF-16 text.", "Save it as UTF-8.")
-    data = data.removeprefix(_BOM)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise VocabError(
-            f"The vocabulary {path} is not UTF-8 text: line {line}, byte {error.start} is "
-            f"0x{data[error.start]:02x}.",
-            "A sentencepiece model is given with `spm_model_path`.",
-        ) from None
+    if text.count("\n") > _MOST_LINES:
+        raise VocabError(f"The vocabulary {path} has more than {_MOST_LINES} lines.")
     for start, what, hint in _IMPOSTORS:
         if text.lstrip()[: len(start)].lower() == start:
             raise VocabError(f"The vocabulary {path} is {what}.", hint)
@@ -290,8 +278,8 @@ def _entry(line: str) -> str:
 def _tokens_of_json(text: str, path: str | Path) -> list[str] | None:
     """The tokens of a JSON vocabulary in the order of their ids, None where it is not JSON."""
     try:
-        table = json.loads(text)
-    except (ValueError, RecursionError):
+        table = parse_json(text, "It")
+    except InputError:
         return None
     if not isinstance(table, dict) or not table:
         return None
@@ -314,11 +302,9 @@ def load_sentencepiece(path: str | Path) -> object:
         import sentencepiece
     except ImportError:
         raise MissingExtraError("sentencepiece", "spm", "A sentencepiece tokenizer") from None
-    path = Path(path)
-    if not path.is_file():
-        raise VocabError(f"The sentencepiece model {path} does not exist.", "Check the path.")
+    data = read_file(path, _LIMIT, what="sentencepiece model", error=VocabError)
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+        return sentencepiece.SentencePieceProcessor(model_proto=data)
     except (RuntimeError, OSError, TypeError):
         raise VocabError(
             f"{path} is not a sentencepiece model.",

@@ -22,8 +22,8 @@ import torch
 
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.errors import CheckpointError, InputError, UsageError, VocabError
+from uertool.io.line_bytes import open_bytes
 from uertool.loading.registry import LoadedModel, find_model
-from uertool.text.readers import open_bytes
 from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.vocab import Vocab

@@ -259,7 +259,7 @@ def _corpus_lines(
     files: Sequence[str | Path], on_bytes: Callable[[int], None] | None
 ) -> Iterator[str]:
     for file in files:
-        for line in read_lines(file, on_bytes=on_bytes):
+        for line in read_lines(file, on_bytes=on_bytes, limit=None):
             if line.text.strip():
                 yield line.text
 

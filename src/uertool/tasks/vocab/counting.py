@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from uertool.errors import InputError, UertoolError, UsageError
-from uertool.text.readers import name_of, open_bytes, read_blocks, read_lines
+from uertool.io.line_bytes import name_of, open_bytes, read_blocks
+from uertool.text.readers import read_lines
 
 if TYPE_CHECKING:
     import numpy as np

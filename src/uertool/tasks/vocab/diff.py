@@ -237,6 +237,8 @@ def _tokenizer(name: str, vocab: Vocab, do_lower_case: bool) -> Tokenizer:
 
 
 def _batches(files: Iterable[str | Path]) -> Iterator[list[str]]:
-    lines = (line.text for file in files for line in read_lines(file) if line.text.strip())
+    lines = (
+        line.text for file in files for line in read_lines(file, limit=None) if line.text.strip()
+    )
     while batch := list(islice(lines, _LINES_AT_A_TIME)):
         yield batch

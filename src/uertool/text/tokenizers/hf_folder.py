@@ -6,20 +6,26 @@ tokenizer.json says everything. Without it the kind follows from the files that 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from uertool.errors import InputError, VocabError
-from uertool.text import detokenize
-from uertool.text.tokenizers.base import Tokenizer, check_characters
-from uertool.text.tokenizers.sentencepiece import SentencePieceTokenizer, XlmRobertaTokenizer
+from uertool.errors import VocabError
+from uertool.io.small_files import read_json_object
+from uertool.text.tokenizers.base import Tokenizer
+from uertool.text.tokenizers.byte_bpe import read_merges
+from uertool.text.tokenizers.huggingface import ROLES, HuggingFaceTokenizer, token_text
+from uertool.text.tokenizers.sentencepiece import (
+    SentencePieceTokenizer,
+    T5Tokenizer,
+    XlmRobertaTokenizer,
+)
+from uertool.text.tokenizers.tokenizer_json import read_tokenizer_json, rust_errors
 from uertool.text.vocab import Vocab, load_sentencepiece, pieces_of, read_vocab_text, split_lines
 
-_ROLES = ("pad", "unk", "cls", "sep", "mask")
 _SPIECE_NAMES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _T5_SENTINELS = 100
+_MOST_SENTINELS = 10_000
 # What stands around a sequence, by the kind of tokenizer class.
 _ROBERTA_LIKE = ("Roberta", "Bart", "Longformer", "MVP", "LED")
 
@@ -45,113 +51,17 @@ def tokenizer_from_hf_folder(path: str | Path) -> Tokenizer:
     )
 
 
-class HuggingFaceTokenizer(Tokenizer):
-    """A Rust tokenizer with its own rules.
-
-    Special tokens written in a text are recognised, as transformers does; `special_in_text` set to
-    False takes them for ordinary characters.
-    """
-
-    name = "huggingface"
-
-    def __init__(self, rust: Any, settings: Mapping[str, Any], source: str) -> None:
-        size = rust.get_vocab_size(with_added_tokens=True)
-        table: dict[str, int] = rust.get_vocab(with_added_tokens=True)
-        tokens = [""] * max(size, 1 + max(table.values(), default=-1))
-        for token, index in table.items():
-            tokens[index] = token
-        special = {
-            role: token
-            for role in _ROLES
-            if (token := _token_text(settings.get(f"{role}_token"))) in table
-        }
-        super().__init__(Vocab(tokens, source=source, special=special), special_in_text=True)
-        self._rust = rust
-        self.joining = _joining(json.loads(rust.to_str()))
-        self.bos_id = table.get(_token_text(settings.get("bos_token")), self.cls_id)
-        self.eos_id = table.get(_token_text(settings.get("eos_token")), self.sep_id)
-        self.prefix_ids, self.suffix_ids = _around(rust)
-
-    def _encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._encode(texts, special=False)
-
-    def _encode_batch_with_special(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._encode(texts, special=True)
-
-    def _encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-        check_characters(texts)
-        self._rust.encode_special_tokens = not special
-        try:
-            found = self._rust.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception as error:  # noqa: BLE001
-            # The library raises bare exceptions, for example for an unknown word without [UNK].
-            raise InputError(f"{self.vocab.source} cannot tokenize a text: {error}.") from None
-        return [encoding.ids for encoding in found]
-
-    def spans(self, text: str) -> list[tuple[int, int]] | None:
-        if self.joining not in ("wordpieces", "blanks"):
-            return None  # pieces carry blanks, and bytes are parts of characters
-        self._rust.encode_special_tokens = not self.special_in_text
-        return list(self._rust.encode(text, add_special_tokens=False).offsets)
-
-    def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text, without special tokens around them."""
-        return self.tokens(self.encode_batch([text])[0])
-
-
-def _token_text(value: object) -> str:
-    """A token in a config: a string, or an object with its text."""
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return value if isinstance(value, str) else ""
-
-
-def _joining(description: Mapping[str, Any]) -> detokenize.Joining:
-    kind = (description.get("model") or {}).get("type")
-    if kind == "WordPiece":
-        return "wordpieces"
-    if kind == "WordLevel":
-        return "blanks"
-    if kind == "BPE" and "ByteLevel" in json.dumps(description.get("pre_tokenizer")):
-        return "bytes"
-    return "pieces"
-
-
-def _around(rust: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that a Rust tokenizer puts before and after a text."""
-    for probe in ("a", "1", "一", "."):
-        try:
-            plain = rust.encode(probe, add_special_tokens=False).ids
-            full = rust.encode(probe, add_special_tokens=True).ids
-        except Exception:  # noqa: BLE001 - the library raises nothing narrower
-            continue  # a vocabulary without [UNK] that lacks this character
-        for start in range(len(full) - len(plain) + 1):
-            if plain and full[start : start + len(plain)] == plain:
-                return tuple(full[:start]), tuple(full[start + len(plain) :])
-    return (), ()
-
-
 # -- settings -------------------------------------------------------------------------------------
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     """config.json's model_type, special_tokens_map.json and tokenizer_config.json in one table."""
-    config = _json(folder / "config.json")
-    table: dict[str, Any] = {"model_type": config.get("model_type")}
-    table.update(_json(folder / "special_tokens_map.json"))
-    table.update(_json(folder / "tokenizer_config.json"))
-    return table
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise VocabError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(table, dict):
-        raise VocabError(f"{path} is JSON, but no object.")
+    table: dict[str, Any] = {}
+    for name in ("config.json", "special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            found = read_json_object(folder / name, error=VocabError)
+            own = found if name != "config.json" else {"model_type": found.get("model_type")}
+            table.update(own)
     return table
 
 
@@ -166,16 +76,9 @@ def _is_like(settings: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 
 def _from_tokenizer_json(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    from tokenizers import Tokenizer as RustTokenizer
-
     path = folder / "tokenizer.json"
-    try:
-        rust = RustTokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
-        raise VocabError(f"{path} is not a tokenizer that can be read: {error}.") from None
-    rust.no_padding()
-    rust.no_truncation()
-    return HuggingFaceTokenizer(rust, settings, str(path))
+    rust, joining = read_tokenizer_json(path)
+    return HuggingFaceTokenizer(rust, settings, str(path), joining)
 
 
 def _from_wordpieces(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
@@ -190,15 +93,15 @@ def _from_wordpieces(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     path = folder / "vocab.txt"
     # Lines are not cut at blanks here: transformers takes them whole.
     vocab = Vocab(split_lines(read_vocab_text(path)), source=str(path))
-    lower = bool(settings.get("do_lower_case", True))
-    names = {role: _token_text(settings.get(f"{role}_token")) for role in _ROLES}
-    tokens = {role: names[role] or f"[{role.upper()}]" for role in _ROLES}
+    names = {role: token_text(settings.get(f"{role}_token")) for role in ROLES}
+    tokens = {role: names[role] or f"[{role.upper()}]" for role in ROLES}
     rust = RustTokenizer(WordPiece(dict(vocab.mapping), unk_token=tokens["unk"]))
+    accents = settings.get("strip_accents")
     rust.normalizer = BertNormalizer(
         clean_text=True,
         handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
-        strip_accents=settings.get("strip_accents"),
-        lowercase=lower,
+        strip_accents=accents if isinstance(accents, bool) else None,
+        lowercase=bool(settings.get("do_lower_case", True)),
     )
     rust.pre_tokenizer = BertPreTokenizer()
     known = [token for token in tokens.values() if token in vocab]
@@ -210,7 +113,8 @@ def _from_wordpieces(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
             pair=f"{tokens['cls']} $A {tokens['sep']} $B:1 {tokens['sep']}:1",
             special_tokens=[(t, vocab.id(t)) for t in (tokens["cls"], tokens["sep"])],
         )
-    return HuggingFaceTokenizer(rust, {**settings, **_role_settings(tokens)}, str(path))
+    names = {**settings, **_role_settings(tokens)}
+    return HuggingFaceTokenizer(rust, names, str(path), "wordpieces")
 
 
 def _from_byte_bpe(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
@@ -220,8 +124,6 @@ def _from_byte_bpe(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from uertool.text.tokenizers.byte_bpe import read_merges
-
     path = folder / "vocab.json"
     vocab = Vocab.load(path)
     roberta = _is_like(settings, _ROBERTA_LIKE)
@@ -229,13 +131,11 @@ def _from_byte_bpe(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     defaults = {"bos": "<s>" if roberta else end, "eos": end, "unk": "<unk>" if roberta else end}
     if roberta:
         defaults.update(cls="<s>", sep="</s>", pad="<pad>", mask="<mask>")
-    tokens = {role: _token_text(settings.get(f"{role}_token")) for role in (*_ROLES, "bos", "eos")}
+    tokens = {role: token_text(settings.get(f"{role}_token")) for role in (*ROLES, "bos", "eos")}
     tokens = {role: text or defaults.get(role, "") for role, text in tokens.items()}
     merges = read_merges(folder / "merges.txt", as_uer=False)
-    try:
+    with rust_errors(VocabError, f"{folder / 'merges.txt'} does not fit {path}"):
         rust = RustTokenizer(BPE(dict(vocab.mapping), merges))
-    except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
-        raise VocabError(f"{folder / 'merges.txt'} does not fit {path}: {error}.") from None
     blank = bool(settings.get("add_prefix_space", False))
     rust.pre_tokenizer = ByteLevel(add_prefix_space=blank, use_regex=True)
     special = [text for text in dict.fromkeys(tokens.values()) if text in vocab]
@@ -247,7 +147,8 @@ def _from_byte_bpe(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
             (tokens["cls"], vocab.id(tokens["cls"])),
             add_prefix_space=blank,
         )
-    return HuggingFaceTokenizer(rust, {**settings, **_role_settings(tokens)}, str(path))
+    names = {**settings, **_role_settings(tokens)}
+    return HuggingFaceTokenizer(rust, names, str(path), "bytes")
 
 
 def _role_settings(tokens: Mapping[str, str]) -> dict[str, str]:
@@ -255,33 +156,25 @@ def _role_settings(tokens: Mapping[str, str]) -> dict[str, str]:
 
 
 def _add_declared_tokens(rust: Any, settings: Mapping[str, Any]) -> None:
-    """The tokens that tokenizer_config.json lists beside the vocabulary, in the order of ids."""
+    """The tokens that tokenizer_config.json adds to the vocabulary, in the order of their ids."""
     from tokenizers import AddedToken
 
     declared = settings.get("added_tokens_decoder")
     if not isinstance(declared, Mapping):
         return
-    for _, entry in sorted(declared.items(), key=lambda item: int(item[0])):
-        if not (isinstance(entry, Mapping) and _token_text(entry)):
+    numbered = {int(key): value for key, value in declared.items() if key.isdecimal()}
+    for _, entry in sorted(numbered.items()):
+        if not (isinstance(entry, Mapping) and token_text(entry)):
             continue
         flags = {k: bool(entry.get(k, False)) for k in ("single_word", "lstrip", "rstrip")}
         special = bool(entry.get("special", False))
         token = AddedToken(
-            _token_text(entry),
+            token_text(entry),
             normalized=bool(entry.get("normalized", not special)),
             special=special,
             **flags,
         )
         (rust.add_special_tokens if special else rust.add_tokens)([token])
-
-
-class _T5Tokenizer(SentencePieceTokenizer):
-    """A sentencepiece model with sentinels behind it, highest number first, as T5 has them."""
-
-    name = "t5"
-
-    def _unknown_id(self) -> int | None:
-        return int(self._processor.unk_id())
 
 
 def _from_spiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
@@ -295,10 +188,12 @@ def _from_spiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     elif _is_like(settings, ("T5", "MT5", "UMT5")):
         processor = load_sentencepiece(path)
         pieces = pieces_of(processor)
-        extra = int(settings.get("extra_ids", _T5_SENTINELS))
+        extra = settings.get("extra_ids", _T5_SENTINELS)
+        if type(extra) is not int or not 0 <= extra <= _MOST_SENTINELS:
+            raise VocabError(f"{folder / 'tokenizer_config.json'} has invalid extra_ids.")
         sentinels = [f"<extra_id_{n}>" for n in reversed(range(extra))]
         pieces += [token for token in sentinels if token not in pieces]
-        tokenizer = _T5Tokenizer(processor, Vocab(pieces, source=str(path)))
+        tokenizer = T5Tokenizer(processor, Vocab(pieces, source=str(path)))
         _surround(tokenizer, (), ("</s>",))
     elif _is_like(settings, ("Albert", "XLNet", "BigBird")) or "[CLS]" in set(
         pieces_of(load_sentencepiece(path))

@@ -125,6 +125,12 @@ class SentencePieceTokenizer(Tokenizer):
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=state["_processor"])
 
 
+class T5Tokenizer(SentencePieceTokenizer):
+    """The pieces of a model with sentinels after them, highest number first, as T5 has them."""
+
+    name = "t5"
+
+
 class XlmRobertaTokenizer(SentencePieceTokenizer):
     """The pieces in fairseq's order: <s> <pad> </s> <unk>, all other pieces, <mask>.
 
