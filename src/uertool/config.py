@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-from uertool.errors import ConfigError
+from typing import Any, Literal, get_args
 
 EncoderName = Literal[
     "transformer", "rnn", "lstm", "gru", "birnn", "bilstm", "bigru", "gatedcnn", "dual"
@@ -17,10 +15,10 @@ Activation = Literal["gelu", "gelu_fast", "relu", "silu", "linear", "tanh"]
 NormKind = Literal["uer", "standard", "rms"]
 SinusoidKind = Literal["legacy", "modular"]
 
+ENCODERS: tuple[str, ...] = get_args(EncoderName)
+MASKS: tuple[str, ...] = get_args(MaskName)
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 EMBEDDINGS = ("word", "pos", "seg", "sinusoidalpos", "dual")
-ENCODERS = ("transformer", "rnn", "lstm", "gru", "birnn", "bilstm", "bigru", "gatedcnn", "dual")
-MASKS = ("fully_visible", "causal", "causal_with_prefix")
-ACTIVATIONS = ("gelu", "gelu_fast", "relu", "silu", "linear", "tanh")
 TARGETS = ("mlm", "sp", "lm", "bilm", "cls", "token_cls", "qa", "siamese")
 
 #: Words of the 2021 generation for a target, and what they mean in modular words.
@@ -140,16 +138,3 @@ class ModelConfig:
     def names(cls) -> tuple[str, ...]:
         """Names of all settings."""
         return tuple(f.name for f in dataclasses.fields(cls) if f.name != "sources")
-
-
-__all__ = [
-    "ACTIVATIONS",
-    "EMBEDDINGS",
-    "ENCODERS",
-    "LEGACY_TARGETS",
-    "MASKS",
-    "TARGETS",
-    "ConfigError",
-    "ModelConfig",
-    "split_words",
-]

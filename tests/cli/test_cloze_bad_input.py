@@ -125,7 +125,7 @@ def _no_mask(tmp: Path) -> Case:
 
 def _no_vocab(tmp: Path) -> Case:
     model = _written(tmp, "alone.bin", (MODEL / "model.bin").read_bytes())
-    return Case(["今天", "--model", str(model)], 2, ["alone.bin brings no vocabulary"])
+    return Case(["今天", "--model", str(model)], 2, ["alone.bin has no vocabulary next to it"])
 
 
 def _not_utf8(tmp: Path) -> Case:

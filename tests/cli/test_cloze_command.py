@@ -314,7 +314,7 @@ def test_two_processes_give_what_one_gives(run: Any, tmp_path: Path) -> None:
     assert two.code == 0, two.err
     assert two.out == one.out
     # What was assumed about the model is said once, by whichever process found it.
-    note = re.compile("warning: The vocabulary .* beside the model, is used.")
+    note = re.compile("warning: The vocabulary .* next to the model, is used")
     assert len(note.findall(one.err)) == len(note.findall(two.err)) == 1
 
 

@@ -59,6 +59,33 @@ def test_unexpected_weights_are_named(tmp_path: Path) -> None:
     assert "encoder.layer_norm_9.gamma" in failure.value.message
 
 
+def test_unexpected_weights_can_be_ignored_by_patterns(tmp_path: Path) -> None:
+    tensors = weights("bert-modular") | {
+        "encoder.transformer.0.adapter.weight": torch.zeros(2, 2),
+        "cls.species.weight": torch.zeros(2, 2),
+    }
+    with pytest.raises(CheckpointError, match=r"unexpected: .*cls\.species\.weight") as failure:
+        load(tensors, tmp_path)
+    assert "`ignore_unexpected`" in (failure.value.hint or "")
+    loaded = load(tensors, tmp_path, ignore_unexpected=("*.adapter.*", "cls.species.*"))
+    note = next(note for note in loaded.notes if "Ignored" in note)
+    assert "encoder.transformer.0.adapter.weight" in note
+    assert "cls.species.weight" in note
+    with pytest.raises(CheckpointError, match="adapter"):
+        load(tensors, tmp_path, ignore_unexpected=("cls.*",))
+
+
+def test_building_a_model_initialises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def normal(*_: Any, **__: Any) -> None:
+        raise AssertionError("initialised")
+
+    monkeypatch.setattr(torch.Tensor, "normal_", normal)
+    monkeypatch.setattr(torch.Tensor, "uniform_", normal)
+    assert load(weights("bert-modular"), tmp_path).config.layers_num == 3
+
+
 def test_misshaped_weights_are_named_with_both_shapes(tmp_path: Path) -> None:
     tensors = weights("bert-modular")
     name = "encoder.transformer.2.feed_forward.linear_2.weight"

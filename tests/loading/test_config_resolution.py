@@ -15,6 +15,7 @@ from uertool.checkpoints.inference import infer_config
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import ConfigError, UertoolError, UsageError
+from uertool.loading.assumptions import HEADS_BY_SIZE, require_known
 from uertool.loading.config_resolution import Resolved, resolve_config
 
 #: Settings of UER-py that its fixtures name and that tensors tell.
@@ -105,12 +106,78 @@ def test_contradictions_are_said_all_at_once(tmp_path: Path) -> None:
         assert part in failure.value.message
 
 
-def test_a_head_count_that_nobody_tells_is_assumed_aloud(tmp_path: Path) -> None:
+def test_an_unknown_head_count_is_assumed_with_a_note(tmp_path: Path) -> None:
     tensors = weights("bert-modular")
     wide = {name: _doubled(tensor) for name, tensor in tensors.items()}
     found = resolve(alone("bert-modular", tmp_path, wide))
     assert (found.config.heads_num, found.config.sources["heads_num"]) == (1, "assumed")
     assert any("1 attention heads are assumed" in note for note in found.notes)
+
+
+def sized(hidden: int, feed_forward: int) -> dict[str, torch.Tensor]:
+    """The reference BERT with other sizes and no meaning."""
+    sizes = {32: hidden, 64: feed_forward}
+    return {
+        name: torch.zeros([sizes.get(size, size) for size in tensor.shape])
+        for name, tensor in weights("bert-modular").items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("hidden", "feed_forward", "heads", "source"),
+    [
+        (384, 1536, 12, "published size"),
+        (312, 1200, 12, "published size"),
+        (384, 1024, 6, "assumed"),
+        (96, 200, 0, "unknown"),
+    ],
+)
+def test_published_sizes_tell_the_head_count(
+    tmp_path: Path, hidden: int, feed_forward: int, heads: int, source: str
+) -> None:
+    path = alone("bert-modular", tmp_path, sized(hidden, feed_forward))
+    with open_checkpoint(path) as checkpoint:
+        config = resolve_config(checkpoint, complete=False).config
+        assert (config.heads_num, config.sources["heads_num"]) == (heads, source)
+        if source == "published size":
+            require_known(checkpoint, config)
+            return
+        with pytest.raises(ConfigError, match="number of attention heads .* guess") as failure:
+            require_known(checkpoint, config)
+        assert "`heads_num`" in (failure.value.hint or "")
+        if heads:
+            assert HEADS_BY_SIZE in (failure.value.hint or "")
+            require_known(checkpoint, config, HEADS_BY_SIZE)
+        else:
+            with pytest.raises(ConfigError):
+                require_known(checkpoint, config, HEADS_BY_SIZE)
+
+
+def test_the_passes_through_a_shared_layer_are_not_guessed_for_writing(tmp_path: Path) -> None:
+    path = alone("albert-modular", tmp_path)
+    with open_checkpoint(path) as checkpoint:
+        config = resolve_config(checkpoint, settings={"heads_num": 4}).config
+        with pytest.raises(ConfigError) as failure:
+            require_known(checkpoint, config)
+    assert "`layers_num`, `hidden_act`" in (failure.value.hint or "")
+
+
+def test_scores_of_relative_positions_are_scaled_unless_the_model_is_a_t5(tmp_path: Path) -> None:
+    tensors = weights("bert-modular")
+    name = "encoder.relative_pos_emb.relative_attention_bias.weight"
+    tensors[name] = torch.zeros(32, 4)
+    config = resolve(alone("bert-modular", tmp_path, tensors)).config
+    assert config.relative_position_embedding
+    assert not config.remove_attention_scale
+
+
+def test_the_files_own_configuration_comes_before_another_one(tmp_path: Path) -> None:
+    path = alone("bert-modular", tmp_path)
+    (tmp_path / "config.json").write_text('{"heads_num": 8}', "utf-8")
+    (tmp_path / "alone.config.json").write_text('{"heads_num": 2}', "utf-8")
+    assert resolve(path).config.heads_num == 2
+    (tmp_path / "alone.config.json").unlink()
+    assert resolve(path).config.heads_num == 8
 
 
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:
@@ -180,11 +247,19 @@ def test_a_hugging_face_configuration_is_no_uer_configuration(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"mask": "sideways"}, "mask as 'sideways'"),
-        ({"heads_num": "four"}, "heads_num as 'four'"),
-        ({"hidden_act": "swoosh"}, "hidden_act as 'swoosh'"),
-        ({"embedding": ["word", "time"]}, "embedding as"),
-        ({"parameter_sharing": 1}, "parameter_sharing as 1"),
+        ({"mask": "sideways"}, "mask: 'sideways'"),
+        ({"heads_num": "four"}, "heads_num: 'four'"),
+        ({"heads_num": -4}, "heads_num: -4"),
+        ({"heads_num": 4.0}, "heads_num: 4.0"),
+        ({"heads_num": 10**400}, "heads_num: 1000"),
+        ({"hidden_act": "swoosh"}, "hidden_act: 'swoosh'"),
+        ({"hidden_act": []}, "hidden_act: []"),
+        ({"embedding": ["word", "time"]}, "embedding: ['word', 'time']"),
+        ({"embedding": 5}, "embedding: 5"),
+        ({"embedding": [["word"]]}, "embedding: [['word']]"),
+        ({"parameter_sharing": 1}, "parameter_sharing: 1"),
+        ({"norm_eps": "small"}, "norm_eps: 'small'"),
+        ({"lm_scale": float("nan")}, "lm_scale: nan"),
     ],
 )
 def test_impossible_values_in_a_file_are_named(
@@ -198,7 +273,7 @@ def test_impossible_values_in_a_file_are_named(
 
 def test_impossible_flags_are_wrong_usage(tmp_path: Path) -> None:
     path = alone("bert-modular", tmp_path)
-    with pytest.raises(UsageError, match="`mask` is 'sideways'"):
+    with pytest.raises(UsageError, match="invalid `mask`: 'sideways'"):
         resolve(path, heads_num=4, mask="sideways")
 
 
@@ -243,5 +318,5 @@ def test_every_field_of_a_configuration_can_be_told() -> None:
 def test_a_file_without_an_encoder_is_no_model(tmp_path: Path) -> None:
     word = "embedding.word.embedding.weight"
     path = alone("bert-modular", tmp_path, {word: weights("bert-modular")[word]})
-    with pytest.raises(UertoolError, match="no whole model"):
+    with pytest.raises(UertoolError, match="not a complete model"):
         resolve(path)

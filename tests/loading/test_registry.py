@@ -82,7 +82,7 @@ def test_a_padded_word_table_is_accepted_and_reported(
             load_model(BERT / "model.bin", device="cpu", **files)
         return
     loaded = load_model(BERT / "model.bin", device="cpu", **files)
-    assert f"The last {surplus} rows of the word table are unused." in loaded.notes
+    assert f"The last {surplus} rows of the word table are unused." in loaded.details
 
 
 def test_a_model_without_vocabulary_asks_for_one(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_tokenizers_are_chosen_by_uer_pys_names(name: str) -> None:
 
 
 def test_an_unknown_head_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="no head arm"):
+    with pytest.raises(UsageError, match="unknown head: arm"):
         load_model(BERT / "model.bin", heads=("arm",), **files_of(BERT))
 
 

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 from uertool.checkpoints.architectures.base import Architecture
-from uertool.tasks.convert.hf_files import written_class
+from uertool.tasks.convert.hf_config import written_class
 
 #: Sizes by every word that a configuration of transformers may have for them.
 SIZES: dict[str, int] = {
@@ -87,7 +87,7 @@ def make(
         sizes["num_labels"] = 2
     config = transformers.AutoConfig.for_model(model_type, **{**sizes, **settings})
     heads = tuple(head.split("+")) if head else ()
-    name = written_class(arch, heads, {"model_type": model_type})
+    name = written_class(arch, heads, model_type)
     model = getattr(transformers, name)(config).eval()
     # Far from the small numbers of an untrained model, but where attention scores are not scaled.
     factor = 1.0 if hasattr(config, "d_kv") else 3.0

@@ -18,7 +18,8 @@ pytest.importorskip("transformers")
 from tests.conftest import fixture_folders
 from tests.parity.hf_models import Texts, computed, loaded, ours, texts
 from uertool.loading.registry import load_model
-from uertool.tasks.convert.convert import ConversionOptions, convert
+from uertool.tasks.convert.job import convert
+from uertool.tasks.convert.settings import ConversionOptions
 
 FOLDERS = fixture_folders("model.bin", "expected/hf_state_dict.json")
 ARCH = {"xlm-roberta-modular": "xlm-roberta"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from uertool.checkpoints.architectures.base import check_types
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo
 from uertool.checkpoints.naming import KEEP, shapes_back
@@ -60,6 +61,7 @@ class Checkpoint:
         self.metadata: Mapping[str, str] = file.metadata
         self.stored_config = _stored(file, CONFIG_KEY)
         self.stored_hf_config = _stored(file, HF_CONFIG_KEY)
+        check_types(self.stored_hf_config or {})
         names, removed = unwrapped(file.path, file.keys())
         self.multi_gpu = "module." in removed
         self.notices = file.notices + tuple(

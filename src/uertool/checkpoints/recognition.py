@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from uertool.checkpoints.architectures import all_architectures, architecture
-from uertool.checkpoints.architectures.base import IGNORED_TF, Architecture, Head
+from uertool.checkpoints.architectures.base import IGNORED_TF, Architecture, Head, check_types
 from uertool.checkpoints.formats.tensor_file import TensorFile
 from uertool.checkpoints.generations import Generation, generation_of, is_uer_name, to_canonical
 from uertool.checkpoints.naming import KEEP, Place, Side, Transform, layers_upto, shapes_back
@@ -212,6 +212,7 @@ class _Reading:
     def read_hf(self, wanted: Architecture | None) -> None:
         self.found.layout = "hf"
         self.found.hf_config = self.file.hf_config or _beside(self.path)
+        check_types(self.found.hf_config or {})
         modern = {_modern(name): raw for name, raw in self.names.items()}
         rests = _rests(modern)
         layers = layers_upto(modern)

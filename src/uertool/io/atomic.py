@@ -18,7 +18,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -106,11 +106,19 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    path: str | Path, *, overwrite: bool = False, keep: Callable[[str], bool] | None = None
+) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that becomes `path` when the block ends well.
 
     With `overwrite` the old folder is replaced as a whole. A folder that holds sub-folders which
     the new one does not have is not one that uertool wrote, so it is never replaced.
+
+    Args:
+        path: where the folder shall be; its parent must exist.
+        overwrite: whether an existing folder may be replaced.
+        keep: whether a file of the old folder, by its name, stays in the new one, unless that has
+            a file of this name. By default none does.
 
     Raises:
         OutputError: the target exists or may not be replaced, or the disk refuses the data.
@@ -133,6 +141,8 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
             yield partial
             for file in partial.rglob("*"):
                 _flush(file)
+            if keep is not None and target.is_dir():
+                _keep_files(target, partial, keep)
             _flush(partial)
             _move_folder(partial, target)
             _flush(target.parent)
@@ -346,6 +356,18 @@ def _move_folder(new: Path, target: Path) -> None:
     os.rename(target, aside)
     os.rename(new, target)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep_files(old: Path, new: Path, keep: Callable[[str], bool]) -> None:
+    """Put files of an old folder into the one that replaces it, as links to the same bytes."""
+    for item in old.iterdir():
+        place = new / item.name
+        if item.is_dir() or os.path.lexists(place) or not keep(item.name):
+            continue
+        try:
+            os.link(item, place, follow_symlinks=False)
+        except OSError:  # a file system without links
+            shutil.copy2(item, place, follow_symlinks=False)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from uertool.checkpoints.reader import Checkpoint
 from uertool.config import ModelConfig
@@ -114,7 +116,7 @@ def build_model(
         CheckpointError: names are missing, unexpected or clash, shapes do not fit; all at once.
     """
     require_heads(checkpoint, config, heads)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         model = UerModel(config, heads, _label_counts(checkpoint))
     wanted = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     sources = {name: _sources(checkpoint, config, name) for name in wanted}
@@ -132,6 +134,20 @@ def build_model(
     model.load_state_dict(state, strict=not later, assign=True)
     model.requires_grad_(False)
     return Built(model.eval(), left_out)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips the functions of torch.nn.init: every parameter gets its tensor from the checkpoint.
+
+    They cost time, on the meta device as well, where they import torch._dynamo and sympy.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _stream(
@@ -248,7 +264,9 @@ def _check(
     used = {source for names in sources.values() for source in names}
     missing = sorted(name for name in used if not checkpoint.has(name))
     rest = [name for name in checkpoint.keys() if name not in used]  # noqa: SIM118
-    unexpected = [name for name in rest if not name.startswith(_OPTIONAL)]
+    unexpected = [
+        name for name in rest if not (name.startswith(_OPTIONAL) or checkpoint.ignores(name))
+    ]
     unexpected.extend(checkpoint.unmapped)
     misshaped = [
         fault
@@ -268,8 +286,9 @@ def _check(
     if faults:
         raise CheckpointError(
             f"The weights of {checkpoint.path} do not fit the model; {'; '.join(faults)}.",
-            "Check the configuration, or see what the file is with: uertool check "
-            f"{checkpoint.path}",
+            "Check the configuration, or look at the file with: uertool check "
+            f"{checkpoint.path}"
+            + ("; `ignore_unexpected` goes on without some tensors." if unexpected else ""),
         )
     return tuple(rest)
 

@@ -9,7 +9,7 @@ What was loaded is kept, so that asking again for the same costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,18 @@ import torch
 from uertool.bundled import bundled_models
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
-from uertool.errors import CheckpointError, UsageError, VocabError
+from uertool.errors import CheckpointError, UsageError, listed
 from uertool.loading import hub
 from uertool.loading.assembling import HEADS, build_model, heads_in
-from uertool.loading.config_resolution import resolve_config
+from uertool.loading.config_resolution import Resolved, resolve_config
 from uertool.loading.device import resolve_device, resolve_dtype, set_threads
 from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.loading.tokenizers import TOKENIZER_FILES, Named, TokenizerFinder
 from uertool.models.model import UerModel
 from uertool.text.tokenizers.base import Tokenizer
-from uertool.text.tokenizers.factory import make_tokenizer
-from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 
 #: Models that are kept; the one that was used longest ago makes room.
 KEPT = 4
-
-#: Rows that a table may have beyond its vocabulary: many are padded to a round number.
-_PADDING_ROWS = 128
-
-_FILES = ("spm_model_path", "merges_path", "do_lower_case")
 
 
 @dataclass(frozen=True)
@@ -86,6 +80,7 @@ def load_model(
     arch: str | None = None,
     tgt_vocab: str | Path | None = None,
     tgt_tokenizer: str | None = None,
+    ignore_unexpected: Sequence[str] = (),
     **overrides: Any,
 ) -> LoadedModel:
     """Load a model, or give the one that is loaded already.
@@ -101,6 +96,8 @@ def load_model(
             must be there. None loads all that there are.
         arch: the architecture, where names alone do not tell.
         tgt_vocab, tgt_tokenizer: those of an encoder-decoder's target side.
+        ignore_unexpected: patterns such as "cls.species.*" of tensor names that may be there
+            although the model has no place for them.
         overrides: `spm_model_path`, `merges_path`, `do_lower_case` and the same with `tgt_` for the
             tokenizers; anything else is a field of ModelConfig.
 
@@ -108,7 +105,7 @@ def load_model(
         CheckpointError: there is no such model, it is broken, or its weights do not fit.
         ConfigError: the configuration contradicts the tensors.
         VocabError: the vocabulary does not fit.
-        UsageError: an option that cannot be meant.
+        UsageError: an invalid option.
         MissingExtraError: an optional package is needed.
     """
     place = resolve_device(device)
@@ -119,15 +116,18 @@ def load_model(
         str(place),
         kind,
         *(str(value) for value in (vocab, config, tokenizer, heads, arch)),
-        *(str(value) for value in (tgt_vocab, tgt_tokenizer)),
+        *(str(value) for value in (tgt_vocab, tgt_tokenizer, tuple(ignore_unexpected))),
         *sorted((name, str(value)) for name, value in overrides.items()),
     )
     if key in _kept:
         _kept[key] = _kept.pop(key)
         return _kept[key]
-    sides = _Sides(path, vocab, tokenizer, tgt_vocab, tgt_tokenizer, overrides)
-    with open_checkpoint(path, arch=arch) as checkpoint:
-        loaded = _load(checkpoint, config, heads, sides, place, kind)
+    named = Named(vocab, tokenizer, {name: overrides.pop(name, None) for name in TOKENIZER_FILES})
+    target = {name: overrides.pop(f"tgt_{name}", None) for name in TOKENIZER_FILES}
+    tokenizers = (named, Named(tgt_vocab, tgt_tokenizer, target))
+    with open_checkpoint(path, arch=arch, ignore_unexpected=tuple(ignore_unexpected)) as checkpoint:
+        resolved = resolve_config(checkpoint, config, overrides)
+        loaded = _load(checkpoint, resolved, heads, tokenizers, place, kind)
     _kept[key] = loaded
     while len(_kept) > KEPT:
         del _kept[next(iter(_kept))]
@@ -166,6 +166,7 @@ def load_from_settings(
         config=model.config_path,
         tokenizer=model.tokenizer,
         heads=heads,
+        ignore_unexpected=model.ignore_unexpected,
         **model.overrides(),
         **more,
     )
@@ -207,21 +208,23 @@ def _stamp(path: Path) -> tuple[Any, ...]:
 
 def _load(
     checkpoint: Checkpoint,
-    config_path: str | Path | None,
+    resolved: Resolved,
     heads: Sequence[str] | None,
-    sides: _Sides,
+    tokenizers: tuple[Named, Named],
     device: torch.device,
     dtype: torch.dtype,
 ) -> LoadedModel:
-    resolved = resolve_config(checkpoint, config_path, sides.model_flags)
     config = resolved.config
     chosen = tuple(heads_in(checkpoint, config) if heads is None else heads)
     unknown = [head for head in chosen if head not in HEADS]
     if unknown:
-        raise UsageError(f"There is no head {', '.join(unknown)}; there are {', '.join(HEADS)}.")
-    tokenizer = sides.source(checkpoint, config)
-    tgt_tokenizer = sides.target(checkpoint, config) if "lm" in chosen else None
+        raise UsageError(f"unknown head: {', '.join(unknown)} (known: {', '.join(HEADS)}).")
+    finder = TokenizerFinder(checkpoint, config, *tokenizers)
+    tokenizer = finder.source()
+    tgt_tokenizer = finder.target() if "lm" in chosen else None
     built = build_model(checkpoint, config, chosen, device, dtype)
+    ignored = [*checkpoint.ignored, *filter(checkpoint.ignores, built.left_out)]
+    remark = [f"Ignored as asked: {listed(ignored)}."] if ignored else []
     return LoadedModel(
         model=built.model,
         tokenizer=tokenizer,
@@ -233,8 +236,8 @@ def _load(
         architecture=checkpoint.architecture,
         layout=checkpoint.layout,
         heads=chosen,
-        notes=(*checkpoint.notices, *resolved.notes, *sides.notes),
-        details=tuple(_details(checkpoint, built.left_out)),
+        notes=(*checkpoint.notices, *resolved.notes, *finder.notes, *remark),
+        details=(*_details(checkpoint, built.left_out), *finder.details),
     )
 
 
@@ -250,112 +253,3 @@ def _details(checkpoint: Checkpoint, left_out: Sequence[str]) -> Iterator[str]:
         yield f"Not needed and not loaded: {', '.join(left_out)}."
     if checkpoint.dropped:
         yield f"Known to carry nothing: {', '.join(checkpoint.dropped)}."
-
-
-# -- tokenizers -----------------------------------------------------------------------------------
-
-
-class _Sides:
-    """The tokenizers of a model, from what was named and what lies in its folder."""
-
-    def __init__(
-        self,
-        path: Path,
-        vocab: str | Path | None,
-        tokenizer: str | None,
-        tgt_vocab: str | Path | None,
-        tgt_tokenizer: str | None,
-        overrides: Mapping[str, Any],
-    ) -> None:
-        self.path = path
-        self.vocab = vocab
-        self.tokenizer = tokenizer
-        self.tgt_vocab = tgt_vocab
-        self.tgt_tokenizer = tgt_tokenizer
-        self.files = {name: overrides.get(name) for name in _FILES}
-        self.tgt_files = {name: overrides.get(f"tgt_{name}") for name in _FILES}
-        own = {*_FILES, *(f"tgt_{name}" for name in _FILES)}
-        self.model_flags = {name: value for name, value in overrides.items() if name not in own}
-        self.notes: list[str] = []
-
-    def source(self, checkpoint: Checkpoint, config: ModelConfig) -> Tokenizer:
-        tokenizer = self._make(checkpoint, self.vocab, self.tokenizer, self.files, "vocab.txt")
-        self._compare(checkpoint, tokenizer, config.vocab_size)
-        return tokenizer
-
-    def target(self, checkpoint: Checkpoint, config: ModelConfig) -> Tokenizer | None:
-        if config.decoder is None:
-            return None
-        named = self.tgt_vocab or self.tgt_tokenizer or any(self.tgt_files.values())
-        beside = self._folder(checkpoint) / "tgt_vocab.txt"
-        if not named and not (self.vocab is None and beside.is_file()):
-            if config.tgt_vocab_size not in (0, config.vocab_size):
-                raise UsageError(
-                    f"{checkpoint.path} has {config.tgt_vocab_size} target words beside "
-                    f"{config.vocab_size} source words, so the target needs its own vocabulary.",
-                    "Name it with `tgt_vocab_path`.",
-                )
-            return None
-        vocab = self.tgt_vocab
-        if vocab is None and not self.tgt_files["spm_model_path"] and not beside.is_file():
-            vocab = self.vocab
-        name = self.tgt_tokenizer or ("bert" if self.tgt_vocab else self.tokenizer)
-        tokenizer = self._make(checkpoint, vocab, name, self.tgt_files, "tgt_vocab.txt")
-        self._compare(checkpoint, tokenizer, config.tgt_vocab_size or config.vocab_size)
-        return tokenizer
-
-    def _folder(self, checkpoint: Checkpoint) -> Path:
-        return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-
-    def _make(
-        self,
-        checkpoint: Checkpoint,
-        vocab: str | Path | None,
-        name: str | None,
-        files: Mapping[str, Any],
-        beside: str,
-    ) -> Tokenizer:
-        spm, merges, lower = (files[key] for key in _FILES)
-        folder = self._folder(checkpoint)
-        if vocab is None and spm is None:
-            if checkpoint.layout == "hf" and beside == "vocab.txt":
-                if name is not None or lower is not None:
-                    found = folder / "vocab.txt"
-                    if not found.is_file():
-                        raise UsageError(
-                            f"`tokenizer` needs `vocab_path`: {folder} has no vocab.txt."
-                        )
-                    vocab = found
-                else:
-                    return tokenizer_from_hf_folder(folder)
-            elif (folder / beside).is_file():
-                vocab = folder / beside
-                if not checkpoint.path.is_dir():
-                    self.notes.append(f"The vocabulary {vocab}, beside the model, is used.")
-            else:
-                raise UsageError(
-                    f"{checkpoint.path} brings no vocabulary.",
-                    "Name it with `vocab_path`, or a sentencepiece model with `spm_model_path`.",
-                )
-        return make_tokenizer(
-            name or "bert",
-            vocab_path=vocab,
-            spm_model_path=spm,
-            merges_path=merges,
-            do_lower_case=True if lower is None else bool(lower),
-        )
-
-    def _compare(self, checkpoint: Checkpoint, tokenizer: Tokenizer, rows: int) -> None:
-        """A vocabulary of another size than the word table is another model's."""
-        size = len(tokenizer)
-        own = checkpoint.layout == "hf" and self.vocab is None
-        if size <= rows and (own or rows <= size + _PADDING_ROWS):
-            if rows > size:
-                self.notes.append(f"The last {rows - size} rows of the word table are unused.")
-            return
-        raise VocabError(
-            f"{tokenizer.vocab.source} has {size} tokens, but the word embedding of "
-            f"{checkpoint.path} has {rows} rows.",
-            "Use the vocabulary that the model was trained with, or fit the model to this one "
-            "with: uertool vocab adapt",
-        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from uertool.bundled import bundled_models
+from uertool.checkpoints.companions import find_companion
 from uertool.config import Activation, EncoderName, MaskName
 from uertool.settings import Setting, Settings
 
@@ -153,9 +154,8 @@ class ModelSettings(Settings):
             parts = sorted(path.parent.glob(f"{path.name}.*"))
             return [*parts, *named] if parts else [self.reference, *named]
         # A checkpoint file is read with the vocabulary and the configuration next to it.
-        companions = [path.with_name(name) for name in ("vocab.txt", "config.json")]
-        found = [item for item in companions if path.is_file() and item.is_file()]
-        return [path, *named, *found]
+        names = ("vocab.txt", "config.json") if path.is_file() else ()
+        return [path, *named, *filter(None, (find_companion(path, name) for name in names))]
 
 
 @dataclass(frozen=True)

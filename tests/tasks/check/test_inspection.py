@@ -247,7 +247,8 @@ def test_a_decoders_vocabulary_is_compared_with_its_own_table() -> None:
 
 
 def test_the_tokenizer_of_a_hugging_face_folder_is_compared(tmp_path: Path) -> None:
-    from uertool.tasks.convert.convert import ConversionOptions, convert
+    from uertool.tasks.convert.job import convert
+    from uertool.tasks.convert.settings import ConversionOptions
 
     folder = FIXTURES / "bert-modular"
     options = ConversionOptions(verify=False, vocab_path=folder / "vocab.txt")

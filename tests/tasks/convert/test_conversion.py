@@ -27,14 +27,9 @@ from uertool.errors import (
     UsageError,
     VocabError,
 )
-from uertool.tasks.convert.convert import (
-    ConversionOptions,
-    ConversionReport,
-    checkpoints_in,
-    convert,
-    convert_folder,
-    heads_of_word,
-)
+from uertool.tasks.convert.job import checkpoints_in, convert, convert_folder
+from uertool.tasks.convert.results import ConversionReport
+from uertool.tasks.convert.settings import ConversionOptions, heads_of_word
 from uertool.tasks.convert.verification import OUTPUT_AND_TRANSFORMERS, SOURCE_AND_OUTPUT
 
 transformers = pytest.importorskip("transformers")
@@ -286,24 +281,11 @@ def test_from_hugging_face_and_back_changes_no_bit(
     model: str, config: str, settings: dict[str, Any], suffix: str, tmp_path: Path
 ) -> None:
     built = made(tmp_path / "hf", model, config, settings)
-    there = convert(
-        tmp_path / "hf",
-        tmp_path / f"uer{suffix}",
-        "safetensors" if suffix == ".safetensors" else "uer",
-    )
-    back = convert(
-        tmp_path / f"uer{suffix}",
-        tmp_path / "back",
-        "hf",
-        ConversionOptions(
-            arch=there.architecture,
-            config_path=None if suffix == ".safetensors" else tmp_path / "hf" / "config.json",
-            heads=("token_cls",) if "TokenClass" in model else (),
-        ),
-    )
+    to = "safetensors" if suffix == ".safetensors" else "uer"
+    convert(tmp_path / "hf", tmp_path / f"uer{suffix}", to)
+    back = convert(tmp_path / f"uer{suffix}", tmp_path / "back", "hf")
     assert back.verification is not None
-    if suffix == ".safetensors":
-        assert back.hf_class == model
+    assert back.hf_class == model
     first, second = open_tensor_file(tmp_path / "hf"), open_tensor_file(tmp_path / "back")
     offset = 2 if config in ("BartConfig", "RobertaConfig", "XLMRobertaConfig") else 0
     for name in first.keys():
@@ -313,8 +295,9 @@ def test_from_hugging_face_and_back_changes_no_bit(
         assert torch.equal(one, other), name
     again, faults = load(tmp_path / "back", back.hf_class)
     assert faults == {}
-    if suffix == ".safetensors":
-        assert told(again.config) == told(built.config)
+    assert told(again.config) == told(built.config)
+    written = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert written == json.loads((tmp_path / "hf" / "config.json").read_text())
     words = torch.arange(3, 15)[None]
     inputs = {"input_ids": words}
     if built.config.is_encoder_decoder and "Encoder" not in model:
@@ -427,7 +410,7 @@ BERT = FIXTURES / "bert-modular" / "model.bin"
 
 
 def test_layers_that_contradict_the_file_are_an_error_with_both_numbers(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"layers_num is 12.*3 layers"):
+    with pytest.raises(ConfigError, match=r"`layers_num` is 12.*3 layers"):
         convert(MLM, tmp_path / "hf", "hf", ConversionOptions(layers_num=12))
 
 
@@ -546,11 +529,125 @@ def test_a_sentencepiece_model_gives_uer_pys_ids(arch: str, tmp_path: Path) -> N
         assert theirs(line, add_special_tokens=False)["input_ids"] == ours.encode(line)
 
 
-def test_a_vocabulary_goes_beside_uer_pys_output(tmp_path: Path) -> None:
+def test_a_file_of_uer_py_gets_companions_of_its_own_name(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     convert(MLM, tmp_path / "hf", "hf", FAST)
-    convert(tmp_path / "hf", tmp_path / "out" / "m.bin", "uer", FAST)
-    assert (tmp_path / "out" / "vocab.txt").read_text() == MLM.with_name("vocab.txt").read_text()
+    report = convert(tmp_path / "hf", tmp_path / "out" / "m.bin", "uer", FAST)
+    assert sorted(file.name for file in report.files) == ["m.bin", "m.config.json", "m.vocab.txt"]
+    assert sorted((tmp_path / "out").iterdir()) == sorted(report.files)
+    vocab = (tmp_path / "out" / "m.vocab.txt").read_text()
+    assert vocab == MLM.with_name("vocab.txt").read_text()
+    settings = json.loads((tmp_path / "out" / "m.config.json").read_text())
+    stated = json.loads(MLM.with_name("config.json").read_text())
+    for name in ("hidden_size", "layers_num", "heads_num", "hidden_act", "embedding", "mask"):
+        assert settings[name] == stated[name], name
+    assert settings["uertool_hf_config"]["model_type"] == "bert"
+
+
+def test_the_2021_generation_gets_a_configuration_in_its_words(tmp_path: Path) -> None:
+    convert(MLM, tmp_path / "m.bin", "uer", ConversionOptions(layout="legacy", verify=False))
+    settings = json.loads((tmp_path / "m.config.json").read_text())
+    assert settings["embedding"] == "word_pos_seg"
+    assert settings["heads_num"] == 4
+    assert "target" not in settings
+
+
+def test_nothing_else_is_needed_to_run_or_convert_an_output(tmp_path: Path) -> None:
+    from uertool.loading.registry import load_model
+
+    convert(BERT, tmp_path / "hf", "hf", FAST)
+    convert(tmp_path / "hf", tmp_path / "m.bin", "uer", FAST)
+    (tmp_path / "vocab.txt").write_text("another\nmodel's\n")
+    (tmp_path / "config.json").write_text('{"heads_num": 2}')
+    loaded = load_model(tmp_path / "m.bin", device="cpu")
+    assert loaded.config.heads_num == 4
+    assert len(loaded.tokenizer) == 1040
+    assert not loaded.notes
+    convert(tmp_path / "m.bin", tmp_path / "back", "hf", FAST)
+    content = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert content["num_attention_heads"] == 4
+    assert (tmp_path / "back" / "vocab.txt").read_text() == BERT.with_name("vocab.txt").read_text()
+
+
+def test_files_of_another_model_are_never_replaced(tmp_path: Path) -> None:
+    for name in ("vocab.txt", "config.json", "other.bin", "notes.md"):
+        (tmp_path / name).write_text(name)
+    convert(MLM, tmp_path / "m.bin", "uer", ConversionOptions(overwrite=True, verify=False))
+    for name in ("vocab.txt", "config.json", "other.bin", "notes.md"):
+        assert (tmp_path / name).read_text() == name
+    (tmp_path / "n.vocab.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"n\.vocab\.txt exists"):
+        convert(MLM, tmp_path / "n.bin", "uer", FAST)
+    assert not (tmp_path / "n.bin").exists()
+    convert(MLM, tmp_path / "n.bin", "uer", ConversionOptions(overwrite=True, verify=False))
+    assert (tmp_path / "n.vocab.txt").read_text() == MLM.with_name("vocab.txt").read_text()
+
+
+def test_other_files_stay_in_a_folder_that_is_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "hf"
+    convert(MLM, folder, "hf", ConversionOptions(max_shard_size="60KB", verify=False))
+    (folder / "README.md").write_text("mine")
+    (folder / "pytorch_model.bin").write_bytes(b"also mine")
+    (folder / "data.npy").symlink_to(folder / "README.md")
+    convert(MLM, folder, "hf", ConversionOptions(overwrite=True, verify=False))
+    assert (folder / "README.md").read_text() == "mine"
+    assert (folder / "pytorch_model.bin").read_bytes() == b"also mine"
+    assert (folder / "data.npy").is_symlink()
+    # The old model's shards are gone with it.
+    assert [item.name for item in folder.glob("model*")] == ["model.safetensors"]
+
+
+def test_files_that_only_look_like_a_models_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    (folder / "merges.txt").write_text("company news")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    convert(MLM, folder, "hf", ConversionOptions(overwrite=True, verify=False))
+    assert (folder / "merges.txt").read_text() == "company news"
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("roberta", 1), ("xlm-roberta", 1), ("roberta", 2)])
+def test_a_roberta_of_uer_pys_names_is_known_by_its_configuration(
+    kind: str, rows: int, tmp_path: Path
+) -> None:
+    name = "Roberta" if kind == "roberta" else "XLMRoberta"
+    settings = {**_ROBERTA, "type_vocab_size": rows, "pad_token_id": 1}
+    made(tmp_path / "hf", f"{name}ForMaskedLM", f"{name}Config", settings)
+    convert(tmp_path / "hf", tmp_path / "m.bin", "uer", FAST)
+    (tmp_path / "m.config.json").unlink()
+    named = ConversionOptions(config_path=tmp_path / "hf" / "config.json")
+    assert convert(tmp_path / "m.bin", tmp_path / "back", "hf", named).architecture == "xlm-roberta"
+    written = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert written == json.loads((tmp_path / "hf" / "config.json").read_text())
+
+
+def test_arch_roberta_writes_a_roberta(tmp_path: Path) -> None:
+    source = FIXTURES / "xlm-roberta-modular" / "model.bin"
+    convert(source, tmp_path / "hf", "hf", ConversionOptions(arch="roberta", verify=False))
+    content = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert content["model_type"] == "roberta"
+    assert content["architectures"] == ["RobertaForMaskedLM"]
+
+
+def test_a_head_count_is_not_guessed_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    source = tmp_path / "in" / "model.bin"
+    model = dict(torch.load(MLM, weights_only=True))
+    sizes = {32: 128, 64: 200}
+    torch.save(
+        {n: torch.zeros([sizes.get(x, x) for x in t.shape]) for n, t in model.items()}, source
+    )
+    with pytest.raises(ConfigError, match="number of attention heads") as failure:
+        convert(source, tmp_path / "hf", "hf", FAST)
+    for way in ("`heads_num`", "`config_path`", "heads=hidden/64"):
+        assert way in (failure.value.hint or "")
+    assert not (tmp_path / "hf").exists()
+    accepted = ConversionOptions(assume="heads=hidden/64", verify=False)
+    convert(source, tmp_path / "hf", "hf", accepted)
+    assert json.loads((tmp_path / "hf/config.json").read_text())["num_attention_heads"] == 2
+    # Names alone can be converted; the companion then says nothing about heads.
+    convert(source, tmp_path / "m.bin", "uer", FAST)
+    assert "heads_num" not in json.loads((tmp_path / "m.config.json").read_text())
 
 
 def test_a_folder_of_checkpoints_is_converted_one_by_one(tmp_path: Path) -> None:
@@ -559,7 +656,7 @@ def test_a_folder_of_checkpoints_is_converted_one_by_one(tmp_path: Path) -> None
     for name in ("mlm-modular", "gpt2-legacy"):
         (source / f"{name}.bin").write_bytes((FIXTURES / name / "model.bin").read_bytes())
     (source / "broken.bin").write_text("<html>")
-    settings = ConversionOptions(settings={"heads_num": 4}, verify=False)
+    settings = ConversionOptions(heads_num=4, verify=False)
     assert len(checkpoints_in(source)) == 3
     outcomes = dict(convert_folder(source, tmp_path / "out", "hf", settings))
     kinds = {path.stem: isinstance(outcome, UertoolError) for path, outcome in outcomes.items()}
@@ -642,13 +739,13 @@ def test_a_direction_refuses_another_layout(tmp_path: Path) -> None:
 def test_a_damaged_output_is_noticed_and_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uertool.tasks.convert import job as conversion_job
+    from uertool.tasks.convert import writing
 
     def damaged(tensors: Any, *args: Any, **more: Any) -> Any:
         pairs = ((n, t + 1.0 if n.endswith("query.weight") else t) for n, t in tensors)
         return save_tensors(pairs, *args, **more)
 
-    monkeypatch.setattr(conversion_job, "save_tensors", damaged)
+    monkeypatch.setattr(writing, "save_tensors", damaged)
     with pytest.raises(CheckpointError, match=r"linear_layers\.0\.weight differs"):
         convert(MLM, tmp_path / "hf", "hf")
     assert not (tmp_path / "hf").exists()

@@ -16,10 +16,11 @@ from uertool.checkpoints.reader import open_checkpoint
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, ConfigError
 from uertool.loading.config_resolution import resolve_config
-from uertool.tasks.convert import job as conversion_job
-from uertool.tasks.convert import verification
-from uertool.tasks.convert.convert import ConversionOptions, convert
+from uertool.tasks.convert import plan, verification
+from uertool.tasks.convert.job import convert
+from uertool.tasks.convert.settings import ConversionOptions
 from uertool.tasks.convert.verification import SOURCE_AND_OUTPUT
+from uertool.tasks.convert.writing import ConversionWriter
 
 MLM = FIXTURES / "mlm-modular" / "model.bin"
 ALBERT = FIXTURES / "albert-modular" / "model.bin"
@@ -42,8 +43,8 @@ def wrong_activation(monkeypatch: pytest.MonkeyPatch) -> None:
     def config_json(*args: Any, **more: Any) -> dict[str, Any]:
         return {**before(*args, **more), "hidden_act": "relu"}
 
-    before = conversion_job.config_json
-    monkeypatch.setattr(conversion_job, "config_json", config_json)
+    before = plan.config_json
+    monkeypatch.setattr(plan, "config_json", config_json)
 
 
 def test_an_output_that_computes_something_else_is_not_kept(
@@ -82,7 +83,7 @@ def test_a_damaged_file_never_takes_the_place_of_a_good_one(
     source, target = tmp_path / "in" / "model.bin", tmp_path / name
     convert(source, target, to)
     before = {item.name: item.read_bytes() for item in tmp_path.iterdir() if item.is_file()}
-    changed = conversion_job.ConversionJob._tensors
+    changed = ConversionWriter._tensors
 
     def damaged(job: Any) -> Any:
         return ((n, t + 1.0 if "layer_norm_1.gamma" in n else t) for n, t in changed(job))
@@ -91,7 +92,7 @@ def test_a_damaged_file_never_takes_the_place_of_a_good_one(
         return ((n, t + 1.0 if n.endswith("LayerNorm/gamma") else t) for n, t in changed(job))
 
     wrong = damaged_google if to == "google" else damaged
-    monkeypatch.setattr(conversion_job.ConversionJob, "_tensors", wrong)
+    monkeypatch.setattr(ConversionWriter, "_tensors", wrong)
     with pytest.raises(CheckpointError, match="differs"):
         convert(source, target, to, ConversionOptions(overwrite=True))
     after = {item.name: item.read_bytes() for item in tmp_path.iterdir() if item.is_file()}
@@ -128,26 +129,26 @@ def test_an_unknown_number_of_heads_is_asked_for_where_it_matters(tmp_path: Path
     report = convert(source, tmp_path / "legacy.bin", "uer", ConversionOptions(layout="legacy"))
     assert report.verification is not None
     assert report.verification.differences[SOURCE_AND_OUTPUT]["mlm"] == 0.0
-    assert "--heads_num" in report.verification.notes[0]
+    assert "`heads_num`" in report.verification.notes[0]
     report = convert(source, tmp_path / "m.safetensors", "safetensors")
     assert report.verification is not None
     assert report.verification.differences[SOURCE_AND_OUTPUT]["mlm"] == 0.0
     assert open_checkpoint(tmp_path / "m.safetensors").stored_config["heads_num"] == 0
-    convert(source, tmp_path / "hf", "hf", ConversionOptions(settings={"heads_num": 4}))
+    convert(source, tmp_path / "hf", "hf", ConversionOptions(heads_num=4))
     assert json.loads((tmp_path / "hf/config.json").read_text())["num_attention_heads"] == 4
 
 
 def test_the_runs_of_a_shared_layer_come_from_the_configuration_or_a_flag(tmp_path: Path) -> None:
     def layers(**more: Any) -> int:
         shutil.rmtree(tmp_path / "hf", ignore_errors=True)
-        settings = {"heads_num": 4, "hidden_act": "gelu"}
-        convert(source, tmp_path / "hf", "hf", ConversionOptions(settings=settings, **more))
+        options = ConversionOptions(heads_num=4, hidden_act="gelu", **more)
+        convert(source, tmp_path / "hf", "hf", options)
         found: int = json.loads((tmp_path / "hf/config.json").read_text())["num_hidden_layers"]
         return found
 
     source = ALBERT
     assert layers() == 3
-    with pytest.raises(ConfigError, match=r"layers_num is 12, but the encoder has 3 layers"):
+    with pytest.raises(ConfigError, match=r"`layers_num` is 12, but the encoder has 3 layers"):
         layers(layers_num=12)
     source = alone(ALBERT, tmp_path)
     assert layers(layers_num=5) == 5
@@ -206,12 +207,12 @@ def test_a_folder_that_transformers_cannot_load_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers")
-    before, right = conversion_job.config_json, resolve_config(open_checkpoint(MLM))
+    before, right = plan.config_json, resolve_config(open_checkpoint(MLM))
 
     def config_json(*args: Any, **more: Any) -> dict[str, Any]:
         return {**before(*args, **more), "num_hidden_layers": 4}
 
-    monkeypatch.setattr(conversion_job, "config_json", config_json)
+    monkeypatch.setattr(plan, "config_json", config_json)
     monkeypatch.setattr(verification, "resolve_config", lambda *_: right)  # uertool is deceived
     with pytest.raises(CheckpointError, match=r"transformers finds .* missing keys such as bert"):
         convert(MLM, tmp_path / "hf", "hf")

@@ -347,7 +347,8 @@ def test_transformers_computes_the_same_with_the_words_in_another_order(
     folder: Path, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    from uertool.tasks.convert.convert import ConversionOptions, convert
+    from uertool.tasks.convert.job import convert
+    from uertool.tasks.convert.settings import ConversionOptions
 
     arch = "xlm-roberta" if folder.name.startswith("xlm") else None
     options = ConversionOptions(arch=arch, verify=False, vocab_path=folder / "vocab.txt")
@@ -380,7 +381,8 @@ def test_transformers_computes_the_same_with_the_words_in_another_order(
 
 def test_special_ids_in_config_json_follow_their_tokens(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from uertool.tasks.convert.convert import ConversionOptions, convert
+    from uertool.tasks.convert.job import convert
+    from uertool.tasks.convert.settings import ConversionOptions
 
     folder = FIXTURES / "gpt2-modular"
     options = ConversionOptions(verify=False, vocab_path=folder / "vocab.txt")
@@ -399,7 +401,8 @@ def test_special_ids_in_config_json_follow_their_tokens(tmp_path: Path) -> None:
 
 
 def hf_folder(name: str, tmp_path: Path) -> Path:
-    from uertool.tasks.convert.convert import ConversionOptions, convert
+    from uertool.tasks.convert.job import convert
+    from uertool.tasks.convert.settings import ConversionOptions
 
     folder = FIXTURES / name
     options = ConversionOptions(verify=False, vocab_path=folder / "vocab.txt")

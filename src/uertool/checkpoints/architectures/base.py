@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -207,6 +208,37 @@ IGNORED_TF = re.compile(
 )
 
 
+#: Types of settings in config.json that are neither numbers nor activations.
+_TYPES: Mapping[str, type] = {
+    "model_type": str,
+    "architectures": list,
+    "id2label": dict,
+    "label2id": dict,
+    "feed_forward_proj": str,
+    "tie_word_embeddings": bool,
+    "scale_embedding": bool,
+}
+_LARGEST = 2**31 - 1
+
+
+def check_types(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first setting of a config.json that has the wrong type."""
+    for name, kind in _TYPES.items():
+        value = config.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise _invalid(name, value, _KINDS[kind])
+    classes = config.get("architectures") or ()
+    if not all(isinstance(item, str) for item in classes):
+        raise _invalid("architectures", classes, "a list of names")
+
+
+_KINDS = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
+
+
+def _invalid(name: str, value: object, wanted: str) -> ConfigError:
+    return ConfigError(f"config.json has an invalid {name}: {_value(value)} (must be {wanted}).")
+
+
 def number(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
     """A whole number of config.json under the first of several names.
 
@@ -217,8 +249,8 @@ def number(config: Mapping[str, Any], *names: str, default: int | None = None) -
         value = config.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 31:
-            raise ConfigError(f"config.json has an invalid {name}: {_value(value)}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
+            raise _invalid(name, value, "a whole number")
         return value
     if default is None:
         raise ConfigError(f"config.json has no {names[0]}.")
@@ -230,8 +262,9 @@ def real(config: Mapping[str, Any], name: str, default: float) -> float:
     value = config.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e38:
-        raise ConfigError(f"config.json has an invalid {name}: {_value(value)}.")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise _invalid(name, value, "a number")
     return float(value)
 
 
@@ -243,10 +276,7 @@ def activation(config: Mapping[str, Any], name: str, default: str) -> str:
     """
     value = config.get(name) or default
     if not isinstance(value, str) or value not in ACTIVATIONS:
-        raise ConfigError(
-            f"config.json has an unsupported {name}: {_value(value)}; supported are "
-            f"{', '.join(ACTIVATIONS)}."
-        )
+        raise _invalid(name, value, f"one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[value]
 
 
@@ -265,7 +295,7 @@ def refuse(config: Mapping[str, Any], **allowed: tuple[Any, ...]) -> None:
 
 def _value(value: object) -> str:
     """A value of config.json as messages print it."""
-    return shown(json.dumps(value, ensure_ascii=False))
+    return shown(json.dumps(value, ensure_ascii=False), 60)
 
 
 def norm_settings(config: ModelConfig) -> float:

@@ -15,7 +15,8 @@ from uertool.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from uertool.tasks.convert.convert import ConversionOptions, ConversionReport, Target
+    from uertool.tasks.convert.results import ConversionReport
+    from uertool.tasks.convert.settings import ConversionOptions, Target
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,6 +74,7 @@ _ConfigPath = Annotated[
 ]
 _HeadsNum = Annotated[int | None, opt("--heads-num", help="Attention heads, if no file says.")]
 _HiddenAct = Annotated[str | None, opt("--hidden-act", help="Activation, if no file says.")]
+_Assume = Annotated[str | None, opt("--assume", help="Accept a guess: heads=hidden/64.")]
 _VocabPath = Annotated[
     str | None, opt("--vocab-path", help="The vocabulary, for the tokenizer files.")
 ]
@@ -128,6 +130,7 @@ def _command(
         config_path: _ConfigPath = None,
         heads_num: _HeadsNum = None,
         hidden_act: _HiddenAct = None,
+        assume: _Assume = None,
         vocab_path: _VocabPath = None,
         spm_model_path: _SpmPath = None,
         do_lower_case: _DoLowerCase = "true",
@@ -155,7 +158,9 @@ def _command(
                 "dtype": dtype,
                 "max_shard_size": max_shard_size,
                 "config_path": config_path,
-                "settings": {"heads_num": heads_num, "hidden_act": hidden_act},
+                "heads_num": heads_num,
+                "hidden_act": hidden_act,
+                "assume": assume,
                 "vocab_path": vocab_path,
                 "spm_model_path": spm_model_path,
                 "do_lower_case": do_lower_case,
@@ -219,7 +224,7 @@ def _run(
 ) -> None:
     from pathlib import Path
 
-    from uertool.tasks.convert.convert import convert
+    from uertool.tasks.convert.job import convert, holds_several
 
     if to not in _TARGETS:
         raise UsageError(
@@ -234,7 +239,7 @@ def _run(
         raise UsageError("A checkpoint cannot be read from or written to a pipe.", "Name a file.")
     kind: Target = to  # type: ignore[assignment]
     options = _options(words)
-    if _is_many(Path(source)):
+    if holds_several(Path(source)):
         _run_many(
             Path(source), Path(target), kind, options, sources, dry_run=dry_run, as_json=as_json
         )
@@ -246,7 +251,7 @@ def _run(
 def _options(words: dict[str, Any]) -> ConversionOptions:
     from pathlib import Path
 
-    from uertool.tasks.convert.convert import ConversionOptions, heads_of_word
+    from uertool.tasks.convert.settings import ConversionOptions, heads_of_word
 
     values = dict(words)
     target, kind = values.pop("target"), values.pop("type")
@@ -276,19 +281,6 @@ def _options(words: dict[str, Any]) -> ConversionOptions:
     )
 
 
-def _is_many(source: Path) -> bool:
-    """Whether a folder holds several checkpoints rather than being one."""
-    from uertool.checkpoints.formats.hf_folder import STANDARD_NAMES
-    from uertool.tasks.convert.convert import checkpoints_in
-
-    if not source.is_dir() or any((source / name).exists() for name in STANDARD_NAMES):
-        return False
-    if list(source.glob("*.index.json")):
-        return False
-    found = checkpoints_in(source)
-    return len(found) > 1 or (len(found) == 1 and found[0].is_dir())
-
-
 def _run_many(
     source: Path,
     target: Path,
@@ -300,7 +292,7 @@ def _run_many(
     as_json: bool,
 ) -> None:
     from uertool.errors import UertoolError
-    from uertool.tasks.convert.convert import convert_folder
+    from uertool.tasks.convert.job import convert_folder
 
     rows = []
     failures = []

@@ -15,8 +15,8 @@ from uertool.config import ModelConfig
 from uertool.models.norm import UER_EPS
 from uertool.models.positions import sinusoid_modular
 from uertool.tasks.convert import tensor_views
+from uertool.tasks.convert.settings import ConversionOptions, Target
 from uertool.tasks.convert.tensor_views import TensorView
-from uertool.tasks.convert.types import DTYPES, ConversionOptions, Target
 
 
 class Changes:
@@ -70,7 +70,7 @@ class Changes:
         else:
             view = self._towards_uer(view)
         if self.options.dtype is not None:
-            view = _cast(view, DTYPES[self.options.dtype])
+            view = _cast(view, getattr(torch, self.options.dtype))
         return view
 
     def _names_of_heads(self, heads: set[str]) -> set[str]:
@@ -249,7 +249,7 @@ class Changes:
             return view
         names = {f"{side}.pos.embedding.weight" for side in ("embedding", "tgt_embedding")}
         names &= set(view.infos)
-        same = all(
+        same = self.config.scale_embedding and all(
             torch.allclose(view.read(name).float(), self._sinusoid_like(view.read(name)), atol=1e-6)
             for name in names
         )

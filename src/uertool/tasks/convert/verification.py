@@ -1,21 +1,23 @@
-"""Proof of a conversion: what was written is read back, compared, and run beside the source."""
+"""Verification of a conversion: the output is read back, compared, and run next to the source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from uertool.checkpoints.naming import KEEP, Transform, layers_upto
+from uertool.checkpoints.naming import KEEP, Side, Transform, layers_upto
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import CheckpointError
 from uertool.io.memory import free_memory, give_back
 from uertool.loading.assembling import build_model, heads_in
 from uertool.loading.config_resolution import resolve_config
+from uertool.loading.config_values import fields_from_uer
+from uertool.tasks.convert.plan import ConversionPlan
+from uertool.tasks.convert.results import Verification
 from uertool.tasks.convert.side_by_side import (
     Outputs,
     Probe,
@@ -25,10 +27,6 @@ from uertool.tasks.convert.side_by_side import (
     transformers_outputs,
     uertool_outputs,
 )
-
-if TYPE_CHECKING:
-    from uertool.checkpoints.architectures.base import Architecture
-    from uertool.tasks.convert.job import ConversionJob
 
 #: What is compared, in words.
 SOURCE_AND_OUTPUT = "source and output, both in uertool"
@@ -40,59 +38,34 @@ _TOLERANCE = 1e-3
 #: Bytes of a model that is worth handing back to the system at once.
 _LARGE = 64 << 20
 
-#: Settings that neither names nor shapes tell, so that weights alone need to be told them.
-_UNTOLD = (
-    "heads_num",
-    "hidden_act",
-    "mask",
-    "layers_num",
-    "remove_attention_scale",
-    "embedding",
-    "tgt_embedding",
-    "max_seq_length",
-    "tgt_max_seq_length",
-    "has_residual_attention",
-    "block_size",
-)
 
+def verify(plan: ConversionPlan, place: Path, *, finite: bool = True) -> Verification:
+    """Verify that the output of a conversion, still at a temporary path, is right.
 
-@dataclass(frozen=True)
-class Verification:
-    """What reading a conversion's output back showed.
-
-    Attributes:
-        tensors: how many canonical tensors were compared, all bit for bit.
-        differences: what was run beside what, and the largest absolute difference of each output.
-        notes: why something was not run.
-    """
-
-    tensors: int
-    differences: Mapping[str, Mapping[str, float]]
-    notes: tuple[str, ...] = ()
-
-
-def verify(job: ConversionJob, place: Path) -> Verification:
-    """Prove that the output of a conversion, still at a partial path, is what was meant.
+    Args:
+        plan: what was written.
+        place: where it is.
+        finite: whether all weights are finite.
 
     Raises:
         CheckpointError: it is not.
     """
-    count = verify_tensors(job, place)
-    reason = _why_not_run(job)
+    count = verify_tensors(plan, place)
+    reason = _why_not_run(plan, finite)
     if reason is not None:
         return Verification(count, {}, (reason,))
-    return Verification(count, *_run_both(job, place))
+    return Verification(count, *_run_both(plan, place))
 
 
 # -- outputs --------------------------------------------------------------------------------------
 
 
-def _why_not_run(job: ConversionJob) -> str | None:
-    if job.checkpoint.unmapped:
-        return "Nothing was run: the source holds weights that nobody knows."
-    if job.not_finite:
+def _why_not_run(plan: ConversionPlan, finite: bool) -> str | None:
+    if plan.checkpoint.unmapped:
+        return "Nothing was run: the source holds weights with unknown names."
+    if not finite:
         return "Nothing was run: there are NaN or infinite weights."
-    infos = job.view.infos.values()
+    infos = plan.view.infos.values()
     # Layers are read when they run; embeddings and heads are held.
     return _lack_of_memory(sum(i.numel for i in infos if "transformer" not in i.name) * 4)
 
@@ -108,36 +81,41 @@ def _lack_of_memory(size: int) -> str | None:
 
 
 def _run_both(
-    job: ConversionJob, place: Path
+    plan: ConversionPlan, place: Path
 ) -> tuple[dict[str, dict[str, float]], tuple[str, ...]]:
     """The largest differences of the outputs, and notes."""
     notes: tuple[str, ...] = ()
-    config, told = job.source_config, {}
-    if config.encoder in ("transformer", "dual") and not config.heads_num:
+    config, heads = plan.source_config, {}
+    if config.encoder in ("transformer", "dual") and "heads_num" in plan.guesses:
         # The numbers are then not those of the model, but equal weights give equal ones.
-        config, told = config.replace(heads_num=1), {"heads_num": 1}
-        notes = ("The number of attention heads is not known (`heads_num`); one was assumed here.",)
-    probe = make_probe(config, job.arch)
-    source = _outputs(job.checkpoint, config, probe)
-    name = job.arch.name if job.arch is not None else None
+        heads = {"heads_num": config.heads_num or 1}
+        config = config.replace(**heads)
+        notes = (
+            "The number of attention heads is unknown (see `heads_num`); it was assumed to compare "
+            "the outputs.",
+        )
+    probe = make_probe(config, plan.arch)
+    source = _outputs(plan.checkpoint, config, probe)
+    name = plan.arch.name if plan.arch is not None else None
     with open_checkpoint(place, arch=name) as written:
-        told = {**_told(job, written), **told}
-        output = _outputs(written, resolve_config(written, None, told).config, probe)
-    same = job.options.exact_norm and not job.options.allow_loss and job.options.dtype is None
-    found = {SOURCE_AND_OUTPUT: _compared(job, source, output, SOURCE_AND_OUTPUT, must=same)}
-    if job.to != "hf" or job.weights_only:
+        settings = {**_settings(plan, written), **heads}
+        output = _outputs(written, resolve_config(written, None, settings).config, probe)
+    options = plan.options
+    same = options.exact_norm and not options.allow_loss and options.dtype is None
+    found = {SOURCE_AND_OUTPUT: _compared(plan, source, output, SOURCE_AND_OUTPUT, must=same)}
+    if plan.to != "hf" or plan.weights_only:
         return found, notes
-    if any(planned.info.dtype is not torch.float32 for planned in job.plan.tensors):
-        # Transformers maps what it need not change.
-        reason = _lack_of_memory(sum(planned.info.numel for planned in job.plan.tensors) * 4)
+    if any(planned.info.dtype is not torch.float32 for planned in plan.tensors.tensors):
+        # transformers maps what it need not change.
+        reason = _lack_of_memory(sum(planned.info.numel for planned in plan.tensors.tensors) * 4)
         if reason is not None:
             return found, (reason.replace("Nothing was run", "transformers did not run it"),)
-    theirs = transformers_outputs(place, job.hf_class, probe)
+    theirs = transformers_outputs(place, plan.hf_class, probe)
     if theirs is None:
         return found, ("transformers is not installed, so only uertool ran the output.",)
     what = OUTPUT_AND_TRANSFORMERS
-    found[what] = _compared(job, output, theirs, what, must=True)
-    return found, ()
+    found[what] = _compared(plan, output, theirs, what, must=True)
+    return found, notes
 
 
 def _outputs(checkpoint: Checkpoint, config: ModelConfig, probe: Probe) -> Outputs:
@@ -151,18 +129,18 @@ def _outputs(checkpoint: Checkpoint, config: ModelConfig, probe: Probe) -> Outpu
     return found
 
 
-def _told(job: ConversionJob, written: Checkpoint) -> dict[str, Any]:
-    """What an output does not say about itself."""
+def _settings(plan: ConversionPlan, written: Checkpoint) -> dict[str, Any]:
+    """What an output does not say about itself: the content of the files next to it."""
     if written.hf_config is not None or written.stored_config is not None:
         return {}
-    if written.layout != "uer":
-        assert job.arch is not None
-        return job.arch.config_from_hf(job.arch.config_to_hf(job.config))
-    return {name: getattr(job.config, name) for name in _UNTOLD if getattr(job.config, name)}
+    if written.layout == "uer":
+        return fields_from_uer(plan.uer_config(), plan.target)
+    assert plan.arch is not None
+    return plan.arch.config_from_hf(plan.arch.config_to_hf(plan.config))
 
 
 def _compared(
-    job: ConversionJob, one: Outputs, other: Outputs, what: str, *, must: bool
+    plan: ConversionPlan, one: Outputs, other: Outputs, what: str, *, must: bool
 ) -> dict[str, float]:
     differences = largest_differences(one, other)
     scales = scale_of(one)
@@ -173,7 +151,7 @@ def _compared(
     ]
     if wrong and must:
         raise CheckpointError(
-            f"The conversion of {job.checkpoint.path} to {job.target} is not right; {what}, "
+            f"The conversion of {plan.checkpoint.path} to {plan.target} is not right; {what}, "
             f"differ: {', '.join(wrong)}.",
             "The output was not kept. Please report this with the names of both; `no_verify` "
             "writes it all the same.",
@@ -184,7 +162,7 @@ def _compared(
 # -- tensors --------------------------------------------------------------------------------------
 
 
-def verify_tensors(job: ConversionJob, place: Path) -> int:
+def verify_tensors(plan: ConversionPlan, place: Path) -> int:
     """Compare the output with its source under canonical names, bit for bit.
 
     Rows that the output has no place for are left out of the comparison.
@@ -195,26 +173,26 @@ def verify_tensors(job: ConversionJob, place: Path) -> int:
     Raises:
         CheckpointError: names are missing or numbers differ; the message names them all.
     """
-    name = job.arch.name if job.arch is not None else None
-    places = _transforms(job)
+    name = plan.arch.name if plan.arch is not None else None
+    places = _transforms(plan)
     faults: list[str] = []
-    left_over = set(job.plan.left_over)
-    expected = [name for name in job.view.infos if name not in left_over]
+    left_over = set(plan.tensors.left_over)
+    expected = [name for name in plan.view.infos if name not in left_over]
     with open_checkpoint(place, arch=name) as written:
         for name in expected:
             if not written.has(name):
                 faults.append(f"{name} is missing")
                 continue
             carried = places.get(name, KEEP).carried
-            if not _equal(carried(job.view.read(name)), carried(written.tensor(name))):
+            if not _equal(carried(plan.view.read(name)), carried(written.tensor(name))):
                 faults.append(f"{name} differs")
-            job.view.release(name)
+            plan.view.release(name)
             written.release(name)
-    lost = {one for one, _ in job.plan.must_be_tied}
+    lost = {one for one, _ in plan.tensors.must_be_tied}
     faults = [fault for fault in faults if fault.split(" ")[0] not in lost]
     if faults:
         raise CheckpointError(
-            f"{job.target} is not what {job.checkpoint.path} holds: {'; '.join(faults[:8])}"
+            f"{plan.target} is not what {plan.checkpoint.path} holds: {'; '.join(faults[:8])}"
             f"{' and more' if len(faults) > 8 else ''}.",
             "The output was not kept. Please report this with both names.",
         )
@@ -232,14 +210,13 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one.contiguous().view(kind), other.contiguous().view(kind))
 
 
-def _transforms(job: ConversionJob) -> Mapping[str, Transform]:
+def _transforms(plan: ConversionPlan) -> Mapping[str, Transform]:
     """Canonical name to the transform of the output's table; none for UER-py's names."""
-    arch: Architecture | None = job.arch
-    if arch is None or job.to not in ("hf", "google"):
+    if plan.arch is None or plan.to not in ("hf", "google"):
         return {}
-    places = arch.weight_map().canonical(layers_upto(job.view.infos))
-    what = "hf" if job.to == "hf" else "tf"
+    places = plan.arch.weight_map().canonical(layers_upto(plan.view.infos))
+    side: Side = "hf" if plan.to == "hf" else "tf"
     return {
-        name: place.rule.transform(what, as_script=job.as_script)  # type: ignore[arg-type]
+        name: place.rule.transform(side, as_script=not plan.options.exact_norm)
         for name, place in places.items()
     }

@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from uertool.checkpoints.architectures import architecture
+from uertool.checkpoints.model_folder import TOKENIZER_FILES
 from uertool.checkpoints.reader import Checkpoint
-from uertool.tasks.convert.hf_files import (
-    TOKENIZER_FILES,
-    TokenizerSource,
-    write_json,
-    write_tokenizer,
-)
+from uertool.tasks.convert.hf_tokenizer import TokenizerSource, write_json, write_tokenizer
 from uertool.tasks.vocab.building import side_file
 from uertool.tasks.vocab.change import Change, Side, VocabChange, is_folder
 from uertool.text.vocab import SPECIAL_TOKENS, Vocab

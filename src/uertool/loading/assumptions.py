@@ -1,0 +1,218 @@
+"""What tensors cannot tell about a model: where it is taken from, and when it must be given.
+
+The number of attention heads, the activation, the mask and the passes through a shared layer leave
+no trace in names and shapes. Published sizes tell the heads of most models. Elsewhere a command
+that only runs a model goes on with the usual value and warns; one that writes a model asks for it
+(`require_known`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from uertool.checkpoints.reader import Checkpoint
+from uertool.config import ModelConfig
+from uertool.errors import ConfigError
+
+#: The value of a setting `assume` that accepts one head for every 64 channels.
+HEADS_BY_SIZE = "heads=hidden/64"
+
+#: (hidden size, feed-forward size) -> attention heads, where every published model agrees:
+#: Google's BERT miniatures, base and large, RoBERTa, XLM-R, MiniLM, TinyBERT, GPT-2, BART, ALBERT.
+_PUBLISHED: Mapping[tuple[int, int], int] = {
+    (128, 512): 2,
+    (256, 1024): 4,
+    (312, 1200): 12,
+    (384, 1536): 12,
+    (512, 2048): 8,
+    (768, 3072): 12,
+    (1024, 4096): 16,
+    (1280, 5120): 20,
+    (1600, 6400): 25,
+    (2048, 8192): 16,
+    (2560, 10240): 32,
+}
+
+#: Settings by architecture that are assumed where neither tensors nor files tell.
+_USUAL: Mapping[str, Mapping[str, Any]] = {
+    "gpt2": {"hidden_act": "gelu_fast", "mask": "causal"},
+    "t5": {"hidden_act": "relu", "remove_attention_scale": True},
+    "t5-v1_1": {"hidden_act": "gelu_fast", "remove_attention_scale": True},
+    "pegasus": {"hidden_act": "relu"},
+    "albert": {"hidden_act": "relu"},
+}
+
+#: Architectures whose published models have different activations (ALBERT: relu, gelu, gelu_new).
+_SEVERAL_ACTIVATIONS = ("albert",)
+
+#: Settings that change what a model computes, in words, and how to give each.
+_REQUIRED: Mapping[str, str] = {
+    "heads_num": "the number of attention heads",
+    "layers_num": "the number of passes through the shared layer",
+    "hidden_act": "the activation",
+}
+
+
+def assume(
+    checkpoint: Checkpoint, values: dict[str, Any], sources: dict[str, str], notes: list[str]
+) -> None:
+    """Fill in the settings of a model that neither tensors nor files tell.
+
+    Args:
+        checkpoint: the source.
+        values: ModelConfig fields that are known; what is assumed is added.
+        sources: where each value came from; gets "assumed", "published size" or "unknown".
+        notes: gets a sentence for each assumption that may be wrong.
+    """
+
+    def fill(name: str, value: Any) -> None:
+        if name not in values:
+            values[name] = value
+            sources[name] = "assumed"
+
+    if "norm" not in values:
+        values["norm"] = "uer" if checkpoint.layout == "uer" else "standard"
+        sources["norm"] = "inferred"
+        if values["norm"] == "standard":
+            fill("norm_eps", 1e-12)
+    if values["norm"] == "uer":
+        # Part of its formula; the epsilon of other libraries is at another place.
+        values["norm_eps"] = 1e-6
+    for name, value in _USUAL.get(checkpoint.architecture or "", {}).items():
+        fill(name, value)
+    if values.get("encoder") not in ("transformer", "dual"):
+        fill("hidden_act", "gelu")
+        return
+    if values.get("decoder") is None and "lm" in values.get("target", ()):
+        fill("mask", "causal")
+    _assume_positions(checkpoint, values, sources, notes)
+    _assume_heads(checkpoint, values, sources, notes)
+    if values.get("parameter_sharing") and "layers_num" not in values:
+        fill("layers_num", 12)
+        notes.append(
+            "12 passes through the shared layer are assumed, because the tensors cannot tell; set "
+            "`layers_num` or `config_path` if that is wrong."
+        )
+    fill("hidden_act", "gelu")
+    if sources.get("hidden_act") == "assumed" and values["hidden_act"] != "gelu":
+        notes.append(
+            f"The activation {values['hidden_act']} is assumed, as usual for "
+            f"{checkpoint.architecture}; set `hidden_act` if that is wrong."
+        )
+
+
+def _assume_positions(
+    checkpoint: Checkpoint, values: dict[str, Any], sources: dict[str, str], notes: list[str]
+) -> None:
+    """A transformer without stored positions computes them, unless a configuration says no."""
+    for name, size in (("embedding", "max_seq_length"), ("tgt_embedding", "tgt_max_seq_length")):
+        if values.get(name) != ("word",) or sources.get(name) != "inferred":
+            continue
+        if values.get("relative_position_embedding") or checkpoint.layout != "uer":
+            continue
+        if checkpoint.generation == "legacy":
+            continue  # it would have stored them
+        values[name] = ("word", "sinusoidalpos")
+        values.setdefault(size, 512)
+        sources[name] = "assumed"
+        notes.append(
+            f"Sinusoidal positions are assumed for `{name}`, because the file has no position "
+            f"table; set `{name}` to word if there are none."
+        )
+
+
+def _assume_heads(
+    checkpoint: Checkpoint, values: dict[str, Any], sources: dict[str, str], notes: list[str]
+) -> None:
+    inner = _channels(checkpoint, values)
+    heads = values.get("heads_num")
+    if not heads:
+        published = _PUBLISHED.get((inner, values.get("feedforward_size", 0)))
+        if published is not None:
+            heads, source = published, "published size"
+            notes.append(
+                f"{heads} attention heads are assumed, as in the published models of this size "
+                f"({inner} channels); set `heads_num` if that is wrong."
+            )
+        elif inner and inner % 64 == 0:
+            heads, source = inner // 64, "assumed"
+            notes.append(
+                f"{heads} attention heads are assumed (one for every 64 of {inner} channels), "
+                "because the tensors cannot tell; set `heads_num` if that is wrong."
+            )
+        else:
+            heads, source = 0, "unknown"
+        values["heads_num"], sources["heads_num"] = heads, source
+    if not heads:
+        values["attention_head_size"] = 0
+        return
+    if inner % heads:
+        raise ConfigError(
+            f"{inner} channels of {checkpoint.path} cannot be split into {heads} attention heads.",
+            f"Set `heads_num` to a divisor of {inner}.",
+        )
+    values["attention_head_size"] = inner // heads
+    sources["attention_head_size"] = sources["heads_num"]
+
+
+def _channels(checkpoint: Checkpoint, values: Mapping[str, Any]) -> int:
+    """Channels of all attention heads together: the rows of the query projection."""
+    layer = "encoder.transformer." + ("" if values.get("parameter_sharing") else "0.")
+    if values.get("encoder") == "dual":
+        layer = layer.replace("encoder.", "encoder.encoder_0.", 1)
+    query = f"{layer}self_attn.linear_layers.0.weight"
+    if checkpoint.has(query):
+        return checkpoint.info(query).shape[0]
+    return int(values.get("hidden_size", 0))
+
+
+def unknown_heads(checkpoint: Checkpoint) -> ConfigError:
+    """The error for a model that cannot run without its number of attention heads."""
+    return ConfigError(
+        f"The number of attention heads of {checkpoint.path} is unknown: its tensors cannot tell "
+        "it, and its size is neither a published one nor a multiple of 64.",
+        "Set `heads_num`, or name a configuration with `config_path`.",
+    )
+
+
+def guessed(
+    checkpoint: Checkpoint, config: ModelConfig, assumed: str | None = None
+) -> tuple[str, ...]:
+    """Settings that change what a model computes and that are guesses in this configuration.
+
+    Args:
+        checkpoint: the source.
+        config: its resolved configuration.
+        assumed: the guess that the user accepts: HEADS_BY_SIZE or None.
+    """
+    doubtful = [name for name in _REQUIRED if config.sources.get(name) in ("assumed", "unknown")]
+    if checkpoint.architecture not in _SEVERAL_ACTIVATIONS and "hidden_act" in doubtful:
+        doubtful.remove("hidden_act")
+    if assumed == HEADS_BY_SIZE and config.heads_num and "heads_num" in doubtful:
+        doubtful.remove("heads_num")
+    return tuple(doubtful)
+
+
+def require_known(checkpoint: Checkpoint, config: ModelConfig, assumed: str | None = None) -> None:
+    """Refuse to write a model whose configuration would hold a guess; arguments as `guessed`.
+
+    Raises:
+        ConfigError: the number of heads, of passes through a shared layer, or an activation that
+            differs between published models is neither in the tensors nor given.
+    """
+    names = guessed(checkpoint, config, assumed)
+    if not names:
+        return
+    settings = ", ".join(f"`{name}`" for name in names)
+    hint = f"Set {settings}, or name a configuration with `config_path`"
+    if "heads_num" in names and config.heads_num:
+        hint += (
+            f"; `assume` {HEADS_BY_SIZE} accepts {config.heads_num} heads, one for every "
+            f"{config.head_size} channels"
+        )
+    raise ConfigError(
+        f"{' and '.join(_REQUIRED[name] for name in names).capitalize()} of {checkpoint.path} "
+        "cannot be read from its tensors, and a model is not written with a guess.",
+        f"{hint}.",
+    )

@@ -1,0 +1,154 @@
+"""The tokenizers of a model, from the files that were named or those next to the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uertool.checkpoints.companions import companion, find_companion
+from uertool.checkpoints.reader import Checkpoint
+from uertool.config import ModelConfig
+from uertool.errors import UsageError, VocabError
+from uertool.text.tokenizers.base import Tokenizer
+from uertool.text.tokenizers.factory import make_tokenizer
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
+
+#: Rows that a word table may have beyond its vocabulary: many are padded to a round number.
+PADDING_ROWS = 128
+
+#: Keyword arguments of `load_model` that describe a tokenizer; with `tgt_` that of the target.
+TOKENIZER_FILES = ("spm_model_path", "merges_path", "do_lower_case")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a user named for the tokenizer of one side; None means not given.
+
+    Attributes:
+        vocab: a vocabulary file.
+        kind: UER-py's name of the tokenizer, see `make_tokenizer`.
+        files: values of TOKENIZER_FILES.
+    """
+
+    vocab: str | Path | None = None
+    kind: str | None = None
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was named."""
+        return not (self.vocab or self.kind or any(self.files.values()))
+
+
+class TokenizerFinder:
+    """Finds the tokenizers of a checkpoint.
+
+    Attributes:
+        notes: sentences that a user should read.
+        details: sentences for one who wants to know more.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: ModelConfig, source: Named, target: Named
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.config = config
+        self.named = source
+        self.named_target = target
+        self.notes: list[str] = []
+        self.details: list[str] = []
+
+    def source(self) -> Tokenizer:
+        """The tokenizer of texts, or of an encoder-decoder's sources.
+
+        Raises:
+            UsageError: there is no vocabulary.
+            VocabError: it does not fit the word table.
+        """
+        tokenizer = self._make(self.named, "vocab.txt")
+        self._compare(tokenizer, self.config.vocab_size, self.named.vocab)
+        return tokenizer
+
+    def target(self) -> Tokenizer | None:
+        """The tokenizer of targets, None where it is that of the sources.
+
+        Raises:
+            UsageError: the target has another vocabulary, which is not there.
+            VocabError: it does not fit the word table.
+        """
+        config, named = self.config, self.named_target
+        if config.decoder is None:
+            return None
+        own = find_companion(self.checkpoint.path, "tgt_vocab.txt")
+        if named.is_empty and not (self.named.vocab is None and own is not None):
+            if config.tgt_vocab_size not in (0, config.vocab_size):
+                raise UsageError(
+                    f"{self.checkpoint.path} has {config.tgt_vocab_size} target words but "
+                    f"{config.vocab_size} source words, so the target needs its own vocabulary.",
+                    "Name it with `tgt_vocab_path`.",
+                )
+            return None
+        vocab = named.vocab
+        if vocab is None and not named.files["spm_model_path"] and own is None:
+            vocab = self.named.vocab
+        kind = named.kind or ("bert" if named.vocab else self.named.kind)
+        tokenizer = self._make(Named(vocab, kind, named.files), "tgt_vocab.txt")
+        self._compare(tokenizer, config.tgt_vocab_size or config.vocab_size, self.named.vocab)
+        return tokenizer
+
+    def _make(self, named: Named, default: str) -> Tokenizer:
+        path = self.checkpoint.path
+        vocab, spm, merges, lower = named.vocab, *(named.files[name] for name in TOKENIZER_FILES)
+        if vocab is None and spm is None:
+            if self.checkpoint.layout == "hf" and default == "vocab.txt":
+                folder = path if path.is_dir() else path.parent
+                if named.kind is None and lower is None:
+                    return tokenizer_from_hf_folder(folder)
+                vocab = find_companion(path, default)
+                if vocab is None:
+                    raise UsageError(f"`tokenizer` needs `vocab_path`: {folder} has no vocab.txt.")
+            else:
+                vocab = self._found(default)
+        return make_tokenizer(
+            named.kind or "bert",
+            vocab_path=vocab,
+            spm_model_path=spm,
+            merges_path=merges,
+            do_lower_case=True if lower is None else bool(lower),
+        )
+
+    def _found(self, default: str) -> Path:
+        """The vocabulary of a checkpoint, or the one in its folder, with a note."""
+        path = self.checkpoint.path
+        found = find_companion(path, default)
+        if found is None:
+            raise UsageError(
+                f"{path} has no vocabulary next to it.",
+                "Name one with `vocab_path`, or a sentencepiece model with `spm_model_path`.",
+            )
+        if found.name == default and not path.is_dir():
+            own = companion(path, default).name
+            self.notes.append(
+                f"The vocabulary {found}, next to the model, is used, because there is no {own}."
+            )
+        return found
+
+    def _compare(self, tokenizer: Tokenizer, rows: int, named: str | Path | None) -> None:
+        """A vocabulary of another size than the word table belongs to another model."""
+        size = len(tokenizer)
+        unused = rows - size
+        if 0 <= unused <= PADDING_ROWS:
+            if unused:
+                self.details.append(f"The last {unused} rows of the word table are unused.")
+            return
+        if unused > 0 and self.checkpoint.layout == "hf" and named is None:
+            self.notes.append(f"The last {unused} rows of the word table are unused.")
+            return
+        raise VocabError(
+            f"{tokenizer.vocab.source} has {size} tokens, but the word embedding of "
+            f"{self.checkpoint.path} has {rows} rows.",
+            "Use the vocabulary that the model was trained with, or adapt the model to this one "
+            "with: uertool vocab adapt",
+        )

@@ -1,0 +1,386 @@
+"""The plan of a conversion: what is known of the source, what changes, and what will be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from uertool.checkpoints.architectures import architecture, nearest_architecture
+from uertool.checkpoints.architectures.base import Architecture
+from uertool.checkpoints.export import Plan, plan_out, plan_uer
+from uertool.checkpoints.generations import Generation
+from uertool.checkpoints.reader import HF_CONFIG_KEY, Checkpoint
+from uertool.checkpoints.writer import is_weight_file
+from uertool.config import ModelConfig
+from uertool.errors import CheckpointError, ConfigError, UsageError, listed
+from uertool.loading.assumptions import guessed, require_known
+from uertool.loading.config_values import uer_content
+from uertool.tasks.convert.changes import Changes
+from uertool.tasks.convert.hf_config import as_original, config_json, special_ids, written_class
+from uertool.tasks.convert.results import ConversionReport, MappingRow
+from uertool.tasks.convert.settings import ConversionOptions, Target
+from uertool.tasks.convert.source import find_tokenizer, original_config, source_config
+from uertool.tasks.convert.tensor_views import TensorView, of_checkpoint
+
+_WORD = "embedding.word.embedding.weight"
+
+#: What transformers ties to the word table.
+_TWINS = (
+    "tgt_embedding.word.embedding.weight",
+    "target.lm.output_layer.weight",
+    "target.mlm.linear_2.weight",
+)
+
+
+class ConversionPlan:
+    """One conversion: what is known of the source, and what will be written.
+
+    Attributes:
+        checkpoint: the source.
+        target: the path of the output.
+        to: what is written.
+        options: as they were given.
+        weights_only: whether the output is a file and not a folder.
+        source_config: the source as uertool runs it.
+        config, arch, heads: what the output is.
+        original: config.json of the Hugging Face model that the source is or was made from.
+        view: the canonical tensors of the output.
+        tensors: the plan of the output's tensors, and what has no place there.
+        tokenizer: which tokenizer goes with the model.
+        notes: sentences about what was decided or lost.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, target: Path, to: Target, options: ConversionOptions
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.target = target
+        self.to: Target = to
+        self.options = options
+        self.notes: list[str] = list(checkpoint.notices)
+        self.weights_only = is_weight_file(target)
+        self._check_target()
+        self._check_source()
+        self.original = original_config(checkpoint, options.config_path)
+        others = checkpoint.candidates[1:] if checkpoint.layout == "uer" else ()
+        if others and options.arch is None and self.original is None:
+            self.notes.append(
+                f"Read as {checkpoint.architecture}; its names fit {' or '.join(others)} too (see "
+                "`arch`)."
+            )
+        resolved = source_config(checkpoint, options)
+        self.source_config = resolved.config
+        self.notes.extend(resolved.notes)
+        self._check_counts()
+        arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
+        if to == "hf" and not self.weights_only:
+            require_known(checkpoint, self.source_config, options.assume)
+        changes = Changes(
+            checkpoint, to, options, arch, self._started(arch), self._chosen_heads(),
+            whole=not self.weights_only,
+        )  # fmt: skip
+        self.view: TensorView = changes.view
+        self.arch: Architecture | None = changes.arch
+        self.config: ModelConfig = changes.config
+        self.heads: tuple[str, ...] = changes.heads
+        self.notes.extend(changes.notes)
+        self.tokenizer, remarks = find_tokenizer(checkpoint, self.config, self.arch, options)
+        self.notes.extend(remarks)
+        self.tensors = self._plan_tensors()
+        self._check_plan()
+
+    # What is asked for
+
+    def _check_target(self) -> None:
+        if self.to in ("uer", "safetensors") and not self.weights_only:
+            raise UsageError(
+                f"The output {self.target} of a conversion to UER-py must be a file that ends in "
+                ".bin or .safetensors."
+            )
+        if self.to == "safetensors" and self.target.suffix != ".safetensors":
+            raise UsageError(f"The output {self.target} does not end in .safetensors.")
+
+    def _check_source(self) -> None:
+        checkpoint = self.checkpoint
+        checkpoint.require_complete()
+        if checkpoint.unmapped:
+            self._loss(
+                f"{checkpoint.path} holds {len(checkpoint.unmapped)} tensors with unknown names: "
+                f"{listed(checkpoint.unmapped)}.",
+                "Leave them out with `allow_loss`.",
+            )
+        wrong = [
+            f"{name} is {str(checkpoint.info(name).dtype).removeprefix('torch.')}"
+            for name in checkpoint
+            if not checkpoint.info(name).dtype.is_floating_point
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"{checkpoint.path} holds weights that are not floating-point numbers: "
+                f"{listed(wrong)}.",
+                "Quantized checkpoints cannot be converted.",
+            )
+        self.notes.extend(_disagreeing(checkpoint))
+        if self.to in ("hf", "google") and checkpoint.architecture is None:
+            library = "Hugging Face" if self.to == "hf" else "Google"
+            raise CheckpointError(
+                f"{checkpoint.path} has no architecture that {library} knows: "
+                + (
+                    nearest_architecture(set(checkpoint))
+                    or "its encoder, embedding or target exists in UER-py only."
+                ),
+                "It can be converted between UER-py's generations and to .safetensors.",
+            )
+
+    def _check_counts(self) -> None:
+        counts = (
+            ("layers_num", self.source_config.layers_num, "encoder"),
+            ("decoder_layers_num", self.source_config.decoder_layers_num, "decoder"),
+        )
+        faults = [
+            f"`{name}` is {given}, but the {stack} has {there} layers"
+            for name, there, stack in counts
+            if (given := getattr(self.options, name)) not in (None, there)
+        ]
+        if faults:
+            raise ConfigError(
+                f"{self.checkpoint.path}: {'; '.join(faults)}.",
+                "Leave the setting out: the number is in the file.",
+            )
+
+    def _chosen_heads(self) -> tuple[str, ...]:
+        there = self.checkpoint.heads
+        wanted = self.options.heads
+        # The same layer over every token; only its use tells one from the other.
+        twins = {"qa", "token_cls"}
+        has_twin = len(twins.intersection(there)) == 1
+        if not wanted:
+            classes = (self.original or {}).get("architectures") or [""]
+            told = "token_cls" if "ForTokenClassification" in classes[0] else None
+            return tuple(told if told and name in twins else name for name in there)
+        if has_twin and set(wanted) <= twins:
+            return wanted
+        absent = [name for name in wanted if name not in there]
+        if absent:
+            raise ConfigError(
+                f"{self.checkpoint.path} has no {' and no '.join(absent)} head; it has "
+                f"{', '.join(there) or 'none'}.",
+                "Leave `target` out: every head that is there is converted.",
+            )
+        return wanted
+
+    def _started(self, arch: Architecture | None) -> ModelConfig:
+        """The model before changes, with what only its original knew where names are copied."""
+        config = self.source_config
+        if (
+            self.to != "hf"
+            or self.options.exact_norm
+            or arch is None
+            or self.original is None
+            or self.checkpoint.layout != "uer"
+        ):
+            return config
+        return as_original(
+            config, arch, self.original, tied=_are_tied(of_checkpoint(self.checkpoint))
+        )
+
+    # The plan
+
+    def _plan_tensors(self) -> Plan:
+        if self.to in ("hf", "google"):
+            assert self.arch is not None
+            side: Literal["hf", "tf"] = "hf" if self.to == "hf" else "tf"
+            if side == "tf" and not self.arch.google:
+                raise CheckpointError(
+                    f"{self.checkpoint.path} is a {self.arch.name} checkpoint; Google's format "
+                    "exists for BERT and ALBERT only."
+                )
+            return plan_out(
+                self.view.infos,
+                self.arch,
+                self.heads,
+                side,
+                as_script=not self.options.exact_norm,
+                whole=not self.weights_only,
+                hf_config=self.original if side == "hf" else None,
+            )
+        self._check_sinusoids(self.options.layout)
+        pair = self.arch.pair_head if self.arch is not None else "nsp"
+        return plan_uer(self.view.infos, self.options.layout, pair_head=pair)
+
+    def _check_sinusoids(self, generation: Generation) -> None:
+        """The generations compute different position tables, so new names alone do not do."""
+        config, source = self.config, self.checkpoint
+        kinds = (*config.embedding, *config.tgt_embedding)
+        if "sinusoidalpos" in kinds and config.sinusoid != generation:
+            self._loss(
+                f"{source.path} has the sinusoidal positions of the {config.sinusoid} generation; "
+                f"those of the {generation} one are computed by another formula, so the model "
+                "would compute something else there.",
+                "Convert the names alone with `allow_loss`.",
+            )
+        if generation == "legacy" and "dual" in config.embedding:
+            raise CheckpointError(
+                f"{source.path} is a siamese model, which the 2021 generation does not have."
+            )
+        depth = config.decoder_layers_num
+        if generation == "legacy" and config.decoder and depth != config.layers_num:
+            self.notes.append(
+                f"The 2021 generation has as many decoder as encoder layers ({config.layers_num}); "
+                f"here the decoder has {depth}. uertool reads it, UER-py does not."
+            )
+
+    def _loss(self, message: str, hint: str) -> None:
+        if not self.options.allow_loss:
+            raise CheckpointError(message, hint)
+        self.notes.append(message)
+
+    def _check_plan(self) -> None:
+        for name, twin in self.tensors.must_be_tied:
+            if not _same(self.view, name, twin):
+                self._loss(
+                    f"{self.checkpoint.path} has an output layer ({name}) that differs from its "
+                    "word table; Google's format has no place for it.",
+                    "Drop it with `allow_loss`: reading back gives the word table instead.",
+                )
+        left = self.tensors.left_over
+        if left:
+            self.notes.append(f"{len(left)} tensors have no place in the output: {listed(left)}.")
+
+    # What the files around the weights say
+
+    @property
+    def model_type(self) -> str:
+        """Hugging Face's model_type of the output: the original's, or the usual one."""
+        assert self.arch is not None
+        kinds = self.arch.model_types
+        wanted = (self.original or {}).get("model_type", self.options.arch)
+        return wanted if wanted in kinds else kinds[0]
+
+    @property
+    def hf_class(self) -> str:
+        """Hugging Face's class of the output, "" for other outputs."""
+        if self.to != "hf" or self.arch is None:
+            return ""
+        return written_class(self.arch, self.tensors.heads, self.model_type)
+
+    def hf_config(self) -> dict[str, Any]:
+        """config.json of a Hugging Face folder.
+
+        Raises:
+            UsageError: the labels do not fit the classifier.
+        """
+        assert self.arch is not None
+        return config_json(
+            self.config,
+            self.arch,
+            self.hf_class,
+            model_type=self.model_type,
+            tied=_are_tied(self.view),
+            ids=special_ids(self.arch, self.tokenizer),
+            labels=self.options.labels,
+            dtype=str(self.tensors.tensors[0].info.dtype).removeprefix("torch."),
+            original=self.original,
+        )
+
+    @property
+    def guesses(self) -> tuple[str, ...]:
+        """Settings of the source that nothing tells; they are not written."""
+        return guessed(self.checkpoint, self.source_config, self.options.assume)
+
+    def stored_config(self) -> dict[str, Any]:
+        """Everything that is known of the output, for the metadata of a .safetensors file."""
+        values = self.config.to_json()
+        values["target"] = [name for name in self.heads if name != "pooler"] or values["target"]
+        for name in self.guesses:
+            del values[name]
+        if "heads_num" not in values:
+            values["heads_num"] = values["attention_head_size"] = 0
+        return values
+
+    def uer_config(self) -> dict[str, Any]:
+        """NAME.config.json of a UER-py file: UER-py's settings, guesses left out."""
+        values = uer_content(self.config, self.options.layout)
+        for name in self.guesses:
+            values.pop(name, None)
+        if self.original is not None:
+            values[HF_CONFIG_KEY] = self.original
+        return values
+
+    # Afterwards
+
+    def report(self) -> ConversionReport:
+        """What this conversion would write."""
+        source = str(self.checkpoint.layout)
+        if self.checkpoint.generation:
+            source = f"{source} ({self.checkpoint.generation})"
+        target = self.to if self.to != "uer" else f"uer ({self.options.layout})"
+        return ConversionReport(
+            source=self.checkpoint.path,
+            target=self.target,
+            direction=f"{source} to {target}",
+            architecture=self.checkpoint.architecture,
+            heads=self.tensors.heads or self.heads,
+            hf_class=self.hf_class,
+            rows=tuple(
+                MappingRow(
+                    planned.name,
+                    planned.info.shape,
+                    str(planned.info.dtype).removeprefix("torch."),
+                    planned.sources,
+                    planned.transform.label,
+                )
+                for planned in self.tensors.tensors
+            ),
+            left_over=self.tensors.left_over,
+            dropped=self.checkpoint.dropped,
+            notes=tuple(self.notes),
+            norm=self._norm_words(),
+        )
+
+    def _norm_words(self) -> str:
+        if self.source_config.norm == "rms":
+            return "T5 layer norms are the same everywhere"
+        if self.source_config.norm == self._norm_of_output():
+            return "gamma copied bit for bit"
+        if self.options.exact_norm:
+            return "every gamma multiplied so that the layer norms compute the same"
+        return (
+            "gamma copied bit for bit, as UER-py's scripts do; the layer norms of UER-py and of "
+            "other libraries differ, so the outputs differ somewhat (see `exact_norm`)"
+        )
+
+    def _norm_of_output(self) -> str:
+        """The layer norm that runs the output; a .safetensors file with UER-py's names says it."""
+        if self.to in ("hf", "google"):
+            return "standard"
+        return self.config.norm if self.target.suffix == ".safetensors" else "uer"
+
+
+def _disagreeing(checkpoint: Checkpoint) -> Iterator[str]:
+    """Sentences about names that mean one tensor and hold different numbers."""
+    file = checkpoint.file
+    for name in checkpoint:
+        used, *copies = checkpoint.raw_names(name) or ("",)
+        for copy in copies:
+            if file.storage_key(copy) == file.storage_key(used):
+                continue
+            if not torch.equal(file.tensor(copy), file.tensor(used)):
+                yield f"{copy} and {used} should be one tensor, but differ; {used} is taken."
+            file.release(copy)
+            file.release(used)
+
+
+def _are_tied(view: TensorView) -> bool:
+    """Whether everything that transformers would tie holds the same numbers."""
+    return all(_same(view, _WORD, name) for name in _TWINS if name in view.infos)
+
+
+def _same(view: TensorView, one: str, other: str) -> bool:
+    if view.key(one) == view.key(other):
+        return True
+    first, second = view.infos[one], view.infos[other]
+    return first[1:] == second[1:] and torch.equal(view.read(one), view.read(other))
