@@ -116,7 +116,7 @@ def test_a_greedy_soup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("false", "ended with 1"),
         ("echo no figures", "printed no number"),
         ("/nonexistent/scorer", "cannot be run"),
-        ("'", "cannot be taken apart"),
+        ("'", "cannot be parsed"),
     ],
 )
 def test_a_score_command_that_fails_is_one_sentence(
@@ -146,13 +146,13 @@ def test_what_differs_is_shown_as_a_table(
     ("arguments", "words"),
     [
         (["-o", "x.bin"], "No checkpoints were named"),
-        ([*MEMBERS], "Nowhere to write"),
+        ([*MEMBERS], "There is no output"),
         ([MEMBERS[0], "-o", "x.bin"], "nothing to merge"),
         ([*MEMBERS, "-o", "x.bin", "--greedy"], "go together"),
-        ([*MEMBERS, "-o", "x.bin", "--weights", "a,b"], "are numbers"),
+        ([*MEMBERS, "-o", "x.bin", "--weights", "a,b"], "must be numbers"),
         ([*MEMBERS, "-o", "x.bin", "--weights", "1,1,1", "--ema", "0.5"], "both set the weights"),
         ([*MEMBERS, "-o", "x.bin", "--last", "2"], "one training folder"),
-        ([*MEMBERS, "-o", "x.bin", "--method", "median"], "mean, slerp, ties, dare"),
+        ([*MEMBERS, "-o", "x.bin", "--method", "median"], "'mean', 'slerp', 'ties', 'dare'"),
     ],
 )
 def test_wrong_usage_is_explained(

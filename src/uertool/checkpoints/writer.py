@@ -21,8 +21,8 @@ from typing import IO, Any, Literal
 
 import torch
 
-from uertool.checkpoints.formats.safetensors_file import DTYPES, TIED
-from uertool.checkpoints.formats.tensor_file import TensorInfo
+from uertool.checkpoints.formats.safetensors_file import DTYPES
+from uertool.checkpoints.formats.tensor_file import TIED, TensorInfo
 from uertool.errors import OutputError, listed, shown
 from uertool.io.atomic import atomic_path, refuse_existing
 

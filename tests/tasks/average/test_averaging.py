@@ -16,17 +16,19 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import FIXTURES
 from uertool.checkpoints.formats.opener import open_tensor_file
+from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, InputError, OutputError, UsageError
 from uertool.tasks.average import averaging
-from uertool.tasks.average.averaging import (
+from uertool.tasks.average.averaging import merge_checkpoints
+from uertool.tasks.average.merging import slerp_weights
+from uertool.tasks.average.selection import (
     expand_models,
     greedy_soup,
     last_checkpoints,
-    merge_checkpoints,
     moving_average_weights,
     step_of,
 )
-from uertool.tasks.average.merging import slerp_weights
+from uertool.tasks.average.settings import MergeSettings
 
 GENERATIONS = ["legacy", "modular"]
 
@@ -78,7 +80,7 @@ def test_the_mean_is_that_of_the_reference(generation: str, suffix: str, tmp_pat
 
 def test_weights_are_divided_by_their_sum(tmp_path: Path) -> None:
     paths = models(tmp_path, 2)
-    report = merge_checkpoints(paths, tmp_path / "out.bin", weights=[3, 1])
+    report = merge_checkpoints(paths, tmp_path / "out.bin", MergeSettings(weights=(3, 1)))
     assert report.weights == (0.75, 0.25)
     one, other, out = (numpy_of(path) for path in (*paths, tmp_path / "out.bin"))
     np.testing.assert_allclose(out["a"], 0.75 * one["a"] + 0.25 * other["a"], atol=1e-7)
@@ -111,6 +113,32 @@ def test_mixed_number_types_give_the_widest_with_a_notice(tmp_path: Path) -> Non
     report = merge_checkpoints([tmp_path / "0.bin", tmp_path / "1.bin"], tmp_path / "out.bin")
     assert numpy_tensor(tmp_path / "out.bin").dtype == torch.float32
     assert "number types" in report.notices[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_float8_is_averaged_alone_and_with_wider_types(
+    dtype: torch.dtype, suffix: str, tmp_path: Path
+) -> None:
+    values = [torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0, 2.0, 0.5])]
+    mean = (values[0] + values[1]) / 2
+    for other, expected in [(dtype, dtype), (torch.bfloat16, torch.bfloat16)]:
+        paths = [tmp_path / f"0{suffix}", tmp_path / f"1{suffix}"]
+        for path, value, kind in zip(paths, values, (dtype, other), strict=True):
+            save_tensors({"w": value.to(kind)}, path, overwrite=True)
+        output = tmp_path / f"out{suffix}"
+        merge_checkpoints(paths, output, overwrite=True)
+        found = open_tensor_file(output).tensor("w")
+        assert found.dtype == expected
+        assert torch.equal(found.float(), mean)
+
+
+def test_two_types_of_float8_are_averaged_in_float32(tmp_path: Path) -> None:
+    for number, dtype in enumerate((torch.float8_e4m3fn, torch.float8_e5m2)):
+        save_tensors({"w": torch.ones(3).to(dtype)}, tmp_path / f"{number}.safetensors")
+    paths = [tmp_path / "0.safetensors", tmp_path / "1.safetensors"]
+    merge_checkpoints(paths, tmp_path / "out.bin")
+    assert numpy_tensor(tmp_path / "out.bin").dtype == torch.float32
 
 
 def test_files_of_several_formats_mix(tmp_path: Path) -> None:
@@ -152,7 +180,7 @@ def test_tied_tensors_stay_tied(tmp_path: Path) -> None:
 
 def test_slerp_is_the_formula_of_shoemake(tmp_path: Path) -> None:
     paths = models(tmp_path, 2)
-    merge_checkpoints(paths, tmp_path / "out.bin", method="slerp", fraction=0.3)
+    merge_checkpoints(paths, tmp_path / "out.bin", MergeSettings(method="slerp", fraction=0.3))
     one, other, out = (numpy_of(path) for path in (*paths, tmp_path / "out.bin"))
     for name in ("a", "b"):
         p, q = one[name].ravel(), other[name].ravel()
@@ -194,19 +222,15 @@ def ties_reference(
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
-@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 3.0]])
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 3.0)])
 def test_ties_is_the_procedure_of_the_paper(
-    density: float, weights: list[float] | None, tmp_path: Path
+    density: float, weights: tuple[float, ...] | None, tmp_path: Path
 ) -> None:
     base, *paths = models(tmp_path, 4)
     merge_checkpoints(
         paths,
         tmp_path / "out.bin",
-        method="ties",
-        base=base,
-        density=density,
-        scale=0.7,
-        weights=weights,
+        MergeSettings(method="ties", base=str(base), density=density, scale=0.7, weights=weights),
     )
 
     def vector(path: Path) -> np.ndarray:
@@ -214,14 +238,20 @@ def test_ties_is_the_procedure_of_the_paper(
         return np.concatenate([found["a"].ravel(), found["b"]])
 
     expected = ties_reference(
-        vector(base), [vector(path) for path in paths], weights or [1.0, 1.0, 1.0], density, 0.7
+        vector(base),
+        [vector(path) for path in paths],
+        list(weights or [1.0, 1.0, 1.0]),
+        density,
+        0.7,
     )
     np.testing.assert_allclose(vector(tmp_path / "out.bin"), expected, atol=1e-6)
 
 
 def test_ties_keeps_as_many_values_as_asked_for(tmp_path: Path) -> None:
     base, model = models(tmp_path, 2)
-    merge_checkpoints([model], tmp_path / "out.bin", method="ties", base=base, density=0.4)
+    merge_checkpoints(
+        [model], tmp_path / "out.bin", MergeSettings(method="ties", base=str(base), density=0.4)
+    )
     before, after = numpy_of(base), numpy_of(tmp_path / "out.bin")
     changed = sum(int((before[name] != after[name]).sum()) for name in ("a", "b"))
     assert changed == int(75 * 0.4)
@@ -232,7 +262,9 @@ def test_dare_keeps_and_rescales_as_the_paper_says(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(20_000)}, tmp_path / "one.bin")
     out = tmp_path / "out.bin"
     merge_checkpoints(
-        [tmp_path / "one.bin"], out, method="dare", base=tmp_path / "base.bin", density=0.25, seed=3
+        [tmp_path / "one.bin"],
+        out,
+        MergeSettings(method="dare", base=str(tmp_path / "base.bin"), density=0.25, seed=3),
     )
     merged = numpy_tensor(out)
     assert set(merged.unique().tolist()) == {0.0, 4.0}
@@ -244,7 +276,8 @@ def test_dare_depends_on_the_seed_alone(tmp_path: Path, monkeypatch: pytest.Monk
 
     def run(seed: int) -> bytes:
         out = tmp_path / "out.bin"
-        merge_checkpoints(paths, out, method="dare", base=base, seed=seed, overwrite=True)
+        settings = MergeSettings(method="dare", base=str(base), seed=seed)
+        merge_checkpoints(paths, out, settings, overwrite=True)
         return out.read_bytes()
 
     first = run(1)
@@ -256,7 +289,8 @@ def test_dare_depends_on_the_seed_alone(tmp_path: Path, monkeypatch: pytest.Monk
 def test_dare_that_drops_nothing_is_task_arithmetic(tmp_path: Path) -> None:
     base, *paths = models(tmp_path, 3)
     out = tmp_path / "out.bin"
-    merge_checkpoints(paths, out, method="dare", base=base, density=1.0, scale=2.0)
+    settings = MergeSettings(method="dare", base=str(base), density=1.0, scale=2.0)
+    merge_checkpoints(paths, out, settings)
     start, one, other, merged = (numpy_of(path) for path in (base, *paths, out))
     expected = start["a"] + 2 * ((one["a"] + other["a"]) / 2 - start["a"])
     np.testing.assert_allclose(merged["a"], expected, atol=1e-6)
@@ -338,7 +372,7 @@ def test_two_generations_of_names_are_averaged_by_meaning(tmp_path: Path) -> Non
     legacy, modular = members("legacy")[0], members("modular")[1]
     with pytest.raises(CheckpointError, match="`unify`"):
         merge_checkpoints([legacy, modular], tmp_path / "out.bin")
-    merge_checkpoints([legacy, modular], tmp_path / "out.bin", unify=True)
+    merge_checkpoints([legacy, modular], tmp_path / "out.bin", MergeSettings(unify=True))
     found = torch.load(tmp_path / "out.bin", weights_only=True)
     one = torch.load(legacy, weights_only=True)["target.layer_norm.gamma"]
     other = torch.load(modular, weights_only=True)
@@ -364,20 +398,20 @@ def test_results_that_are_not_finite_are_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"weights": [1.0]}, "1 numbers for 2 models"),
-        ({"weights": [1.0, -1.0]}, "sum to zero"),
-        ({"weights": [1.0, math.inf]}, "finite"),
+        ({"weights": (1.0,)}, "1 numbers for 2 models"),
+        ({"weights": (1.0, -1.0)}, "sum zero"),
+        ({"weights": (1.0, math.inf)}, "finite"),
         ({"method": "ties"}, "needs `base`"),
-        ({"method": "mean", "base": "x"}, "`base` has no meaning"),
+        ({"method": "mean", "base": "x"}, "`base` is for the methods ties and dare"),
         ({"method": "slerp", "fraction": 2.0}, "`fraction`"),
-        ({"method": "slerp", "weights": [1.0, 1.0]}, "`fraction`, not `weights`"),
+        ({"method": "slerp", "weights": (1.0, 1.0)}, "`fraction`, not `weights`"),
         ({"method": "middle"}, "mean, slerp, ties, dare"),
         ({"method": "dare", "base": "x", "density": 0.0}, "`density`"),
     ],
 )
 def test_options_that_clash_are_named(options: dict, words: str, tmp_path: Path) -> None:  # type: ignore[type-arg]
     with pytest.raises(UsageError, match=words):
-        merge_checkpoints(models(tmp_path, 2), tmp_path / "out.bin", **options)
+        merge_checkpoints(models(tmp_path, 2), tmp_path / "out.bin", MergeSettings(**options))
 
 
 def test_one_model_or_an_existing_output_is_refused(tmp_path: Path) -> None:

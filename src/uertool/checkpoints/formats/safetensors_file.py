@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from uertool.checkpoints.formats.tensor_file import (
+    TIED,
     MappedBytes,
     TensorFile,
     TensorInfo,
@@ -45,9 +46,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
     "C64": torch.complex64,
 }
-
-#: Metadata key under which the writer notes tied names: JSON of alias to kept name.
-TIED = "uertool.tied"
 
 
 class SafetensorsFile(TensorFile):

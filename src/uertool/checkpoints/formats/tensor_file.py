@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import torch
 
 from uertool.errors import CheckpointError, shown
+
+#: Metadata key under which the writer notes tied names: JSON of alias to kept name.
+TIED = "uertool.tied"
 
 
 class TensorInfo(NamedTuple):
@@ -155,6 +158,17 @@ def release_after(file: TensorFile, names: Iterable[str]) -> Iterator[tuple[str,
     for name in names:
         yield name, file.tensor(name)
         file.release(name)
+
+
+def ties_of(names: Iterable[str], key: Callable[[str], Hashable]) -> dict[str, str]:
+    """Alias to kept name, for names with equal keys; the first name of each key is kept."""
+    first: dict[Hashable, str] = {}
+    return {name: kept for name in names if (kept := first.setdefault(key(name), name)) != name}
+
+
+def kept_metadata(file: TensorFile) -> dict[str, str]:
+    """The metadata that still holds in a copy of a file: all but its ties and its outer key."""
+    return {key: text for key, text in file.metadata.items() if key not in (TIED, "unwrapped")}
 
 
 def unknown_name(file: TensorFile, name: str) -> CheckpointError:

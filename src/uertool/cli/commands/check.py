@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uertool.cli import console
-from uertool.cli.commands.average import follow
 from uertool.cli.options import opt, option_groups
 from uertool.errors import UsageError
 from uertool.loading.settings import DeviceSettings
@@ -94,7 +93,7 @@ def check(
     from uertool.tasks.check import inspection, repair
     from uertool.tasks.check import record as inspection_record
 
-    with console.progress(None, "Reading the numbers", unit="tensors") as ticker:
+    with console.tensor_progress("Reading the numbers") as progress:
         result = inspection.inspect_checkpoint(
             path,
             vocab_path=vocab_path,
@@ -102,7 +101,7 @@ def check(
             spm_model_path=spm_model_path,
             tgt_vocab_path=tgt_vocab_path,
             numbers=not fast,
-            progress=follow(ticker),
+            progress=progress,
         )
     if run and result.architecture_known:
         inspection.run_once(result, device=device.device, dtype=device.dtype, config=config_path)
@@ -231,8 +230,8 @@ def _compare(path: str, other: str, *, as_json: bool) -> int:
     from uertool.tasks.check import inspection, tensor_health
 
     first, second, by_meaning = inspection.open_alike(path, other)
-    with first, second, console.progress(None, "Comparing", unit="tensors") as ticker:
-        found = list(tensor_health.compare(first, second, progress=follow(ticker)))
+    with first, second, console.tensor_progress("Comparing") as progress:
+        found = list(tensor_health.compare(first, second, progress=progress))
     differing = [item for item in found if item.status != "equal"]
     counts = tensor_health.summary(found)
     if as_json:

@@ -443,7 +443,6 @@ def adapt(
     quiet: Annotated[bool, opt("--quiet", "-q", help="No progress and no summary")] = False,
 ) -> None:
     """Give a model another vocabulary: rows of shared words are copied, new ones are made."""
-    from uertool.cli.commands.average import follow
     from uertool.cli.commands.check import local_path
     from uertool.tasks.vocab import adaptation as vocab_adaptation
     from uertool.tasks.vocab.change import VocabChange
@@ -459,7 +458,7 @@ def adapt(
             raise UsageError(f"There is no list {name!r}.", f"Choose of {', '.join(_WORD_LISTS)}.")
     if (old_tgt_vocab_path is None) != (new_tgt_vocab_path is None):
         raise UsageError("--old_tgt_vocab_path and --new_tgt_vocab_path go together.")
-    with console.progress(None, "Writing", unit="tensors") as ticker:
+    with console.tensor_progress("Writing") as progress:
         report = vocab_adaptation.adapt_vocab(
             local_path(old_model_path),
             new_model_path,
@@ -476,7 +475,7 @@ def adapt(
             arch=arch,
             dry_run=dry_run,
             overwrite=overwrite,
-            progress=follow(ticker),
+            progress=progress,
         )
     if save_run and new_model_path is not None:
         named = (old_model_path, old_vocab_path, new_vocab_path, old_spm_model_path)

@@ -1,15 +1,15 @@
 """The arithmetic of merging one tensor of several models, block by block in float64.
 
 Every method is a `Merger`: given the same block of every model it returns the merged block.
-Methods that need to know a whole tensor or a whole model first look at it in `prepare`.
+Spherical interpolation looks at a whole tensor first, TIES at all tensors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import torch
 
@@ -20,39 +20,23 @@ Blocks = Callable[[], Iterator[list[torch.Tensor]]]
 _PARALLEL = 0.9995
 
 
-class Merger(Protocol):
-    """A way to merge models.
+class Merger(ABC):
+    """A way to merge models; in the blocks of a method with a base model, the base comes first."""
 
-    Attributes:
-        needs_base: whether the first block of every list is that of a base model.
-    """
-
-    needs_base: bool
-
-    def survey(self, blocks: Blocks) -> None:
-        """Look at one tensor of all models, before any is merged; called for every tensor."""
-
-    def start(self, name: str, blocks: Blocks) -> None:
+    def start(self, name: str, blocks: Blocks) -> None:  # noqa: B027 (few methods need it)
         """Get ready for the blocks of one tensor, which will then be merged in their order."""
 
+    @abstractmethod
     def merge(self, block: list[torch.Tensor]) -> torch.Tensor:
         """The merged block, float64."""
 
 
-class Mean:
+class Mean(Merger):
     """The weighted sum; weights that sum to one give the mean."""
-
-    needs_base = False
 
     def __init__(self, weights: Sequence[float]) -> None:
         """One weight per model."""
         self.weights = list(weights)
-
-    def survey(self, blocks: Blocks) -> None:
-        """A sum needs to know nothing beforehand."""
-
-    def start(self, name: str, blocks: Blocks) -> None:
-        """A sum needs to know nothing beforehand."""
 
     def merge(self, block: list[torch.Tensor]) -> torch.Tensor:
         """Sum of weight times block."""
@@ -62,7 +46,7 @@ class Mean:
         return total
 
 
-class Slerp:
+class Slerp(Merger):
     """Spherical interpolation between two tensors taken as vectors (Shoemake 1985).
 
     With the angle W between them, at the fraction t:
@@ -70,15 +54,10 @@ class Slerp:
     Nearly parallel tensors, and those of length zero, are interpolated on a line.
     """
 
-    needs_base = False
-
     def __init__(self, fraction: float) -> None:
         """The fraction of the way from the first to the second model."""
         self.fraction = fraction
         self.weights = (1 - fraction, fraction)
-
-    def survey(self, blocks: Blocks) -> None:
-        """The angle belongs to one tensor; nothing is shared."""
 
     def start(self, name: str, blocks: Blocks) -> None:
         """Measure the angle between the two whole tensors."""
@@ -107,7 +86,7 @@ def slerp_weights(dot: float, first: float, second: float, t: float) -> tuple[fl
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 
 
-class Ties:
+class Ties(Merger):
     """TIES merging: trim, elect signs, merge what agrees (Yadav et al. 2023, arXiv 2306.01708).
 
     With task vectors d_i = model_i - base: in each d_i only the `density` share of the values that
@@ -115,8 +94,6 @@ class Ties:
     sum_i w_i d_i; the merged task vector is the weighted mean of the values that have this sign;
     the result is base + scale * merged.
     """
-
-    needs_base = True
 
     def __init__(self, weights: Sequence[float], density: float, scale: float) -> None:
         """One weight per model without the base, the share to keep, and the paper's lambda."""
@@ -135,9 +112,6 @@ class Ties:
         """Whether another survey of all tensors is needed to narrow the thresholds down."""
         open_ones = [select for select in self._selects if select.narrow(self.density)]
         return bool(open_ones)
-
-    def start(self, name: str, blocks: Blocks) -> None:
-        """The thresholds hold for all tensors alike."""
 
     def merge(self, block: list[torch.Tensor]) -> torch.Tensor:
         """Base plus what the trimmed task vectors agree on."""
@@ -159,14 +133,12 @@ class Ties:
         return base + self.scale * merged
 
 
-class Dare:
+class Dare(Merger):
     """DARE merging: drop at random and rescale (Yu et al. 2023, arXiv 2311.03099).
 
     With task vectors d_i = model_i - base, each value of d_i is kept with probability `density`
     (the paper's 1 - p) and divided by it; the result is base + scale * sum_i w_i d_i.
     """
-
-    needs_base = True
 
     def __init__(self, weights: Sequence[float], density: float, scale: float, seed: int) -> None:
         """One weight per model without the base; the seed decides which values are dropped."""
@@ -175,9 +147,6 @@ class Dare:
         self.scale = scale
         self.seed = seed
         self._chance: list[torch.Generator] = []
-
-    def survey(self, blocks: Blocks) -> None:
-        """Chance needs to know nothing beforehand."""
 
     def start(self, name: str, blocks: Blocks) -> None:
         """Seed one generator per model from seed and name, so that the order does not matter."""

@@ -229,13 +229,13 @@ def open_alike(first: str | Path, second: str | Path) -> tuple[TensorFile, Tenso
 
     Raw names serve where they are the same; otherwise, where canonical ones are known, those.
     """
-    from uertool.tasks.average.averaging import CanonicalView
+    from uertool.checkpoints.canonical_file import CanonicalFile
 
     one, other = open_tensor_file(first), open_tensor_file(second)
     if set(one) == set(other):
         return one, other, False
     try:
-        views = CanonicalView(Path(first)), CanonicalView(Path(second))
+        views = CanonicalFile(Path(first)), CanonicalFile(Path(second))
     except UertoolError:
         return one, other, False
     if len(set(views[0]) & set(views[1])) <= len(set(one) & set(other)):

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from uertool.checkpoints.formats.opener import open_tensor_file
-from uertool.checkpoints.formats.safetensors_file import TIED
-from uertool.checkpoints.formats.tensor_file import TensorFile, release_after
+from uertool.checkpoints.formats.tensor_file import TIED, TensorFile, release_after
 from uertool.checkpoints.writer import Ties, save_tensors
 from uertool.errors import CheckpointError, UsageError
 from uertool.io.atomic import refuse_existing

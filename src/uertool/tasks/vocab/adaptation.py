@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 from uertool.checkpoints.formats.hf_folder import HuggingFaceFolder
-from uertool.checkpoints.formats.safetensors_file import TIED
-from uertool.checkpoints.formats.tensor_file import TensorInfo
+from uertool.checkpoints.formats.tensor_file import TIED, TensorInfo
 from uertool.checkpoints.reader import CONFIG_KEY, HF_CONFIG_KEY, Checkpoint, open_checkpoint
 from uertool.checkpoints.writer import is_weight_file, save_tensors
 from uertool.errors import CheckpointError, OutputError, UsageError, VocabError

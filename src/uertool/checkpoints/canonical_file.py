@@ -1,0 +1,54 @@
+"""A checkpoint of any naming as a tensor file with canonical names."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+
+import torch
+
+from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo
+from uertool.checkpoints.reader import open_checkpoint
+from uertool.errors import CheckpointError, listed
+
+
+class CanonicalFile(TensorFile):
+    """A checkpoint under its canonical names.
+
+    Raises:
+        CheckpointError: it cannot be read, or has names that are not understood.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.checkpoint = open_checkpoint(path)
+        self.path = path
+        self.format = self.checkpoint.format
+        self.metadata = dict(self.checkpoint.metadata)
+        self.skipped = {}
+        unknown = list(self.checkpoint.unmapped)
+        if unknown:
+            self.close()
+            raise CheckpointError(
+                f"{path} has {len(unknown)} tensors whose names are unknown: {listed(unknown)}."
+            )
+
+    def keys(self) -> list[str]:
+        return self.checkpoint.keys()
+
+    def info(self, name: str) -> TensorInfo:
+        return self.checkpoint.info(name)._replace(name=name)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.checkpoint.tensor(name)
+
+    def storage_key(self, name: str) -> Hashable:
+        return self.checkpoint.storage_key(name)
+
+    def release(self, name: str | None = None) -> None:
+        if name is None:
+            self.checkpoint.file.release()
+        else:
+            self.checkpoint.release(name)
+
+    def close(self) -> None:
+        self.checkpoint.close()
