@@ -187,7 +187,12 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
         pass
 
 
-def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchanged", "moved aside"])
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(
+    exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange:  # as on a file system that cannot swap two names
+        monkeypatch.setattr("uertool.io.atomic._exchange", lambda *_: False)
     target = tmp_path / "model"
     target.mkdir()
     (target / "old").write_text("")
@@ -199,13 +204,6 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         (partial / "new").write_text("")
     assert names(target) == ["new"]
     assert names(tmp_path) == ["model"]
-
-
-def test_without_an_exchange_the_old_folder_steps_aside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("uertool.io.atomic._exchange", lambda *_: False)
-    test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path)
 
 
 def test_a_folder_that_stepped_aside_in_a_killed_run_comes_back(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import subprocess
 import sys
@@ -420,10 +419,6 @@ def test_a_vocabulary_can_go_to_standard_output(capsys: pytest.CaptureFixture[st
 
 def test_side_files_are_named_after_the_vocabulary() -> None:
     assert side_file("x/vocab.txt", ".merges.txt") == Path("x/vocab.merges.txt")
-
-
-def test_a_record_of_counts_is_plain_json() -> None:
-    json.dumps(reserved_tokens())
 
 
 _MEASURED = """
