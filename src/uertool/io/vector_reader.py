@@ -14,8 +14,8 @@ import torch
 
 from uertool.engine.spool import Note
 from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
+from uertool.io.line_bytes import open_bytes, raw_lines, read_blocks
 from uertool.io.vector_writer import scales_path
-from uertool.text.readers import read_lines
 
 Block = npt.NDArray[np.float32]
 Blocks = Iterator[tuple[Block, list[Note]]]
@@ -196,19 +196,20 @@ def _parquet(path: Path, rows: int) -> Blocks:
 def _jsonl(path: Path, rows: int) -> Blocks:
     vectors: list[Any] = []
     notes: list[Note] = []
-    for line in read_lines(path, limit=None):
-        if not line.text.strip():
-            continue
-        record = json.loads(line.text)
-        if not isinstance(record, dict) or "vector" not in record:
-            raise InputError(f'{path}, line {line.number + 1} has no field "vector".')
-        vector = np.asarray(record["vector"], dtype=np.float32) * record.get("scale", 1.0)
-        vectors.append(vector)
-        text = str(record.get("token", record.get("text", "")))
-        notes.append(Note(record.get("line", line.number), text, record.get("position")))
-        if len(vectors) == rows:
-            yield np.stack(vectors), notes
-            vectors, notes = [], []
+    with open_bytes(path) as stream:
+        for line in raw_lines(read_blocks(stream, str(path)), limit=None):
+            if not line.data.strip():
+                continue
+            record = json.loads(line.data)
+            if not isinstance(record, dict) or "vector" not in record:
+                raise InputError(f'{path}, line {line.number + 1} has no field "vector".')
+            vector = np.asarray(record["vector"], dtype=np.float32) * record.get("scale", 1.0)
+            vectors.append(vector)
+            text = str(record.get("token", record.get("text", "")))
+            notes.append(Note(record.get("line", line.number), text, record.get("position")))
+            if len(vectors) == rows:
+                yield np.stack(vectors), notes
+                vectors, notes = [], []
     if vectors:
         yield np.stack(vectors), notes
 
