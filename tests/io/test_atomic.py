@@ -76,10 +76,12 @@ def test_a_full_disk_is_one_sentence_about_the_output(tmp_path: Path, code: int)
     target = tmp_path / "out.bin"
     target.write_text("old")
     with (
-        pytest.raises(OutputError, match=r"out\.bin cannot be written: the (disk|file)"),
+        pytest.raises(OutputError, match=r"out\.bin cannot be written: the (disk|file)") as caught,
         atomic_path(target, overwrite=True),
     ):
         raise OSError(code, os.strerror(code))
+    assert "what was there before is unchanged" in str(caught.value)
+    assert "run the command again" in str(caught.value)
     assert target.read_text() == "old"
     assert names(tmp_path) == ["out.bin"]
 
@@ -116,6 +118,32 @@ def test_the_mode_of_a_replaced_file_is_kept(tmp_path: Path) -> None:
     with atomic_text(target, overwrite=True) as stream:
         stream.write("new")
     assert target.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_partials_are_private_and_outputs_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "file") as partial:
+            assert partial.stat().st_mode & 0o777 == 0o600
+        with atomic_folder(tmp_path / "folder") as partial:
+            assert partial.stat().st_mode & 0o777 == 0o700
+        with scratch_folder(tmp_path / "file") as partial:
+            assert partial.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_what_only_looks_like_a_partial_is_left_alone(tmp_path: Path) -> None:
+    fifo, link = (tmp_path / f"out.{token}.partial" for token in ("0123456789ab", "0123456789ac"))
+    os.mkfifo(fifo)
+    (tmp_path / "own").write_text("a user's own file")
+    link.symlink_to(tmp_path / "own")
+    with atomic_path(tmp_path / "out") as partial:  # would wait for a writer if it opened the FIFO
+        partial.write_text("1")
+    assert names(tmp_path) == ["out", fifo.name, link.name, "own"]
 
 
 def test_text_has_unix_line_ends_and_utf8(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Output files and folders that appear whole or not at all.
 
-Everything is written beside its target under `<name>.<random>.partial`, flushed to disk and
-renamed into place, so that a crash, a full disk or Ctrl-C leaves what was there before. A living
-run holds a lock on its partial file; partial files without one are left by dead runs and are
-removed by the next run that writes the same target.
+Everything is written next to its target under `<name>.<random>.partial`, which nobody else may
+read, flushed to disk and renamed into place, so that a crash, a full disk or Ctrl-C leaves what was
+there before. A running process holds a lock on its partial file; partial files without one were
+left by killed runs and are removed by the next run that writes the same target.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def refuse_existing(path: str | Path, overwrite: bool) -> None:
 
 @contextmanager
 def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` when the block ends well.
+    """Yield a temporary path next to `path` that becomes `path` when the block ends well.
 
     Args:
         path: where the file shall be; its folder must exist. A symbolic link is followed.
@@ -86,30 +86,19 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         with _as_output_error(path):
             yield target
         return
-    _require_parent(path, target)
-    _remove_strays(target)
-    with _as_output_error(path):
-        partial, lock = _claim_file(target)
-        try:
-            yield partial
-            _flush(partial)
-            if target.exists():
-                partial.chmod(stat.S_IMODE(target.stat().st_mode))
-            os.replace(partial, target)
-            _flush(target.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
-        finally:
-            os.close(lock)
+    with _claimed(path, target, folder=False) as (partial, mode):
+        yield partial
+        _flush(partial)
+        _set_mode(partial, target.stat().st_mode if target.exists() else mode)
+        os.replace(partial, target)
+        _flush(target.parent)
 
 
 @contextmanager
 def atomic_folder(
     path: str | Path, *, overwrite: bool = False, keep: Callable[[str], bool] | None = None
 ) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` that becomes `path` when the block ends well.
+    """Yield a temporary folder next to `path` that becomes `path` when the block ends well.
 
     With `overwrite` the old folder is replaced as a whole. A folder that holds sub-folders which
     the new one does not have is not one that uertool wrote, so it is never replaced.
@@ -133,47 +122,29 @@ def atomic_folder(
             f"The output {path} is the current folder or one above it, which cannot be replaced.",
             "Name a folder of its own for the output.",
         )
-    _require_parent(path, target)
-    _remove_strays(target)
-    with _as_output_error(path):
-        partial, lock = _claim_folder(target)
-        try:
-            yield partial
-            for file in partial.rglob("*"):
-                _flush(file)
-            if keep is not None and target.is_dir():
-                _keep_files(target, partial, keep)
-            _flush(partial)
-            _move_folder(partial, target)
-            _flush(target.parent)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        finally:
-            if lock is not None:
-                os.close(lock)
+    with _claimed(path, target, folder=True) as (partial, mode):
+        yield partial
+        for file in partial.rglob("*"):
+            _flush(file)
+        if keep is not None and target.is_dir():
+            _keep_files(target, partial, keep)
+        _set_mode(partial, mode)
+        _flush(partial)
+        _move_folder(partial, target)
+        _flush(target.parent)
 
 
 @contextmanager
 def scratch_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a folder beside `path` for what is only needed while that output is made.
+    """Yield a folder next to `path` for what is only needed while that output is made.
 
     It is gone afterwards; what a killed run leaves is removed by the next one of the same target.
 
     Raises:
         OutputError: the folder of the target does not exist, or the disk refuses the data.
     """
-    target = Path(os.path.realpath(path))
-    _require_parent(path, target)
-    _remove_strays(target)
-    with _as_output_error(path):
-        partial, lock = _claim_folder(target)
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
+    with _claimed(path, Path(os.path.realpath(path)), folder=True) as (partial, _):
+        yield partial
 
 
 @contextmanager
@@ -212,14 +183,6 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _require_parent(path: str | Path, target: Path) -> None:
-    if not target.parent.is_dir():
-        raise OutputError(
-            f"The folder {target.parent} of the output {path} does not exist.",
-            f"Create it with: mkdir -p {target.parent}",
-        )
-
-
 @contextmanager
 def _as_output_error(path: str | Path) -> Iterator[None]:
     """Turn what a disk says when it will not take data into an OutputError about `path`."""
@@ -230,10 +193,11 @@ def _as_output_error(path: str | Path) -> Iterator[None]:
         if reason is None and error.filename is not None and PARTIAL in os.fspath(error.filename):
             reason = error.strerror
         if reason is None:
-            raise  # an input that failed, or a closed pipe: not about this output
+            raise  # an input that failed, or a closed pipe
         raise OutputError(
             f"The output {path} cannot be written: {reason}.",
-            "Nothing was left behind, and a file that was there before is unchanged.",
+            "Nothing was left behind, and what was there before is unchanged; free some space or "
+            "choose another folder, then run the command again.",
         ) from error
 
 
@@ -256,34 +220,54 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def _claim_file(target: Path) -> tuple[Path, int]:
-    """Create and lock a new partial file; the lock lives as long as the descriptor."""
+@contextmanager
+def _claimed(path: str | Path, target: Path, *, folder: bool) -> Iterator[tuple[Path, int]]:
+    """A new partial file or folder, locked and private, and the mode that the system gave it.
+
+    What is still there at the end is removed.
+    """
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"The folder {target.parent} of the output {path} does not exist.",
+            f"Create it with: mkdir -p {target.parent}",
+        )
+    _remove_strays(target)
+    with _as_output_error(path):
+        partial, lock = _claim(target, folder)
+        try:
+            mode = partial.stat().st_mode
+            _set_mode(partial, 0o700 if folder else 0o600)
+            yield partial, mode
+        finally:
+            _remove(partial)
+            if lock is not None:
+                os.close(lock)
+
+
+def _claim(target: Path, folder: bool) -> tuple[Path, int | None]:
+    """Create and lock a partial file or folder; the lock lives as long as the descriptor."""
     while True:
         partial = _partial_name(target)
-        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        # Another run that is cleaning up may have seen the file before it was locked.
+        if folder:
+            partial.mkdir()
+            if os.name == "nt":  # folders cannot be opened there
+                return partial, None
+            descriptor = os.open(partial, os.O_RDONLY)
+        else:
+            descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        # Another run that is cleaning up may have seen it before it was locked.
         if _lock(descriptor) is not False and partial.exists():
             return partial, descriptor
         os.close(descriptor)
 
 
-def _claim_folder(target: Path) -> tuple[Path, int | None]:
-    """Create and lock a new partial folder; without folder locks the descriptor is None."""
-    while True:
-        partial = _partial_name(target)
-        partial.mkdir()
-        if _fcntl is None:
-            return partial, None
-        descriptor = os.open(partial, os.O_RDONLY)
-        if _lock(descriptor) is not False and partial.exists():
-            return partial, descriptor
-        os.close(descriptor)
+def _set_mode(path: Path, mode: int) -> None:
+    with contextlib.suppress(OSError):  # some file systems have no modes
+        path.chmod(stat.S_IMODE(mode))
 
 
 def _remove_strays(target: Path) -> None:
-    """Remove what dead runs left beside `target`, and put back a folder they had moved away."""
-    if not target.parent.is_dir():
-        return
+    """Remove what killed runs left next to `target`, and put back a folder they had moved away."""
     prefix = os.fsencode(target.name)[:220].decode(errors="ignore") + "."
     for item in sorted(target.parent.iterdir()):
         rest = item.name[len(prefix) :] if item.name.startswith(prefix) else ""
@@ -298,10 +282,13 @@ def _remove_strays(target: Path) -> None:
 
 
 def _remove_if_dead(item: Path) -> None:
-    if item.is_dir() and os.name == "nt":  # folders cannot be opened there
-        held = None
-    else:
-        descriptor = os.open(item, os.O_RDONLY)
+    kind = item.lstat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        return  # uertool makes no others, and opening a FIFO would wait for its writer
+    held = None
+    if not (stat.S_ISDIR(kind) and os.name == "nt"):
+        flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(item, os.O_RDONLY | flags)
         try:
             held = _lock(descriptor)
             if held:
@@ -313,10 +300,11 @@ def _remove_if_dead(item: Path) -> None:
 
 
 def _remove(item: Path) -> None:
-    if item.is_dir():
+    if item.is_dir() and not item.is_symlink():
         shutil.rmtree(item, ignore_errors=True)
     else:
-        item.unlink()
+        with contextlib.suppress(OSError):
+            item.unlink()
 
 
 def _flush(path: Path) -> None:
@@ -348,8 +336,7 @@ def _move_folder(new: Path, target: Path) -> None:
             "Name a new folder for the output, or remove the old one yourself.",
         )
     if _exchange(new, target):
-        shutil.rmtree(new, ignore_errors=True)
-        return
+        return  # the old folder now has the name of the partial one, which is removed
     # Without an atomic exchange the old folder steps aside; a run killed in between is repaired
     # by the next one (_remove_strays).
     aside = new.with_name(new.name[: -len(PARTIAL)] + REPLACED)
