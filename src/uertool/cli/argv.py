@@ -1,4 +1,4 @@
-"""What the old scripts allowed on the command line, rewritten into what one parser understands.
+"""Argument forms of the old scripts, rewritten for the parser.
 
 Typer takes one value after an option, or the option several times. UER-py's users also write
 `--embedding word pos seg`, `--model_list_path a.bin b.bin`, `--do_lower_case false` and

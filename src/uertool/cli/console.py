@@ -29,7 +29,7 @@ PLAIN_WIDTH = 100
 
 @dataclass
 class _Level:
-    """How much is said on standard error."""
+    """How much is reported on standard error."""
 
     quiet: bool = False
     verbose: bool = False
@@ -39,7 +39,7 @@ _level = _Level()
 
 
 def set_level(*, quiet: bool = False, verbose: bool = False) -> None:
-    """Say less or more on standard error from here on; errors and warnings are always said."""
+    """Set how much is reported on standard error; errors and warnings always are."""
     _level.quiet = quiet
     _level.verbose = verbose
 
@@ -102,7 +102,7 @@ def table(
         rows: cells as text or anything that `str` makes text of; a float gets four digits.
         title: a line above.
         right: headings of columns that are aligned to the right (numbers).
-        to_stderr: whether it is a report beside the results rather than a result.
+        to_stderr: whether it is a report about the results rather than a result.
     """
     from rich import box
     from rich.table import Table
@@ -224,7 +224,7 @@ def err(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A remark beside the results; not said with --quiet."""
+    """A remark about the results; omitted with --quiet."""
     if not _level.quiet:
         err(text)
 
@@ -236,7 +236,7 @@ def detail(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Something the user should know about the results; always said."""
+    """Something the user should know about the results; never omitted."""
     err(f"warning: {text}")
 
 
@@ -260,7 +260,7 @@ class Ticker:
         """So much there is to do."""
 
     def say(self, words: str) -> None:
-        """A few words beside the bar."""
+        """A few words next to the bar."""
 
 
 class _Shown(Ticker):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, TypeVar, get_
 import typer
 from typer.core import TyperCommand
 
-from uertool.cli import console
+from uertool.cli import console, run_record
 from uertool.cli.argv import normalize_values
 from uertool.errors import InputError, SettingError, UsageError
 from uertool.settings import Field, Setting, Settings, fields_of
@@ -77,6 +77,7 @@ def with_settings(command: Callable[..., Result]) -> Callable[..., Result]:
         for parameter, kind in groups.items():
             values = {f.name: _value(f, given.pop(f.name)) for f in fields_of(kind)}
             given[parameter] = kind(**values)
+            run_record.remember(given[parameter])
         for parameter, old in plain.items():
             given[parameter] = old(**{f.name: given.pop(f.name) for f in dataclasses.fields(old)})
         return command(**given)

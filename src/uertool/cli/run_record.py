@@ -1,4 +1,4 @@
-"""--save-run: what a run was, written beside its output as `<output>.run.json`."""
+"""--save-run: a record of the run, written next to its output as `<output>.run.json`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,29 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from uertool.settings import Settings, fields_of
+
 #: The libraries whose versions may change a result.
 LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "sentencepiece", "tensorflow")
 
 _arguments: list[str] = []
+_settings: dict[str, Any] = {}
 
 
 def begin(argv: Iterable[str]) -> None:
     """Remember the arguments of this run, as they were typed."""
     _arguments[:] = argv
+    _settings.clear()
+
+
+def remember(settings: Settings) -> None:
+    """Remember the values of settings that this run uses; those not given (None) are left out."""
+    values = {field.name: getattr(settings, field.name) for field in fields_of(type(settings))}
+    _settings.update({name: value for name, value in values.items() if value is not None})
 
 
 def record_path(output: str | Path) -> Path:
-    """Where the record of an output lies."""
+    """The path of an output's record."""
     return Path(f"{output}.run.json")
 
 
@@ -34,13 +44,13 @@ def write(
     settings: Mapping[str, Any] | None = None,
     results: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the record of a finished run beside its output, replacing an older one.
+    """Write the record of a finished run next to its output, replacing an older one.
 
     Args:
         output: the file or folder that the run wrote.
         inputs: files and folders that it read; None and "-" are left out, and what is no path
             (a bundled name, hf:owner/name) is recorded without a hash.
-        settings: what the options meant in the end, for example the resolved configuration.
+        settings: further settings than those of the command's options.
         results: figures of the run.
 
     Returns:
@@ -52,7 +62,7 @@ def write(
     path = record_path(output)
     record = {
         "command": ["uertool", *_arguments],
-        "settings": dict(settings or {}),
+        "settings": {**_settings, **(settings or {})},
         "results": dict(results or {}),
         "inputs": {str(item): _digest(item) for item in inputs if item not in (None, "-")},
         "output": str(output),
