@@ -33,10 +33,10 @@ _CONVERT = """
 import sys
 from uertool.tasks.convert import verification
 from uertool.tasks.convert.job import convert
-from uertool.tasks.convert.settings import ConversionOptions
+from uertool.tasks.convert.settings import ConvertSettings
 if sys.argv[3] == "tensors":
     verification._run_both = lambda job, place: ({}, ())
-convert(sys.argv[1], sys.argv[2], "hf", ConversionOptions(verify=sys.argv[3] != "no"))
+convert(sys.argv[1], sys.argv[2], "hf", ConvertSettings(verify=sys.argv[3] != "no"))
 """
 
 

@@ -155,7 +155,7 @@ def test_a_folder_is_looked_through_without_writing(
 
 def test_a_missing_output_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "uer2hf", MLM]) == 2
-    assert "--output_model_path" in capsys.readouterr().err
+    assert "--output-model-path" in capsys.readouterr().err
 
 
 def test_a_direction_says_what_the_input_is(

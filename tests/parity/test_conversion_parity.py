@@ -19,15 +19,15 @@ from tests.conftest import fixture_folders
 from tests.parity.hf_models import Texts, computed, loaded, ours, texts
 from uertool.loading.registry import load_model
 from uertool.tasks.convert.job import convert
-from uertool.tasks.convert.settings import ConversionOptions
+from uertool.tasks.convert.settings import ConvertSettings
 
 FOLDERS = fixture_folders("model.bin", "expected/hf_state_dict.json")
 ARCH = {"xlm-roberta-modular": "xlm-roberta"}
 SAME_FOLDER, ORIGINAL = 1e-5, 5e-5
 
 
-def options(folder: Path, **more: Any) -> ConversionOptions:
-    return ConversionOptions(arch=ARCH.get(folder.name), verify=False, **more)
+def options(folder: Path, **more: Any) -> ConvertSettings:
+    return ConvertSettings(arch=ARCH.get(folder.name), verify=False, **more)
 
 
 def limits(

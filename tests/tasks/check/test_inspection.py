@@ -248,10 +248,10 @@ def test_a_decoders_vocabulary_is_compared_with_its_own_table() -> None:
 
 def test_the_tokenizer_of_a_hugging_face_folder_is_compared(tmp_path: Path) -> None:
     from uertool.tasks.convert.job import convert
-    from uertool.tasks.convert.settings import ConversionOptions
+    from uertool.tasks.convert.settings import ConvertSettings
 
     folder = FIXTURES / "bert-modular"
-    options = ConversionOptions(verify=False, vocab_path=folder / "vocab.txt")
+    options = ConvertSettings(verify=False, vocab_path=folder / "vocab.txt")
     convert(folder / "model.bin", tmp_path / "hf", "hf", options)
     (tmp_path / "hf" / "vocab.txt").unlink()
     assert inspect_checkpoint(tmp_path / "hf", numbers=False).good

@@ -29,22 +29,22 @@ from uertool.errors import (
 )
 from uertool.tasks.convert.job import checkpoints_in, convert, convert_folder
 from uertool.tasks.convert.results import ConversionReport
-from uertool.tasks.convert.settings import ConversionOptions, heads_of_word
+from uertool.tasks.convert.settings import ConvertSettings
 from uertool.tasks.convert.verification import OUTPUT_AND_TRANSFORMERS, SOURCE_AND_OUTPUT
 
 transformers = pytest.importorskip("transformers")
 
 ARCH = {"xlm-roberta-modular": "xlm-roberta"}
 WRONG_HF = {"model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"}
-FAST = ConversionOptions(verify=False)
+FAST = ConvertSettings(verify=False)
 
 #: transformers ties T5's words whatever the config says, notices that they differ and leaves them.
 WARNS = {"t5-modular", "t5-v1_1-modular", "t5-v1_1-legacy"}
 
 
-def options(folder: Path, **more: Any) -> ConversionOptions:
+def options(folder: Path, **more: Any) -> ConvertSettings:
     more.setdefault("verify", False)
-    return ConversionOptions(arch=ARCH.get(folder.name), **more)
+    return ConvertSettings(arch=ARCH.get(folder.name), **more)
 
 
 def ids(folders: list[Path]) -> list[str]:
@@ -349,7 +349,7 @@ def test_an_untied_output_layer_is_not_dropped_in_silence(tmp_path: Path) -> Non
         convert(source, tmp_path / "bert_model.ckpt", "google")
     assert not list(tmp_path.iterdir())
     report = convert(
-        source, tmp_path / "bert_model.ckpt", "google", ConversionOptions(allow_loss=True)
+        source, tmp_path / "bert_model.ckpt", "google", ConvertSettings(allow_loss=True)
     )
     assert any("no place for it" in note for note in report.notes)
 
@@ -392,7 +392,7 @@ def test_generations_there_and_back(folder: Path, tmp_path: Path) -> None:
 def test_sinusoids_are_not_renamed_into_others(name: str, layout: Any, tmp_path: Path) -> None:
     source = FIXTURES / name / "model.bin"
     with pytest.raises(CheckpointError, match="another formula"):
-        convert(source, tmp_path / "x.bin", "uer", ConversionOptions(layout=layout, verify=False))
+        convert(source, tmp_path / "x.bin", "uer", ConvertSettings(layout=layout, verify=False))
     assert not list(tmp_path.iterdir())
 
 
@@ -411,16 +411,16 @@ BERT = FIXTURES / "bert-modular" / "model.bin"
 
 def test_layers_that_contradict_the_file_are_an_error_with_both_numbers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`layers_num` is 12.*3 layers"):
-        convert(MLM, tmp_path / "hf", "hf", ConversionOptions(layers_num=12))
+        convert(MLM, tmp_path / "hf", "hf", ConvertSettings(layers_num=12))
 
 
 def test_target_takes_a_part_and_refuses_what_is_not_there(tmp_path: Path) -> None:
-    report = convert(BERT, tmp_path / "hf", "hf", ConversionOptions(heads=heads_of_word("mlm")))
+    report = convert(BERT, tmp_path / "hf", "hf", ConvertSettings(target=("mlm",)))
     assert report.hf_class == "BertForMaskedLM"
     names = open_tensor_file(tmp_path / "hf").keys()
     assert not [name for name in names if "seq_relationship" in name or "pooler" in name]
     with pytest.raises(ConfigError, match=r"no sp head; it has mlm"):
-        convert(MLM, tmp_path / "x", "hf", ConversionOptions(heads=heads_of_word("bert")))
+        convert(MLM, tmp_path / "x", "hf", ConvertSettings(target=("bert",)))
 
 
 def test_a_dry_run_writes_nothing_and_lists_everything(tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ def test_a_weight_path_gets_the_weights_alone(tmp_path: Path) -> None:
 
 
 def test_shards_are_written_and_loaded(tmp_path: Path) -> None:
-    convert(MLM, tmp_path / "hf", "hf", ConversionOptions(max_shard_size="60KB"))
+    convert(MLM, tmp_path / "hf", "hf", ConvertSettings(max_shard_size="60KB"))
     assert (tmp_path / "hf" / "model.safetensors.index.json").is_file()
     assert len(list((tmp_path / "hf").glob("model-*.safetensors"))) > 2
     _, faults = load(tmp_path / "hf", "BertForMaskedLM")
@@ -458,7 +458,7 @@ def test_shards_are_written_and_loaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_type_of_the_output_is_what_was_asked_for(dtype: str, tmp_path: Path) -> None:
-    convert(MLM, tmp_path / "hf", "hf", ConversionOptions(dtype=dtype))
+    convert(MLM, tmp_path / "hf", "hf", ConvertSettings(dtype=dtype))
     model, faults = load(tmp_path / "hf", "BertForMaskedLM")
     assert faults == {}
     assert str(model.dtype) == f"torch.{dtype}"
@@ -466,11 +466,11 @@ def test_the_type_of_the_output_is_what_was_asked_for(dtype: str, tmp_path: Path
 
 def test_labels_are_named_and_counted(tmp_path: Path) -> None:
     source = FIXTURES / "bert-classifier-modular" / "model.bin"
-    convert(source, tmp_path / "hf", "hf", ConversionOptions(labels=("a", "b", "c")))
+    convert(source, tmp_path / "hf", "hf", ConvertSettings(labels=("a", "b", "c")))
     content = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert content["id2label"] == {"0": "a", "1": "b", "2": "c"}
     with pytest.raises(UsageError, match="2 labels"):
-        convert(source, tmp_path / "x", "hf", ConversionOptions(labels=("a", "b")))
+        convert(source, tmp_path / "x", "hf", ConvertSettings(labels=("a", "b")))
     assert not (tmp_path / "x").exists()
 
 
@@ -504,11 +504,11 @@ def test_a_vocabulary_of_another_model_does_not_go_along(tmp_path: Path) -> None
     report = convert(source, tmp_path / "hf", "hf", FAST)
     assert any("1040 tokens, the model has 1000 words" in note for note in report.notes)
     assert not (tmp_path / "hf" / "vocab.txt").exists()
-    named = ConversionOptions(vocab_path=MLM.with_name("vocab.txt"), verify=False)
+    named = ConvertSettings(vocab_path=MLM.with_name("vocab.txt"), verify=False)
     with pytest.raises(VocabError, match=r"1040 tokens, .* 1000 rows"):
         convert(source, tmp_path / "x", "hf", named)
     (tmp_path / "short.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
-    named = ConversionOptions(vocab_path=tmp_path / "short.txt", verify=False)
+    named = ConvertSettings(vocab_path=tmp_path / "short.txt", verify=False)
     report = convert(source, tmp_path / "x", "hf", named)
     assert any("5 tokens, the model 1000 words" in note for note in report.notes)
 
@@ -520,7 +520,7 @@ def test_a_sentencepiece_model_gives_uer_pys_ids(arch: str, tmp_path: Path) -> N
 
     spm = TEXT / "cluecorpussmall_spm.model"
     source = with_words(tmp_path / "in", 100_005 if arch == "xlm-roberta" else 100_000)
-    settings = ConversionOptions(arch=arch, spm_model_path=spm, verify=False)
+    settings = ConvertSettings(arch=arch, spm_model_path=spm, verify=False)
     convert(source, tmp_path / "hf", "hf", settings)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     name = "xlmroberta" if arch == "xlm-roberta" else "bert"
@@ -545,7 +545,7 @@ def test_a_file_of_uer_py_gets_companions_of_its_own_name(tmp_path: Path) -> Non
 
 
 def test_the_2021_generation_gets_a_configuration_in_its_words(tmp_path: Path) -> None:
-    convert(MLM, tmp_path / "m.bin", "uer", ConversionOptions(layout="legacy", verify=False))
+    convert(MLM, tmp_path / "m.bin", "uer", ConvertSettings(layout="legacy", verify=False))
     settings = json.loads((tmp_path / "m.config.json").read_text())
     assert settings["embedding"] == "word_pos_seg"
     assert settings["heads_num"] == 4
@@ -572,24 +572,24 @@ def test_nothing_else_is_needed_to_run_or_convert_an_output(tmp_path: Path) -> N
 def test_files_of_another_model_are_never_replaced(tmp_path: Path) -> None:
     for name in ("vocab.txt", "config.json", "other.bin", "notes.md"):
         (tmp_path / name).write_text(name)
-    convert(MLM, tmp_path / "m.bin", "uer", ConversionOptions(overwrite=True, verify=False))
+    convert(MLM, tmp_path / "m.bin", "uer", ConvertSettings(overwrite=True, verify=False))
     for name in ("vocab.txt", "config.json", "other.bin", "notes.md"):
         assert (tmp_path / name).read_text() == name
     (tmp_path / "n.vocab.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"n\.vocab\.txt exists"):
         convert(MLM, tmp_path / "n.bin", "uer", FAST)
     assert not (tmp_path / "n.bin").exists()
-    convert(MLM, tmp_path / "n.bin", "uer", ConversionOptions(overwrite=True, verify=False))
+    convert(MLM, tmp_path / "n.bin", "uer", ConvertSettings(overwrite=True, verify=False))
     assert (tmp_path / "n.vocab.txt").read_text() == MLM.with_name("vocab.txt").read_text()
 
 
 def test_other_files_stay_in_a_folder_that_is_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "hf"
-    convert(MLM, folder, "hf", ConversionOptions(max_shard_size="60KB", verify=False))
+    convert(MLM, folder, "hf", ConvertSettings(max_shard_size="60KB", verify=False))
     (folder / "README.md").write_text("mine")
     (folder / "pytorch_model.bin").write_bytes(b"also mine")
     (folder / "data.npy").symlink_to(folder / "README.md")
-    convert(MLM, folder, "hf", ConversionOptions(overwrite=True, verify=False))
+    convert(MLM, folder, "hf", ConvertSettings(overwrite=True, verify=False))
     assert (folder / "README.md").read_text() == "mine"
     assert (folder / "pytorch_model.bin").read_bytes() == b"also mine"
     assert (folder / "data.npy").is_symlink()
@@ -602,7 +602,7 @@ def test_files_that_only_look_like_a_models_stay(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "merges.txt").write_text("company news")
     (folder / "model.safetensors.index.json").write_text("{}")
-    convert(MLM, folder, "hf", ConversionOptions(overwrite=True, verify=False))
+    convert(MLM, folder, "hf", ConvertSettings(overwrite=True, verify=False))
     assert (folder / "merges.txt").read_text() == "company news"
 
 
@@ -615,7 +615,7 @@ def test_a_roberta_of_uer_pys_names_is_known_by_its_configuration(
     made(tmp_path / "hf", f"{name}ForMaskedLM", f"{name}Config", settings)
     convert(tmp_path / "hf", tmp_path / "m.bin", "uer", FAST)
     (tmp_path / "m.config.json").unlink()
-    named = ConversionOptions(config_path=tmp_path / "hf" / "config.json")
+    named = ConvertSettings(config_path=tmp_path / "hf" / "config.json")
     assert convert(tmp_path / "m.bin", tmp_path / "back", "hf", named).architecture == "xlm-roberta"
     written = json.loads((tmp_path / "back" / "config.json").read_text())
     assert written == json.loads((tmp_path / "hf" / "config.json").read_text())
@@ -623,7 +623,7 @@ def test_a_roberta_of_uer_pys_names_is_known_by_its_configuration(
 
 def test_arch_roberta_writes_a_roberta(tmp_path: Path) -> None:
     source = FIXTURES / "xlm-roberta-modular" / "model.bin"
-    convert(source, tmp_path / "hf", "hf", ConversionOptions(arch="roberta", verify=False))
+    convert(source, tmp_path / "hf", "hf", ConvertSettings(arch="roberta", verify=False))
     content = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert content["model_type"] == "roberta"
     assert content["architectures"] == ["RobertaForMaskedLM"]
@@ -642,7 +642,7 @@ def test_a_head_count_is_not_guessed_for_a_folder(tmp_path: Path) -> None:
     for way in ("`heads_num`", "`config_path`", "heads=hidden/64"):
         assert way in (failure.value.hint or "")
     assert not (tmp_path / "hf").exists()
-    accepted = ConversionOptions(assume="heads=hidden/64", verify=False)
+    accepted = ConvertSettings(assume="heads=hidden/64", verify=False)
     convert(source, tmp_path / "hf", "hf", accepted)
     assert json.loads((tmp_path / "hf/config.json").read_text())["num_attention_heads"] == 2
     # Names alone can be converted; the companion then says nothing about heads.
@@ -656,7 +656,7 @@ def test_a_folder_of_checkpoints_is_converted_one_by_one(tmp_path: Path) -> None
     for name in ("mlm-modular", "gpt2-legacy"):
         (source / f"{name}.bin").write_bytes((FIXTURES / name / "model.bin").read_bytes())
     (source / "broken.bin").write_text("<html>")
-    settings = ConversionOptions(heads_num=4, verify=False)
+    settings = ConvertSettings(heads_num=4, verify=False)
     assert len(checkpoints_in(source)) == 3
     outcomes = dict(convert_folder(source, tmp_path / "out", "hf", settings))
     kinds = {path.stem: isinstance(outcome, UertoolError) for path, outcome in outcomes.items()}
@@ -689,7 +689,7 @@ def test_nan_and_infinite_weights_are_reported(bad: float, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"embedding\.layer_norm\.gamma holds 1 values"):
         convert(source, tmp_path / "hf", "hf")
     assert not (tmp_path / "hf").exists()
-    report = convert(source, tmp_path / "hf", "hf", ConversionOptions(allow_nan=True))
+    report = convert(source, tmp_path / "hf", "hf", ConvertSettings(allow_nan=True))
     assert any("NaN" in note for note in report.notes)
 
 
@@ -703,7 +703,7 @@ def test_unknown_names_stop_a_conversion_unless_told(tmp_path: Path) -> None:
     source = changed(tmp_path, adapter__down=torch.zeros(3))
     with pytest.raises(CheckpointError, match=r"adapter\.down"):
         convert(source, tmp_path / "hf", "hf")
-    report = convert(source, tmp_path / "hf", "hf", ConversionOptions(allow_loss=True))
+    report = convert(source, tmp_path / "hf", "hf", ConvertSettings(allow_loss=True))
     assert any("adapter.down" in note for note in report.notes)
 
 
@@ -816,7 +816,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
 
 def test_a_bert_body_becomes_both_streams_when_asked(tmp_path: Path) -> None:
     made(tmp_path / "hf", "BertModel", "BertConfig", _BERT)
-    convert(tmp_path / "hf", tmp_path / "m.bin", "uer", ConversionOptions(arch="sbert"))
+    convert(tmp_path / "hf", tmp_path / "m.bin", "uer", ConvertSettings(arch="sbert"))
     model = torch.load(tmp_path / "m.bin", weights_only=True)
     first = model["embedding.dual.embedding_0.word.embedding.weight"]
     second = model["embedding.dual.embedding_1.word.embedding.weight"]

@@ -19,7 +19,7 @@ _HIDDEN, _LAYERS, _WORDS = 512, 10, 600
 _SCRIPT = """
 import re, sys
 from uertool.tasks.convert.job import convert
-from uertool.tasks.convert.settings import ConversionOptions
+from uertool.tasks.convert.settings import ConvertSettings
 
 def peak():  # getrusage would begin with what the parent had
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
@@ -27,7 +27,7 @@ def peak():  # getrusage would begin with what the parent had
 small, large, out, to = sys.argv[1:]
 suffix = "" if to == "hf" else ".bin"
 for source, name in ((small, "small"), (large, "large")):
-    options = ConversionOptions(heads_num=4, max_shard_size="20MB")
+    options = ConvertSettings(heads_num=4, max_shard_size="20MB")
     report = convert(source, f"{out}/{name}{suffix}", to, options)
     assert report.verification.differences, report.verification.notes
     print(peak())

@@ -18,7 +18,7 @@ from uertool.errors import CheckpointError, ConfigError
 from uertool.loading.config_resolution import resolve_config
 from uertool.tasks.convert import plan, verification
 from uertool.tasks.convert.job import convert
-from uertool.tasks.convert.settings import ConversionOptions
+from uertool.tasks.convert.settings import ConvertSettings
 from uertool.tasks.convert.verification import SOURCE_AND_OUTPUT
 from uertool.tasks.convert.writing import ConversionWriter
 
@@ -31,7 +31,7 @@ UER = [f for f in fixture_folders("model.bin", "config.json") if f.name.endswith
 
 @pytest.mark.parametrize("folder", UER, ids=lambda folder: folder.name)
 def test_other_names_compute_the_same_numbers(folder: Path, tmp_path: Path) -> None:
-    options = ConversionOptions(layout="legacy" if "seq2seq" in folder.name else "modular")
+    options = ConvertSettings(layout="legacy" if "seq2seq" in folder.name else "modular")
     report = convert(folder / "model.bin", tmp_path / "m.bin", "uer", options)
     assert report.verification is not None
     found = report.verification.differences
@@ -52,7 +52,7 @@ def test_an_output_that_computes_something_else_is_not_kept(
 ) -> None:
     wrong_activation(monkeypatch)
     with pytest.raises(CheckpointError, match=r"not right; source and output.*hidden states by"):
-        convert(MLM, tmp_path / "hf", "hf", ConversionOptions(exact_norm=True))
+        convert(MLM, tmp_path / "hf", "hf", ConvertSettings(exact_norm=True))
     assert not list(tmp_path.iterdir())
 
 
@@ -63,7 +63,7 @@ def test_a_refused_output_leaves_the_one_before_it(
     before = {item.name: item.read_bytes() for item in (tmp_path / "hf").iterdir()}
     wrong_activation(monkeypatch)
     with pytest.raises(CheckpointError):
-        convert(MLM, tmp_path / "hf", "hf", ConversionOptions(exact_norm=True, overwrite=True))
+        convert(MLM, tmp_path / "hf", "hf", ConvertSettings(exact_norm=True, overwrite=True))
     assert {item.name: item.read_bytes() for item in (tmp_path / "hf").iterdir()} == before
     assert [item.name for item in tmp_path.iterdir()] == ["hf"]
 
@@ -94,7 +94,7 @@ def test_a_damaged_file_never_takes_the_place_of_a_good_one(
     wrong = damaged_google if to == "google" else damaged
     monkeypatch.setattr(ConversionWriter, "_tensors", wrong)
     with pytest.raises(CheckpointError, match="differs"):
-        convert(source, target, to, ConversionOptions(overwrite=True))
+        convert(source, target, to, ConvertSettings(overwrite=True))
     after = {item.name: item.read_bytes() for item in tmp_path.iterdir() if item.is_file()}
     assert after == before
 
@@ -126,7 +126,7 @@ def test_an_unknown_number_of_heads_is_asked_for_where_it_matters(tmp_path: Path
     source = alone(MLM, tmp_path)
     with pytest.raises(ConfigError, match="attention heads"):
         convert(source, tmp_path / "hf", "hf")
-    report = convert(source, tmp_path / "legacy.bin", "uer", ConversionOptions(layout="legacy"))
+    report = convert(source, tmp_path / "legacy.bin", "uer", ConvertSettings(layout="legacy"))
     assert report.verification is not None
     assert report.verification.differences[SOURCE_AND_OUTPUT]["mlm"] == 0.0
     assert "`heads_num`" in report.verification.notes[0]
@@ -134,14 +134,14 @@ def test_an_unknown_number_of_heads_is_asked_for_where_it_matters(tmp_path: Path
     assert report.verification is not None
     assert report.verification.differences[SOURCE_AND_OUTPUT]["mlm"] == 0.0
     assert open_checkpoint(tmp_path / "m.safetensors").stored_config["heads_num"] == 0
-    convert(source, tmp_path / "hf", "hf", ConversionOptions(heads_num=4))
+    convert(source, tmp_path / "hf", "hf", ConvertSettings(heads_num=4))
     assert json.loads((tmp_path / "hf/config.json").read_text())["num_attention_heads"] == 4
 
 
 def test_the_runs_of_a_shared_layer_come_from_the_configuration_or_a_flag(tmp_path: Path) -> None:
     def layers(**more: Any) -> int:
         shutil.rmtree(tmp_path / "hf", ignore_errors=True)
-        options = ConversionOptions(heads_num=4, hidden_act="gelu", **more)
+        options = ConvertSettings(heads_num=4, hidden_act="gelu", **more)
         convert(source, tmp_path / "hf", "hf", options)
         found: int = json.loads((tmp_path / "hf/config.json").read_text())["num_hidden_layers"]
         return found
@@ -157,7 +157,7 @@ def test_the_runs_of_a_shared_layer_come_from_the_configuration_or_a_flag(tmp_pa
 
 def test_a_vocabulary_goes_beside_googles_files(tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
-    convert(MLM, tmp_path / "bert_model.ckpt", "google", ConversionOptions(allow_loss=True))
+    convert(MLM, tmp_path / "bert_model.ckpt", "google", ConvertSettings(allow_loss=True))
     assert (tmp_path / "vocab.txt").read_bytes() == MLM.with_name("vocab.txt").read_bytes()
     config = json.loads((tmp_path / "bert_config.json").read_text())
     assert config["num_attention_heads"] == 4
@@ -220,6 +220,6 @@ def test_a_folder_that_transformers_cannot_load_is_not_kept(
 
 
 def test_a_bundled_model_is_converted_by_its_name(tmp_path: Path) -> None:
-    report = convert("zh-mlm-small", tmp_path / "hf", "hf", ConversionOptions(verify=False))
+    report = convert("zh-mlm-small", tmp_path / "hf", "hf", ConvertSettings(verify=False))
     assert report.hf_class == "BertForMaskedLM"
     assert (tmp_path / "hf" / "tokenizer.json").is_file()

@@ -348,10 +348,10 @@ def test_transformers_computes_the_same_with_the_words_in_another_order(
 ) -> None:
     transformers = pytest.importorskip("transformers")
     from uertool.tasks.convert.job import convert
-    from uertool.tasks.convert.settings import ConversionOptions
+    from uertool.tasks.convert.settings import ConvertSettings
 
     arch = "xlm-roberta" if folder.name.startswith("xlm") else None
-    options = ConversionOptions(arch=arch, verify=False, vocab_path=folder / "vocab.txt")
+    options = ConvertSettings(arch=arch, verify=False, vocab_path=folder / "vocab.txt")
     kind = convert(folder / "model.bin", tmp_path / "hf", "hf", options).hf_class
     tokens = Vocab.load(folder / "vocab.txt").tokens
     order = list(range(len(tokens)))
@@ -382,10 +382,10 @@ def test_transformers_computes_the_same_with_the_words_in_another_order(
 def test_special_ids_in_config_json_follow_their_tokens(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from uertool.tasks.convert.job import convert
-    from uertool.tasks.convert.settings import ConversionOptions
+    from uertool.tasks.convert.settings import ConvertSettings
 
     folder = FIXTURES / "gpt2-modular"
-    options = ConversionOptions(verify=False, vocab_path=folder / "vocab.txt")
+    options = ConvertSettings(verify=False, vocab_path=folder / "vocab.txt")
     convert(folder / "model.bin", tmp_path / "hf", "hf", options)
     old = Vocab.load(folder / "vocab.txt").tokens
     kept = [token for token in old if token != "[SEP]"]
@@ -402,10 +402,10 @@ def test_special_ids_in_config_json_follow_their_tokens(tmp_path: Path) -> None:
 
 def hf_folder(name: str, tmp_path: Path) -> Path:
     from uertool.tasks.convert.job import convert
-    from uertool.tasks.convert.settings import ConversionOptions
+    from uertool.tasks.convert.settings import ConvertSettings
 
     folder = FIXTURES / name
-    options = ConversionOptions(verify=False, vocab_path=folder / "vocab.txt")
+    options = ConvertSettings(verify=False, vocab_path=folder / "vocab.txt")
     convert(folder / "model.bin", tmp_path / "hf", "hf", options)
     return tmp_path / "hf"
 

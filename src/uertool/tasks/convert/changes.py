@@ -15,7 +15,7 @@ from uertool.config import ModelConfig
 from uertool.models.norm import UER_EPS
 from uertool.models.positions import sinusoid_modular
 from uertool.tasks.convert import tensor_views
-from uertool.tasks.convert.settings import ConversionOptions, Target
+from uertool.tasks.convert.settings import ConvertSettings, Target
 from uertool.tasks.convert.tensor_views import TensorView
 
 
@@ -41,7 +41,7 @@ class Changes:
         self,
         checkpoint: Checkpoint,
         to: Target,
-        options: ConversionOptions,
+        options: ConvertSettings,
         arch: Architecture | None,
         config: ModelConfig,
         heads: tuple[str, ...],

@@ -24,7 +24,7 @@ from uertool.loading.hub import is_hub_reference
 from uertool.loading.registry import find_model
 from uertool.tasks.convert.plan import ConversionPlan
 from uertool.tasks.convert.results import ConversionReport
-from uertool.tasks.convert.settings import ConversionOptions, Target
+from uertool.tasks.convert.settings import ConvertSettings, Target
 from uertool.tasks.convert.source import open_source
 from uertool.tasks.convert.writing import ConversionWriter
 
@@ -35,7 +35,7 @@ def convert(
     source: str | Path,
     target: str | Path,
     to: Target,
-    options: ConversionOptions | None = None,
+    options: ConvertSettings | None = None,
     *,
     sources: tuple[str, ...] = (),
     dry_run: bool = False,
@@ -48,7 +48,7 @@ def convert(
         target: a folder for Hugging Face, a file, or a TensorFlow prefix. A .bin or .safetensors
             path takes the weights alone.
         to: whose names and files to write; "safetensors" is UER-py's names in that format.
-        options: see ConversionOptions.
+        options: see ConvertSettings.
         sources: layouts that the source may have ("uer", "hf", "tf"); any if empty.
         dry_run: report what would be written, write nothing.
 
@@ -57,7 +57,7 @@ def convert(
             something would be lost, or the output is not what it should be.
     """
     began = time.perf_counter()
-    chosen = options or ConversionOptions()
+    chosen = options or ConvertSettings()
     with open_source(_located(source), chosen) as checkpoint:
         _check_layout(checkpoint, sources)
         plan = ConversionPlan(checkpoint, Path(target), to, chosen)
@@ -77,7 +77,7 @@ def convert_folder(
     source: str | Path,
     target: str | Path,
     to: Target,
-    options: ConversionOptions | None = None,
+    options: ConvertSettings | None = None,
     *,
     sources: tuple[str, ...] = (),
     dry_run: bool = False,

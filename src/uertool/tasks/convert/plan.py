@@ -21,7 +21,7 @@ from uertool.loading.config_values import uer_content
 from uertool.tasks.convert.changes import Changes
 from uertool.tasks.convert.hf_config import as_original, config_json, special_ids, written_class
 from uertool.tasks.convert.results import ConversionReport, MappingRow
-from uertool.tasks.convert.settings import ConversionOptions, Target
+from uertool.tasks.convert.settings import ConvertSettings, Target
 from uertool.tasks.convert.source import find_tokenizer, original_config, source_config
 from uertool.tasks.convert.tensor_views import TensorView, of_checkpoint
 
@@ -54,7 +54,7 @@ class ConversionPlan:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, target: Path, to: Target, options: ConversionOptions
+        self, checkpoint: Checkpoint, target: Path, to: Target, options: ConvertSettings
     ) -> None:
         self.checkpoint = checkpoint
         self.target = target
@@ -66,7 +66,7 @@ class ConversionPlan:
         self._check_source()
         self.original = original_config(checkpoint, options.config_path)
         others = checkpoint.candidates[1:] if checkpoint.layout == "uer" else ()
-        if others and options.arch is None and self.original is None:
+        if others and options.architecture is None and self.original is None:
             self.notes.append(
                 f"Read as {checkpoint.architecture}; its names fit {' or '.join(others)} too (see "
                 "`arch`)."
@@ -257,7 +257,7 @@ class ConversionPlan:
         """Hugging Face's model_type of the output: the original's, or the usual one."""
         assert self.arch is not None
         kinds = self.arch.model_types
-        wanted = (self.original or {}).get("model_type", self.options.arch)
+        wanted = (self.original or {}).get("model_type", self.options.architecture)
         return wanted if wanted in kinds else kinds[0]
 
     @property
@@ -281,7 +281,7 @@ class ConversionPlan:
             model_type=self.model_type,
             tied=_are_tied(self.view),
             ids=special_ids(self.arch, self.tokenizer),
-            labels=self.options.labels,
+            labels=self.options.label_names,
             dtype=str(self.tensors.tensors[0].info.dtype).removeprefix("torch."),
             original=self.original,
         )

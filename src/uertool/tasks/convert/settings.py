@@ -2,78 +2,133 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from uertool.checkpoints.generations import Generation
-from uertool.config import LEGACY_TARGETS
+from uertool.config import LEGACY_TARGETS, Activation
 from uertool.errors import UsageError
+from uertool.settings import Setting, Settings
 
+#: What can be written: "safetensors" is UER-py's names in that format.
 Target = Literal["hf", "uer", "google", "safetensors"]
+
+TargetWord = Literal[
+    "bert", "albert", "mlm", "sp", "lm", "bilm", "cls", "seq2seq", "t5", "prefixlm", "qa",
+    "token_cls", "ner",
+]  # fmt: skip
+
+#: Words of `target` that are not in UER-py's own table.
+_MORE_TARGETS: Mapping[str, tuple[str, ...]] = {
+    "qa": ("qa",),
+    "token_cls": ("token_cls",),
+    "ner": ("token_cls",),
+}
+
+_SOURCE = "What the source is (where its files do not tell)"
+_OUTPUT = "Output"
 
 
 @dataclass(frozen=True)
-class ConversionOptions:
-    """Settings of a conversion.
+class ConvertSettings(Settings):
+    """Settings of a conversion."""
 
-    Attributes:
-        arch: the architecture, where names alone do not tell.
-        heads: keep these heads only ("mlm", "sp", "cls", "qa", "token_cls", "lm").
-        layout: generation of UER-py's names in the output.
-        layers_num: expected encoder layers; a contradiction is an error.
-        decoder_layers_num: expected decoder layers.
-        exact_norm: change gamma so that the layer norms of the output compute the same.
-        dtype: element type of the output, by default that of the source.
-        max_shard_size: the most bytes of one file in a Hugging Face folder.
-        config_path: a configuration of the source with the words of UER-py, Hugging Face or Google.
-        heads_num: attention heads of the source.
-        hidden_act: activation of the source.
-        assume: HEADS_BY_SIZE accepts a guessed number of attention heads.
-        vocab_path: the vocabulary, copied next to the output.
-        spm_model_path: a sentencepiece model, in place of a vocabulary.
-        do_lower_case: whether the tokenizer lower-cases.
-        labels: names of a classifier's labels.
-        verify: read the output back and compare.
-        allow_nan: accept NaN and infinite weights.
-        allow_loss: go on where something has no place in the output.
-        overwrite: replace an existing output.
-    """
+    arch: Annotated[
+        str | None, Setting("The architecture, where the names alone do not tell", panel=_SOURCE)
+    ] = None
+    config_path: Annotated[
+        Path | None,
+        Setting(
+            "Configuration of the source, with the words of UER-py, Hugging Face or Google",
+            panel=_SOURCE,
+        ),
+    ] = None
+    heads_num: Annotated[int | None, Setting("Attention heads", min=1, panel=_SOURCE)] = None
+    hidden_act: Annotated[
+        Activation | None, Setting("Activation of the feed-forward layers", panel=_SOURCE)
+    ] = None
+    assume: Annotated[
+        Literal["heads=hidden/64"] | None,
+        Setting("Accept a guess: one attention head for every 64 channels", panel=_SOURCE),
+    ] = None
+    layers_num: Annotated[
+        int | None,
+        Setting("Encoder layers: an error if the file has another number", min=1, panel=_SOURCE),
+    ] = None
+    decoder_layers_num: Annotated[
+        int | None,
+        Setting("Decoder layers: an error if the file has another number", min=1, panel=_SOURCE),
+    ] = None
+    target: Annotated[
+        tuple[TargetWord, ...],
+        Setting("Convert only these heads; bert means mlm and sp", several=True),
+    ] = ()
+    type: Annotated[
+        Literal["t5", "t5-v1_1", "bert", "mlm"] | None,
+        Setting("The old scripts' word for an architecture or a target"),
+    ] = None
+    layout: Annotated[
+        Generation, Setting("Names of a UER-py output: legacy is the 2021 generation")
+    ] = "modular"
+    exact_norm: Annotated[
+        bool, Setting("Change gamma so that the layer norms of the output compute the same")
+    ] = False
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        Setting("Type of the weights", default="that of the source"),
+    ] = None
+    max_shard_size: Annotated[
+        str | None, Setting("The most bytes of one file in a folder, such as 5GB")
+    ] = None
+    vocab_path: Annotated[
+        Path | None, Setting("The vocabulary, for the tokenizer files", panel="Tokenizer")
+    ] = None
+    spm_model_path: Annotated[
+        Path | None,
+        Setting("A sentencepiece model in place of a vocabulary", panel="Tokenizer"),
+    ] = None
+    do_lower_case: Annotated[
+        bool, Setting("Whether the tokenizer lower-cases text", valued=True, panel="Tokenizer")
+    ] = True
+    labels: Annotated[
+        tuple[str, ...],
+        Setting("Names of a classifier's labels, with commas between them", metavar="A,B,C"),
+    ] = ()
+    verify: Annotated[
+        bool, Setting("Read the output back, compare it and run both", panel=_OUTPUT)
+    ] = True
+    allow_nan: Annotated[bool, Setting("Accept NaN and infinite weights", panel=_OUTPUT)] = False
+    allow_loss: Annotated[
+        bool, Setting("Go on where something has no place in the output", panel=_OUTPUT)
+    ] = False
+    overwrite: Annotated[bool, Setting("Replace an existing output", panel=_OUTPUT)] = False
 
-    arch: str | None = None
-    heads: tuple[str, ...] = ()
-    layout: Generation = "modular"
-    layers_num: int | None = None
-    decoder_layers_num: int | None = None
-    exact_norm: bool = False
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    max_shard_size: int | str | None = None
-    config_path: Path | None = None
-    heads_num: int | None = None
-    hidden_act: str | None = None
-    assume: str | None = None
-    vocab_path: Path | None = None
-    spm_model_path: Path | None = None
-    do_lower_case: bool = True
-    labels: tuple[str, ...] = ()
-    verify: bool = True
-    allow_nan: bool = False
-    allow_loss: bool = False
-    overwrite: bool = False
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.type in ("t5", "t5-v1_1"):
+            if self.arch not in (None, self.type):
+                raise UsageError(f"`arch` is {self.arch}, but `type` is {self.type}.")
+        elif self.type and self.target not in ((), (self.type,)):
+            words = ",".join(self.target)
+            raise UsageError(
+                f"`target` is {words}, but `type` is {self.type}.", "They mean the same."
+            )
 
+    @property
+    def architecture(self) -> str | None:
+        """The architecture that `arch` or `type` names."""
+        return self.type if self.type in ("t5", "t5-v1_1") else self.arch
 
-def heads_of_word(word: str) -> tuple[str, ...]:
-    """Heads for the words of --target or --type: bert, albert, mlm, sp, lm, cls, qa, token_cls.
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that `target` or `type` names; empty for all of them."""
+        words = self.target or ((self.type,) if self.type in ("bert", "mlm") else ())
+        known = {**LEGACY_TARGETS, **_MORE_TARGETS}
+        return tuple(dict.fromkeys(head for word in words for head in known[word]))
 
-    Several are separated by commas.
-
-    Raises:
-        UsageError: there is no such word.
-    """
-    known = {**LEGACY_TARGETS, "qa": ("qa",), "token_cls": ("token_cls",), "ner": ("token_cls",)}
-    heads: list[str] = []
-    for part in word.split(","):
-        if part not in known:
-            raise UsageError(f"unknown target: {part!r} (known: {', '.join(known)}).")
-        heads.extend(known[part])
-    return tuple(dict.fromkeys(heads))
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The single labels."""
+        return tuple(name for part in self.labels for name in part.split(","))

@@ -17,21 +17,21 @@ from uertool.errors import UertoolError, VocabError
 from uertool.loading.config_resolution import Resolved, resolve_config
 from uertool.loading.config_values import FOREIGN_KEYS, read_config
 from uertool.tasks.convert.hf_tokenizer import TokenizerSource, spiece_tokenizer
-from uertool.tasks.convert.settings import ConversionOptions
+from uertool.tasks.convert.settings import ConvertSettings
 from uertool.text.vocab import Vocab
 
 #: Settings whose values in other configurations say nothing about tables that UER-py computes.
 _POSITIONS = ("embedding", "tgt_embedding")
 
 
-def open_source(path: str | Path, options: ConversionOptions) -> Checkpoint:
+def open_source(path: str | Path, options: ConvertSettings) -> Checkpoint:
     """Open the source of a conversion as the architecture that its configuration names.
 
     RoBERTa and BERT look alike in UER-py's names; the configuration that is kept from the original
     model tells them apart.
     """
-    checkpoint = open_checkpoint(path, arch=options.arch)
-    if options.arch is not None or checkpoint.layout != "uer":
+    checkpoint = open_checkpoint(path, arch=options.architecture)
+    if options.architecture is not None or checkpoint.layout != "uer":
         return checkpoint
     kind = (original_config(checkpoint, options.config_path) or {}).get("model_type")
     named = {arch.name for arch in all_architectures() if kind in arch.model_types}
@@ -68,7 +68,7 @@ def original_config(checkpoint: Checkpoint, config_path: Path | None) -> dict[st
     return kept
 
 
-def source_config(checkpoint: Checkpoint, options: ConversionOptions) -> Resolved:
+def source_config(checkpoint: Checkpoint, options: ConvertSettings) -> Resolved:
     """Resolve the configuration of a checkpoint that is to be converted.
 
     As `resolve_config` does, but UER-py's names may also be described by a configuration of
@@ -105,7 +105,7 @@ def find_tokenizer(
     checkpoint: Checkpoint,
     config: ModelConfig,
     arch: Architecture | None,
-    options: ConversionOptions,
+    options: ConvertSettings,
 ) -> tuple[TokenizerSource, tuple[str, ...]]:
     """The tokenizer of a model, and notes about it.
 
@@ -119,7 +119,7 @@ def find_tokenizer(
         if arch is not None:
             size = len(spiece_tokenizer(options.spm_model_path, arch).vocab)
             _refuse_larger(options.spm_model_path, size, checkpoint, config)
-        return TokenizerSource(spm_path=options.spm_model_path), ()
+        return TokenizerSource(spm_path=Path(options.spm_model_path)), ()
     lower = options.do_lower_case
     if options.vocab_path is not None:
         size = len(Vocab.load(options.vocab_path))
@@ -130,7 +130,7 @@ def find_tokenizer(
                 f"{options.vocab_path} has {size} tokens, the model {config.vocab_size} words: "
                 "the last ones have no token.",
             )
-        return TokenizerSource(vocab_path=options.vocab_path, do_lower_case=lower), notes
+        return TokenizerSource(vocab_path=Path(options.vocab_path), do_lower_case=lower), notes
     if checkpoint.layout == "hf" and checkpoint.path.is_dir():
         return TokenizerSource(folder=checkpoint.path), ()
     place = find_companion(checkpoint.path, "vocab.txt")

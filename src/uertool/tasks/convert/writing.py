@@ -76,7 +76,7 @@ class ConversionWriter:
         self, path: Path, metadata: Mapping[str, str], check: Check | None = None
     ) -> list[Path]:
         plan = self.plan
-        limit = plan.options.max_shard_size
+        limit: str | int | None = plan.options.max_shard_size
         if limit is None and sum(one.info.nbytes for one in plan.tensors.tensors) > _MAX_SHARD_SIZE:
             limit = _MAX_SHARD_SIZE
         return save_tensors(
