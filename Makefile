@@ -1,5 +1,5 @@
-# What one can do here; `make help` lists it.
-# PYTHON names the interpreter that .venv is made from, JOBS how many tests run at a time.
+# Development tasks; `make help` lists them.
+# PYTHON is the interpreter from which .venv is made, JOBS the number of parallel test processes.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -8,25 +8,25 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := src tests benchmarks tools
 
-# What is installed depends on these two files only; the package itself is installed editable.
+# The package is installed editable, so only these two files decide what .venv holds.
 NEEDS := pyproject.toml constraints.txt
 DEMO_READY := $(VENV)/.uertool-demo
 TEST_READY := $(VENV)/.uertool-test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint types tests format clean
+.PHONY: help demo install test quick lint types tests format tables clean
 
-help: ## list what one can do
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(DEMO_READY) ## install into .venv and fill in blanks in bundled Chinese text
+demo: $(DEMO_READY) ## install into .venv and run a cloze test on bundled Chinese text
 	@$(BIN)/uertool cloze --test-path src/uertool/assets/demo_zh.txt --format table
 
-install: $(TEST_READY) ## install uertool and all that development needs into .venv
+install: $(TEST_READY) ## install uertool and all development dependencies into .venv
 
 test: lint types tests ## lint, types and all tests: what continuous integration runs
 
-lint: $(TEST_READY) ## ruff: rules and layout
+lint: $(TEST_READY) ## ruff: rules and format
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
 
@@ -36,11 +36,17 @@ types: $(TEST_READY) ## mypy, strict
 tests: $(TEST_READY) ## all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-format: $(TEST_READY) ## put the sources into ruff's layout
+quick: $(TEST_READY) ## the tests without those marked slow, in under a minute
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
+
+format: $(TEST_READY) ## format the sources with ruff
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-clean: ## remove .venv and what the tools left behind
+tables: $(TEST_READY) ## update the option tables in docs/
+	$(BIN)/python tools/option_tables.py
+
+clean: ## remove .venv, caches and builds
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 $(BIN)/python:

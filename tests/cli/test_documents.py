@@ -1,4 +1,4 @@
-"""The READMEs tell the truth: every command line in them is understood, in both languages."""
+"""Every command line in the documents, and in UER-py's own documentation, can be parsed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ ROOT = TESTS.parent
 READMES = (ROOT / "README.md", ROOT / "README.zh.md")
 PAGES = tuple(sorted((ROOT / "docs").glob("*.md")))
 
-#: The scripts of UER-py's documentation (the names it misspells are given as the files are named).
+#: UER-py's documentation of its scripts.
+SPECIFICATION = TESTS / "data" / "spec" / "uer_scripts_zh.md"
+
+#: The scripts in it (the names that it misspells are given as the files are named).
 SCRIPTS = (
     "average_models",
     "build_vocab",
@@ -47,13 +50,24 @@ SCRIPTS = (
 )
 
 
+def blocks(path: Path) -> list[str]:
+    """The lines of the code blocks of a document; a line that goes on is joined to the next."""
+    found = re.findall(r"^```(?:console)?\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
+    return [line for block in found for line in block.replace("\\\n", " ").splitlines()]
+
+
 def command_lines(path: Path) -> list[str]:
-    """Every `uertool ...` of a document: in console blocks, and in code inside tables."""
-    text = path.read_text("utf-8")
-    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"^\|.*\| `(uertool [^`]*)` \|$", text, re.MULTILINE)
-    return [line for line in lines if line.startswith("uertool ")]
+    """Every `uertool ...` of a document: in code blocks, and in code inside tables."""
+    lines = [line.rpartition(" | ")[2].partition(" > ")[0] for line in blocks(path)]
+    lines += re.findall(r"^\|.*\| `(uertool [^`]*)` \|$", path.read_text("utf-8"), re.MULTILINE)
+    return [line for line in lines if line.startswith("uertool ") and "..." not in line]
+
+
+def new_names(readme: Path) -> dict[str, str]:
+    """The command of each script, from the table of a README."""
+    rows = re.findall(r"^\| `(\w+)\.py` \| `(uertool [^`]*)` \|$", readme.read_text("utf-8"), re.M)
+    assert len(rows) == len(dict(rows))
+    return dict(rows)
 
 
 def dry_parse(line: str) -> None:
@@ -82,6 +96,22 @@ def test_python_examples_run_as_they_are_written(path: Path) -> None:
         exec(compile(block, str(path), "exec"), {})
 
 
+@pytest.mark.parametrize(
+    "line", [line for line in blocks(SPECIFICATION) if line.startswith("python3 ")]
+)
+def test_a_command_line_of_uer_py_is_understood(line: str) -> None:
+    _, script, *rest = line.split()
+    name = new_names(READMES[0])[Path(script).stem]
+    dry_parse(" ".join((name, *rest)))
+
+
+def test_all_examples_of_uer_pys_documentation_are_found() -> None:
+    text = SPECIFICATION.read_text("utf-8")
+    assert text.count("python3 scripts/") == sum(
+        "python3 " in line for line in blocks(SPECIFICATION)
+    )
+
+
 def test_both_languages_show_the_same_commands() -> None:
     english, chinese = (command_lines(path) for path in READMES)
     assert english == chinese
@@ -89,13 +119,10 @@ def test_both_languages_show_the_same_commands() -> None:
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_old_script_has_its_row(path: Path, script: str) -> None:
-    rows = re.findall(
-        rf"^\| `{script}\.py` \| `(uertool [^`]*)` \|$", path.read_text("utf-8"), re.M
-    )
-    assert len(rows) == 1
-    assert rows[0].split()[1] in {entry.name for entry in COMMANDS}
+def test_every_old_script_has_its_row(path: Path) -> None:
+    names = new_names(path)
+    assert set(names) == set(SCRIPTS)
+    assert {line.split()[1] for line in names.values()} <= {entry.name for entry in COMMANDS}
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
