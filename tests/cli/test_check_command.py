@@ -28,6 +28,16 @@ def test_a_good_checkpoint_is_described_and_ends_with_0(
         assert words in said
 
 
+def test_what_is_assumed_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model.bin"
+    model.write_bytes((BERT / "model.bin").read_bytes())  # without its config.json
+    assert main(["check", str(model), "--fast"]) == 0
+    said = capsys.readouterr().out
+    assert "warning: The number of attention heads" in said and "--heads-num" in said
+    assert "No problems found" not in said
+    assert said.rstrip().endswith("warning.")
+
+
 def test_json_is_one_line_with_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", MODEL, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
 
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo
-from uertool.checkpoints.reader import open_checkpoint
+from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.errors import CheckpointError, listed
+
+#: Canonical names of the word table; of a siamese model that of its first side.
+WORD_TABLES = (
+    "embedding.word.embedding.weight",
+    "embedding.dual.embedding_0.word.embedding.weight",
+)
+TARGET_WORD_TABLES = ("tgt_embedding.word.embedding.weight",)
+
+
+def word_table(checkpoint: Checkpoint, names: Sequence[str] = WORD_TABLES) -> str | None:
+    """The canonical name of a checkpoint's word table, or None if it has none."""
+    return next(filter(checkpoint.has, names), None)
 
 
 class CanonicalFile(TensorFile):

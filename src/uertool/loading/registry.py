@@ -199,6 +199,12 @@ def find_model(reference: str | Path) -> Path:
     return path
 
 
+def local_path(reference: str) -> str:
+    """The path of a bundled model or one of the hub; a path stays what it is, there or not."""
+    bundled = reference in bundled_models() and not Path(reference).exists()
+    return str(find_model(reference)) if bundled or hub.is_hub_reference(reference) else reference
+
+
 def _stamp(path: Path) -> tuple[Any, ...]:
     """What tells that a file is still the one that was loaded."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]

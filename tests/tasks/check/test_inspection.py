@@ -10,8 +10,9 @@ import torch
 
 from tests.checkpoints.malicious import corpus
 from tests.conftest import FIXTURES, fixture_folders
-from uertool.tasks.check.inspection import Inspection, inspect_checkpoint, part_of
-from uertool.tasks.check.record import as_json
+from uertool.tasks.check.inspection import inspect_checkpoint, part_of
+from uertool.tasks.check.report import Inspection, as_json
+from uertool.tasks.check.settings import CompanionSettings
 
 FOLDERS = fixture_folders("model.bin")
 GENERATIONS = ["legacy", "modular"]
@@ -25,8 +26,7 @@ def words(result: Inspection) -> str:
 def test_a_sound_checkpoint_is_good(folder: Path) -> None:
     result = inspect_checkpoint(
         folder / "model.bin",
-        vocab_path=folder / "vocab.txt",
-        config_path=folder / "config.json",
+        CompanionSettings(folder / "vocab.txt", folder / "config.json"),
     )
     assert result.good, words(result)
     tensors = torch.load(folder / "model.bin", weights_only=True)
@@ -140,7 +140,7 @@ def test_a_vocabulary_of_another_size_is_a_problem_with_a_way_out(tmp_path: Path
     tokens = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     (tmp_path / "vocab.txt").write_text("\n".join(tokens[:-7]) + "\n", encoding="utf-8")
     result = inspect_checkpoint(
-        folder / "model.bin", vocab_path=tmp_path / "vocab.txt", numbers=False
+        folder / "model.bin", CompanionSettings(vocab_path=tmp_path / "vocab.txt"), numbers=False
     )
     assert f"{len(tokens) - 7} tokens, the embedding {len(tokens)} rows" in words(result)
     assert "vocab adapt" in (result.problems[0].hint or "")
@@ -151,7 +151,7 @@ def test_a_vocabulary_without_mask_is_a_problem_for_an_mlm(tmp_path: Path) -> No
     text = (folder / "vocab.txt").read_text(encoding="utf-8").replace("[MASK]", "[masked]")
     (tmp_path / "vocab.txt").write_text(text, encoding="utf-8")
     result = inspect_checkpoint(
-        folder / "model.bin", vocab_path=tmp_path / "vocab.txt", numbers=False
+        folder / "model.bin", CompanionSettings(vocab_path=tmp_path / "vocab.txt"), numbers=False
     )
     assert "no [MASK]" in words(result)
 
@@ -160,7 +160,7 @@ def test_a_hugging_face_config_given_for_a_uer_model_is_recognised(tmp_path: Pat
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "bert", "num_hidden_layers": 3}))
     result = inspect_checkpoint(
-        FIXTURES / "bert-legacy" / "model.bin", config_path=config, numbers=False
+        FIXTURES / "bert-legacy" / "model.bin", CompanionSettings(config_path=config), numbers=False
     )
     assert "Hugging Face configuration" in words(result)
 
@@ -173,7 +173,11 @@ def test_a_config_that_contradicts_the_tensors_is_a_problem_with_both_numbers(
     layers = values["layers_num"]
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**values, "layers_num": layers + 4}))
-    found = words(inspect_checkpoint(folder / "model.bin", config_path=config, numbers=False))
+    found = words(
+        inspect_checkpoint(
+            folder / "model.bin", CompanionSettings(config_path=config), numbers=False
+        )
+    )
     assert "layers_num" in found
     assert str(layers) in found and str(layers + 4) in found
 
@@ -182,12 +186,14 @@ def test_a_sentencepiece_model_that_does_not_fit_is_a_problem() -> None:
     pytest.importorskip("sentencepiece")
     spm = FIXTURES.parent / "text" / "cluecorpussmall_spm.model"
     result = inspect_checkpoint(
-        FIXTURES / "bert-legacy" / "model.bin", spm_model_path=spm, numbers=False
+        FIXTURES / "bert-legacy" / "model.bin", CompanionSettings(spm_model_path=spm), numbers=False
     )
     assert "cluecorpussmall_spm.model" in words(result)
     wrong = FIXTURES / "bert-legacy" / "vocab.txt"
     result = inspect_checkpoint(
-        FIXTURES / "bert-legacy" / "model.bin", spm_model_path=wrong, numbers=False
+        FIXTURES / "bert-legacy" / "model.bin",
+        CompanionSettings(spm_model_path=wrong),
+        numbers=False,
     )
     assert not result.good
 
@@ -221,27 +227,33 @@ def test_every_setting_has_a_value_and_a_source(folder: Path) -> None:
     }
 
 
-def test_what_only_a_configuration_tells_is_a_note_without_one(tmp_path: Path) -> None:
+def test_what_only_a_configuration_tells_is_a_warning_without_one(tmp_path: Path) -> None:
     model = tmp_path / "model.bin"
     model.write_bytes((FIXTURES / "bert-legacy" / "model.bin").read_bytes())
     result = inspect_checkpoint(model, numbers=False)
     assert result.good
     heads = next(setting for setting in result.settings if setting.name == "heads_num")
     assert (heads.value, heads.source) == (None, "unknown")
-    assert any("attention heads" in finding.what for finding in result.findings)
+    assert any("attention heads" in finding.what for finding in result.warnings)
 
 
 def test_a_decoders_vocabulary_is_compared_with_its_own_table() -> None:
     folder = FIXTURES / "seq2seq-modular"
     vocab, target = folder / "vocab.txt", folder / "tgt_vocab.txt"
     good = inspect_checkpoint(
-        folder / "model.bin", vocab_path=vocab, tgt_vocab_path=target, numbers=False
+        folder / "model.bin",
+        CompanionSettings(vocab_path=vocab, tgt_vocab_path=target),
+        numbers=False,
     )
     assert good.good, words(good)
-    bad = inspect_checkpoint(folder / "model.bin", tgt_vocab_path=vocab, numbers=False)
+    bad = inspect_checkpoint(
+        folder / "model.bin", CompanionSettings(tgt_vocab_path=vocab), numbers=False
+    )
     assert "1040 tokens, the embedding 524 rows" in words(bad)
     none = inspect_checkpoint(
-        FIXTURES / "bert-modular" / "model.bin", tgt_vocab_path=target, numbers=False
+        FIXTURES / "bert-modular" / "model.bin",
+        CompanionSettings(tgt_vocab_path=target),
+        numbers=False,
     )
     assert any("no decoder" in finding.what for finding in none.findings)
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from tests.conftest import FIXTURES
 from uertool.checkpoints.formats.opener import open_tensor_file
+from uertool.checkpoints.writer import save_tensors
 from uertool.tasks.check import tensor_health
 from uertool.tasks.check.tensor_health import compare, examine, summary
 
@@ -47,6 +48,21 @@ def test_remarkable_numbers_are_named(tmp_path: Path) -> None:
     assert health.constant == ["stuck", "one"]
     assert health.tied == [("good", "tied")]
     assert health.twins == [("good", "twin")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_float8_is_examined_and_compared(dtype: torch.dtype, suffix: str, tmp_path: Path) -> None:
+    good = torch.tensor([1.0, -2.0, 0.5])
+    bad = torch.tensor([1.0, math.nan, 0.5])
+    paths = [tmp_path / f"{number}{suffix}" for number in range(2)]
+    for path, weight in zip(paths, (good, bad), strict=True):
+        save_tensors({"w": weight.to(dtype), "zero": torch.zeros(3).to(dtype)}, path)
+    health = examine(open_tensor_file(paths[1]))
+    assert health.not_finite == {"w": 1}
+    assert health.all_zero == ["zero"]
+    found = compare(open_tensor_file(paths[0]), open_tensor_file(paths[1]))
+    assert {item.name: item.status for item in found} == {"w": "differs", "zero": "equal"}
 
 
 @pytest.mark.parametrize("generation", ["legacy", "modular"])

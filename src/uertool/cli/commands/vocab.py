@@ -443,7 +443,7 @@ def adapt(
     quiet: Annotated[bool, opt("--quiet", "-q", help="No progress and no summary")] = False,
 ) -> None:
     """Give a model another vocabulary: rows of shared words are copied, new ones are made."""
-    from uertool.cli.commands.check import local_path
+    from uertool.loading.registry import local_path
     from uertool.tasks.vocab import adaptation as vocab_adaptation
     from uertool.tasks.vocab.change import VocabChange
 

@@ -2,134 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
+from uertool.checkpoints.canonical_file import (
+    TARGET_WORD_TABLES,
+    WORD_TABLES,
+    CanonicalFile,
+    word_table,
+)
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.pickle_scan import PickleReport, scan_pickle
 from uertool.checkpoints.formats.pickle_verdicts import Verdict
 from uertool.checkpoints.formats.tensor_file import TensorFile
-from uertool.errors import CheckpointError, MissingExtraError, UertoolError, VocabError
-from uertool.tasks.check.capabilities import Service, services
-from uertool.tasks.check.model_settings import Setting, settings_of
-from uertool.tasks.check.tensor_health import Health, Progress, examine
+from uertool.checkpoints.reader import Checkpoint
+from uertool.errors import CheckpointError, MissingExtraError, UertoolError, VocabError, listed
+from uertool.loading.settings import DeviceSettings
+from uertool.loading.tokenizers import PADDING_ROWS
+from uertool.tasks.check.capabilities import services
+from uertool.tasks.check.configuration import configuration_of
+from uertool.tasks.check.report import Inspection, Part
+from uertool.tasks.check.settings import CompanionSettings
+from uertool.tasks.check.tensor_health import Progress, examine
+from uertool.text.vocab import Vocab
 
-if TYPE_CHECKING:
-    from uertool.checkpoints.reader import Checkpoint
-    from uertool.tasks.check.trial_run import TrialRun
+_PICKLED = frozenset([".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"])
 
-#: A table padded to a round number of rows, as many are, has at most this many more than tokens.
-_PADDING_ROWS = 128
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a check found.
-
-    Attributes:
-        kind: "problem" (the check fails) or "note".
-        what: one sentence.
-        hint: what to do, or None.
-    """
-
-    kind: Literal["problem", "note"]
-    what: str
-    hint: str | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the model: how many tensors, parameters and bytes it has, tied ones once."""
-
-    name: str
-    tensors: int
-    parameters: int
-    bytes: int
-
-
-@dataclass
-class Inspection:
-    """All that a check found.
-
-    Attributes:
-        path: what was checked.
-        format: the file format, or "" where it is no checkpoint.
-        layout: whose names it has: "uer", "hf" or "tf".
-        generation: "legacy" or "modular" for UER-py's names.
-        architecture: the architecture, where the names tell one.
-        candidates: all architectures that the names fit.
-        heads: the heads that it has, such as "mlm".
-        multi_gpu: whether names begin with `module.`.
-        tensors: the number of tensors.
-        parameters: numbers in them, tied ones counted once.
-        bytes: what they take, tied ones counted once.
-        dtypes: number type to the count of tensors.
-        parts: size by part of the model.
-        settings: the configuration.
-        services: what it can be used for.
-        health: what is remarkable about the numbers.
-        security: what its pickles would import, for each file that has some.
-        findings: problems and notes.
-        run: what a forward pass gave, where one was asked for.
-    """
-
-    path: Path
-    format: str = ""
-    layout: str = ""
-    generation: str | None = None
-    architecture: str | None = None
-    candidates: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    multi_gpu: bool = False
-    tensors: int = 0
-    parameters: int = 0
-    bytes: int = 0
-    dtypes: dict[str, int] = field(default_factory=dict)
-    parts: list[Part] = field(default_factory=list)
-    settings: list[Setting] = field(default_factory=list)
-    services: list[Service] = field(default_factory=list)
-    health: Health = field(default_factory=Health)
-    security: list[PickleReport] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    run: TrialRun | None = None
-
-    @property
-    def good(self) -> bool:
-        """Whether no problem was found."""
-        return not any(finding.kind == "problem" for finding in self.findings)
-
-    @property
-    def architecture_known(self) -> bool:
-        """Whether the names were understood, so that the model can be built."""
-        return bool(self.layout)
-
-    @property
-    def problems(self) -> list[Finding]:
-        """The findings that make the check fail."""
-        return [finding for finding in self.findings if finding.kind == "problem"]
-
-    def problem(self, what: str, hint: str | None = None) -> None:
-        """Add a problem."""
-        self.findings.append(Finding("problem", what, hint))
-
-    def note(self, what: str, hint: str | None = None) -> None:
-        """Add a note."""
-        self.findings.append(Finding("note", what, hint))
-
-    def fail(self, error: UertoolError) -> None:
-        """Add what an error says as a problem."""
-        self.problem(error.message, error.hint)
+#: What is reported about the numbers: an attribute of `Health`, a sentence, and what to do about
+#: it where it is a problem.
+_NUMBERS: tuple[tuple[str, str, str | None], ...] = (
+    (
+        "not_finite",
+        "NaN or infinite values in {}.",
+        "The training diverged or the numbers overflowed; use an earlier checkpoint.",
+    ),
+    ("all_zero", "All values are zero in {}.", None),
+    ("constant", "All values are the same in {}.", None),
+    ("tied", "Tied (stored once): {}.", None),
+    ("twins", "Equal but stored separately: {}.", None),
+)
 
 
 def inspect_checkpoint(
     path: str | Path,
+    companions: CompanionSettings | None = None,
     *,
-    vocab_path: str | Path | None = None,
-    config_path: str | Path | None = None,
-    spm_model_path: str | Path | None = None,
-    tgt_vocab_path: str | Path | None = None,
     numbers: bool = True,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -139,17 +57,15 @@ def inspect_checkpoint(
 
     Args:
         path: a file, a folder or a TensorFlow prefix.
-        vocab_path: a vocabulary to compare with the embedding; by default the folder's own.
-        config_path: a configuration to compare with the tensors.
-        spm_model_path: a sentencepiece model to compare with the embedding.
-        tgt_vocab_path: a vocabulary to compare with the decoder's embedding.
-        numbers: whether every tensor is read (checksums, NaN, zeros, twins).
-        progress: called while the numbers are read.
+        companions: files to compare with it; without a vocabulary the folder's own is compared.
+        numbers: whether every tensor is read (checksums, NaN, zeros, equal tensors).
+        progress: called with tensor name, its number and their count while tensors are read.
     """
     result = Inspection(Path(path))
-    if vocab_path is None and spm_model_path is None and (Path(path) / "vocab.txt").is_file():
-        vocab_path = Path(path) / "vocab.txt"
-    given = _Given(vocab_path, config_path, spm_model_path, tgt_vocab_path)
+    given = companions or CompanionSettings()
+    own = Path(path) / "vocab.txt"
+    if given.vocab_path is None and given.spm_model_path is None and own.is_file():
+        given = replace(given, vocab_path=own)
     result.security = _security(Path(path), result)
     try:
         file = open_tensor_file(path)
@@ -162,75 +78,57 @@ def inspect_checkpoint(
             result.note(notice)
         _measure(file, result)
         if numbers:
-            _look_at_numbers(file, result, progress)
+            _examine_numbers(file, result, progress)
         checkpoint = _identify(file, result)
         if checkpoint is not None:
-            _look_at_model(checkpoint, given, result)
+            _examine_model(checkpoint, given, result)
     return result
-
-
-@dataclass(frozen=True)
-class _Given:
-    """Files that should fit the checkpoint."""
-
-    vocab: str | Path | None
-    config: str | Path | None
-    spm: str | Path | None
-    tgt_vocab: str | Path | None
-
-
-def _look_at_model(checkpoint: Checkpoint, given: _Given, result: Inspection) -> None:
-    """What the names mean, and whether the files beside the checkpoint fit it."""
-    names = checkpoint.keys()
-    _size_by_part(checkpoint, result)
-    result.services = services(names, result.architecture, result.layout)
-    _check_configuration(checkpoint, given.config, result)
-    rows = _rows(checkpoint, _SOURCE_TABLES)
-    if given.vocab is not None:
-        mlm = any(name.startswith("target.mlm.") for name in names)
-        _check_vocab(given.vocab, rows, result, needs_mask=mlm)
-    if given.spm is not None:
-        _check_spm(given.spm, rows, result)
-    if given.vocab is None and given.spm is None and checkpoint.layout == "hf":
-        _check_tokenizer(checkpoint.path, rows, result)
-    if given.tgt_vocab is not None:
-        rows = _rows(checkpoint, _TARGET_TABLES)
-        if rows is None:
-            result.note(f"{given.tgt_vocab} is not needed: the model has no decoder.")
-        else:
-            _check_vocab(given.tgt_vocab, rows, result)
 
 
 def run_once(
     result: Inspection,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    config: str | Path | None = None,
+    device: DeviceSettings | None = None,
+    companions: CompanionSettings | None = None,
 ) -> None:
-    """Load the model as a command would, run one forward pass and note what came out."""
+    """Load the model as a command would and run one forward pass; the outcome is added to `result`.
+
+    Args:
+        result: of `inspect_checkpoint`.
+        device: where it runs.
+        companions: files that belong to the checkpoint. With a vocabulary, a model with an MLM or
+            LM head is also tried with other numbers of attention heads.
+    """
+    from uertool.tasks.check.head_evidence import best_heads
     from uertool.tasks.check.trial_run import trial_run
 
     try:
-        result.run = trial_run(result.path, device=device, dtype=dtype, config=config)
+        run = trial_run(result.path, device or DeviceSettings(), companions)
     except UertoolError as error:
         if error.message not in {finding.what for finding in result.problems}:
             result.fail(error)
         return
-    if not result.run.finite:
+    result.run = run
+    if run.not_finite:
         result.problem(
-            f"The forward pass gives NaN or infinite values: {', '.join(result.run.not_finite)}.",
+            f"The forward pass gives NaN or infinite values: {', '.join(run.not_finite)}.",
             "In float16 numbers overflow early; try `dtype` float32 or bfloat16.",
         )
+    best = best_heads(run.perplexities, run.heads)
+    if best is None:
+        return
+    configured = f" than with {run.heads} ({run.perplexities[run.heads]:,.0f})" if run.heads else ""
+    result.problem(
+        f"The model predicts text much better with {best} attention heads (perplexity "
+        f"{run.perplexities[best]:,.0f}){configured}.",
+        f"Set `heads_num` to {best}, also in its configuration.",
+    )
 
 
 def open_alike(first: str | Path, second: str | Path) -> tuple[TensorFile, TensorFile, bool]:
     """Two checkpoints under names that can be compared, and whether those are canonical.
 
-    Raw names serve where they are the same; otherwise, where canonical ones are known, those.
+    Canonical names are used where they match better than the names in the files.
     """
-    from uertool.checkpoints.canonical_file import CanonicalFile
-
     one, other = open_tensor_file(first), open_tensor_file(second)
     if set(one) == set(other):
         return one, other, False
@@ -243,6 +141,18 @@ def open_alike(first: str | Path, second: str | Path) -> tuple[TensorFile, Tenso
     one.close()
     other.close()
     return (*views, True)
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a canonical name belongs to."""
+    pieces = name.split(".")
+    if pieces[0].startswith("output_layer"):
+        return "task head"
+    depth = 2 if pieces[0] == "target" and len(pieces) > 2 else 1
+    return ".".join(pieces[:depth])
+
+
+# -- the file -------------------------------------------------------------------------------------
 
 
 def _security(path: Path, result: Inspection) -> list[PickleReport]:
@@ -261,10 +171,9 @@ def _security(path: Path, result: Inspection) -> list[PickleReport]:
         if report.format != "none":
             reports.append(report)
         for use in report.suspicious:
-            words = f"{file.name}: its pickle would import {use.name}, {use.verdict.value}"
             called = " and calls it" if use.called else ""
             result.problem(
-                f"{words}{called}.",
+                f"{file.name}: its pickle would import {use.name}, {use.verdict.value}{called}.",
                 "It was not executed. Do not open this file with torch.load."
                 if use.verdict is Verdict.DANGEROUS
                 else "uertool does not load it.",
@@ -272,10 +181,8 @@ def _security(path: Path, result: Inspection) -> list[PickleReport]:
     return reports
 
 
-_PICKLED = frozenset([".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"])
-
-
 def _measure(file: TensorFile, result: Inspection) -> None:
+    """Count tensors, parameters and bytes; tied tensors count once."""
     seen = set()
     for name in file:
         info = file.info(name)
@@ -289,34 +196,33 @@ def _measure(file: TensorFile, result: Inspection) -> None:
             result.bytes += info.nbytes
 
 
-def _look_at_numbers(file: TensorFile, result: Inspection, progress: Progress | None) -> None:
+def _examine_numbers(file: TensorFile, result: Inspection, progress: Progress | None) -> None:
     damaged = file.damage()
     if damaged:
         result.problem(
-            f"The checksum is wrong for {_some(damaged)}: the file was damaged.",
+            f"The checksum is wrong for {listed(damaged)}: the file was damaged.",
             "Download or copy it again.",
         )
-    health = examine(file, progress)
-    result.health = health
-    if health.not_finite:
-        shown = [f"{name} ({count})" for name, count in health.not_finite.items()]
-        result.problem(
-            f"NaN or infinite values in {_some(shown)}.",
-            "The training diverged or the numbers overflowed; use an earlier checkpoint.",
-        )
-    if health.all_zero:
-        result.note(f"Nothing but zeros in {_some(health.all_zero)}.")
-    if health.constant:
-        result.note(f"One and the same value all through {_some(health.constant)}.")
-    for group in health.tied:
-        result.note(f"Tied (stored once): {_some(group)}.")
-    for group in health.twins:
-        result.note(f"Equal but stored apart: {_some(group)}.")
+    health = result.health = examine(file, progress)
+    for attribute, sentence, hint in _NUMBERS:
+        found = getattr(health, attribute)
+        if not found:
+            continue
+        add = result.note if hint is None else result.problem
+        if isinstance(found, dict):
+            add(sentence.format(listed(f"{name} ({count})" for name, count in found.items())), hint)
+        elif isinstance(found[0], tuple):
+            for group in found:
+                add(sentence.format(listed(group)), hint)
+        else:
+            add(sentence.format(listed(found)), hint)
+
+
+# -- the model ------------------------------------------------------------------------------------
 
 
 def _identify(file: TensorFile, result: Inspection) -> Checkpoint | None:
-    from uertool.checkpoints.reader import Checkpoint
-
+    """The checkpoint with canonical names; what its names tell goes into `result`."""
     try:
         checkpoint = Checkpoint(file)
     except UertoolError as error:
@@ -334,11 +240,11 @@ def _identify(file: TensorFile, result: Inspection) -> Checkpoint | None:
             "uertool reads it as it is; `fix` OUT writes a copy without the prefix.",
         )
     if checkpoint.dropped:
-        result.note(f"Left out, since no model needs it: {_some(checkpoint.dropped)}.")
+        result.note(f"Left out, since no model needs it: {listed(checkpoint.dropped)}.")
     if checkpoint.unmapped:
-        result.problem(f"Names that are not understood: {_some(checkpoint.unmapped)}.")
+        result.problem(f"Unknown names: {listed(checkpoint.unmapped)}.")
     if checkpoint.missing:
-        result.problem(f"Tensors that are missing: {_some(checkpoint.missing)}.")
+        result.problem(f"Missing tensors: {listed(checkpoint.missing)}.")
     for sentence in checkpoint.problems:
         result.problem(f"{sentence}.")
     if result.architecture is None and len(result.candidates) > 1:
@@ -349,20 +255,35 @@ def _identify(file: TensorFile, result: Inspection) -> Checkpoint | None:
     return checkpoint
 
 
-_DEPTH = {"target": 2}
-
-
-def part_of(name: str) -> str:
-    """The part of the model that a canonical name belongs to."""
-    pieces = name.split(".")
-    if pieces[0].startswith("output_layer"):
-        return "task head"
-    depth = min(_DEPTH.get(pieces[0], 1), max(len(pieces) - 1, 1))
-    return ".".join(pieces[:depth])
+def _examine_model(checkpoint: Checkpoint, given: CompanionSettings, result: Inspection) -> None:
+    """What the model consists of, and whether the files that belong to it fit."""
+    names = checkpoint.keys()
+    _size_by_part(checkpoint, result)
+    result.services = services(names, result.architecture, result.layout)
+    configuration = configuration_of(checkpoint, given.config_path)
+    result.settings = list(configuration.values)
+    for sentence in configuration.warnings:
+        result.warn(sentence)
+    if configuration.problem is not None:
+        result.fail(configuration.problem)
+    rows = _rows(checkpoint, WORD_TABLES)
+    if given.vocab_path is not None:
+        mlm = any(name.startswith("target.mlm.") for name in names)
+        _check_vocab(given.vocab_path, rows, result, needs_mask=mlm)
+    if given.spm_model_path is not None:
+        _check_spm(given.spm_model_path, rows, result)
+    if given.vocab_path is None and given.spm_model_path is None and checkpoint.layout == "hf":
+        _check_tokenizer(checkpoint.path, rows, result)
+    if given.tgt_vocab_path is not None:
+        rows = _rows(checkpoint, TARGET_WORD_TABLES)
+        if rows is None:
+            result.note(f"{given.tgt_vocab_path} is not needed: the model has no decoder.")
+        else:
+            _check_vocab(given.tgt_vocab_path, rows, result)
 
 
 def _size_by_part(checkpoint: Checkpoint, result: Inspection) -> None:
-    """Tensors of every part; what is stored once counts once, where it comes first."""
+    """Tensors of every part; tied tensors count in the part where they come first."""
     sizes: dict[str, list[int]] = {}
     seen: set[Hashable] = set()
     for name in checkpoint.keys():  # noqa: SIM118
@@ -377,38 +298,18 @@ def _size_by_part(checkpoint: Checkpoint, result: Inspection) -> None:
     result.parts = [Part(name, *numbers) for name, numbers in sizes.items()]
 
 
-_SOURCE_TABLES = (
-    "embedding.word.embedding.weight",
-    "embedding.dual.embedding_0.word.embedding.weight",
-)
-_TARGET_TABLES = ("tgt_embedding.word.embedding.weight",)
+def _rows(checkpoint: Checkpoint, tables: tuple[str, ...]) -> int | None:
+    """The number of rows of a word table, or None if there is none."""
+    name = word_table(checkpoint, tables)
+    return None if name is None else int(checkpoint.info(name).shape[0])
 
 
-def _rows(checkpoint: Checkpoint, tables: Sequence[str]) -> int | None:
-    """The number of rows of a word table, or None where there is none."""
-    for name in tables:
-        if checkpoint.has(name):
-            return int(checkpoint.info(name).shape[0])
-    return None
-
-
-def _check_configuration(
-    checkpoint: Checkpoint, config_path: str | Path | None, result: Inspection
-) -> None:
-    """List the settings, and every contradiction between a configuration and the tensors."""
-    found = settings_of(checkpoint, config_path)
-    result.settings = list(found.values)
-    for sentence in found.notes:
-        result.note(sentence)
-    if found.problem is not None:
-        result.fail(found.problem)
+# -- vocabularies ---------------------------------------------------------------------------------
 
 
 def _check_vocab(
-    path: str | Path, rows: int | None, result: Inspection, *, needs_mask: bool = False
+    path: Path, rows: int | None, result: Inspection, *, needs_mask: bool = False
 ) -> None:
-    from uertool.text.vocab import Vocab
-
     try:
         vocab = Vocab.load(path)
     except VocabError as error:
@@ -418,11 +319,11 @@ def _check_vocab(
     size = vocab.distinct if rows == vocab.distinct else len(vocab)
     _compare_rows(str(path), size, rows, result, exact=result.layout == "uer")
     if vocab.duplicates:
-        shown = [repr(token) for token in vocab.duplicates]
-        result.note(f"{path} names {_some(shown)} more than once; the later line counts.")
+        repeated = listed(map(repr, vocab.duplicates))
+        result.note(f"{path} has some tokens more than once, the last of which counts: {repeated}.")
     lacking = [role for role in ("pad", "unk", "cls", "sep") if getattr(vocab, role) is None]
     if lacking:
-        result.note(f"{path} has no {_some([f'[{role.upper()}]' for role in lacking])}.")
+        result.note(f"{path} has no {listed(f'[{role.upper()}]' for role in lacking)}.")
     if vocab.mask is None and needs_mask:
         result.problem(
             f"{path} has no [MASK], though the model has an MLM head.",
@@ -444,9 +345,7 @@ def _check_tokenizer(path: Path, rows: int | None, result: Inspection) -> None:
     _compare_rows(f"The tokenizer of {path}", len(tokenizer), rows, result, exact=False)
 
 
-def _check_spm(path: str | Path, rows: int | None, result: Inspection) -> None:
-    from uertool.text.vocab import Vocab
-
+def _check_spm(path: Path, rows: int | None, result: Inspection) -> None:
     try:
         vocab = Vocab.load(spm=path)
     except (VocabError, MissingExtraError) as error:
@@ -462,7 +361,7 @@ def _compare_rows(
     if rows is None or tokens == rows:
         return
     words = f"{source} has {tokens} tokens, the embedding {rows} rows"
-    if not exact and 0 < rows - tokens <= _PADDING_ROWS:
+    if not exact and 0 < rows - tokens <= PADDING_ROWS:
         result.note(f"{words}: the last {rows - tokens} rows are padding or added tokens.")
         return
     result.problem(
@@ -470,8 +369,3 @@ def _compare_rows(
         "Use the vocabulary that the model was trained with, or fit the model to this one with "
         "`uertool vocab adapt`.",
     )
-
-
-def _some(items: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(items[:most])
-    return f"{shown} and {len(items) - most} more" if len(items) > most else shown

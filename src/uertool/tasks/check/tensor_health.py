@@ -126,7 +126,7 @@ class _Look:
             return
         self.digest.update(block.contiguous().view(torch.uint8).numpy().data)
         if block.dtype.is_floating_point:
-            self.bad += _not_finite(block.to(torch.promote_types(block.dtype, torch.float32)))
+            self.bad += _not_finite(block if block.dtype.itemsize >= 4 else block.float())
         if self.first is None:
             self.first = float(block[0].real)
         if self.constant:

@@ -4,43 +4,53 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from uertool.checkpoints.reader import open_checkpoint
+from uertool.checkpoints.reader import Checkpoint, open_checkpoint
+from uertool.config import ModelConfig
+from uertool.errors import UertoolError
+from uertool.loading.assembling import build_model, heads_in
+from uertool.loading.assumptions import unknown_heads
+from uertool.loading.config_resolution import resolve_config
+from uertool.loading.device import resolve_device, resolve_dtype
+from uertool.loading.settings import DeviceSettings
+from uertool.loading.tokenizers import TOKENIZER_FILES, Named, TokenizerFinder
 from uertool.models.model import UerModel
+from uertool.tasks.check.head_evidence import best_heads, head_perplexities
+from uertool.tasks.check.settings import CompanionSettings
+from uertool.text.tokenizers.base import Tokenizer
 
 _LENGTH = 16
 
 
 @dataclass(frozen=True)
 class TrialRun:
-    """What a forward pass gave.
+    """The result of a forward pass.
 
     Attributes:
         device: where it ran.
         dtype: the type it computed in.
-        outputs: what was computed ("hidden", "mlm", ...) to its shape.
-        not_finite: those that hold NaN or infinite values.
+        outputs: the shape of each output ("hidden", "mlm", ...).
+        not_finite: outputs that hold NaN or infinite values.
         load_seconds: reading the file and building the model.
         run_seconds: the forward pass, the first on this device.
+        heads: the number of attention heads; 0 if it is unknown, and nothing was run.
+        perplexities: by number of attention heads, see `head_perplexities`.
     """
 
     device: str
     dtype: str
-    outputs: Mapping[str, tuple[int, ...]]
-    not_finite: tuple[str, ...] = field(default=())
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    not_finite: tuple[str, ...] = ()
     load_seconds: float = 0.0
     run_seconds: float = 0.0
-
-    @property
-    def finite(self) -> bool:
-        """Whether every output is finite."""
-        return not self.not_finite
+    heads: int = 0
+    perplexities: Mapping[int, float] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         """The same as JSON types."""
@@ -49,60 +59,74 @@ class TrialRun:
             "dtype": self.dtype,
             "outputs": {name: list(shape) for name, shape in self.outputs.items()},
             "not_finite": list(self.not_finite),
-            "finite": self.finite,
+            "finite": not self.not_finite,
             "load_seconds": round(self.load_seconds, 3),
             "run_seconds": round(self.run_seconds, 3),
+            "heads": self.heads,
+            "perplexities": {str(heads): value for heads, value in self.perplexities.items()},
         }
 
 
 def trial_run(
-    path: str | Path,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    config: str | Path | None = None,
-    arch: str | None = None,
+    path: str | Path, device: DeviceSettings, companions: CompanionSettings | None = None
 ) -> TrialRun:
-    """Load the model as a command would, with every head, and run it once; no vocabulary is needed.
+    """Load the model as a command would, with every head, and run it once.
 
     Args:
         path: the checkpoint.
-        device: "auto", "cpu", "cuda", ...
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        config: a configuration; by default the one beside the checkpoint.
-        arch: the architecture, where names do not tell.
+        device: where it runs.
+        companions: its configuration and vocabulary; by default those next to the checkpoint.
+            Without a vocabulary there are no perplexities.
 
     Raises:
-        CheckpointError: it cannot be read or is not whole.
-        ConfigError: the configuration contradicts the tensors, or a value cannot be told.
+        CheckpointError: it cannot be read or is incomplete.
+        ConfigError: the configuration contradicts the tensors, or a value is unknown and the
+            perplexities do not show it either.
         UsageError: there is no such device.
     """
-    from uertool.loading.assembling import build_model, heads_in
-    from uertool.loading.config_resolution import resolve_config
-    from uertool.loading.device import resolve_device, resolve_dtype
-
-    place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
-    start = time.perf_counter()
-    with open_checkpoint(path, arch=arch) as checkpoint:
-        resolved = resolve_config(checkpoint, config).config
-        heads = heads_in(checkpoint, resolved)
-        model = build_model(checkpoint, resolved, heads, place, kind).model
+    companions = companions or CompanionSettings()
+    place = resolve_device(device.device)
+    kind = resolve_dtype(device.dtype, place)
+    with open_checkpoint(path) as checkpoint:
+        config = resolve_config(checkpoint, companions.config_path, complete=False).config
+        tokenizer = _tokenizer(checkpoint, config, companions)
+        perplexities = {}
+        if tokenizer is not None:
+            perplexities = head_perplexities(checkpoint, config, tokenizer, place)
+        run = TrialRun(str(place), str(kind).removeprefix("torch."), perplexities=perplexities)
+        if config.sources.get("heads_num") == "unknown":
+            if best_heads(perplexities, 0) is None:
+                raise unknown_heads(checkpoint)
+            return run
+        start = time.perf_counter()
+        model = build_model(checkpoint, config, heads_in(checkpoint, config), place, kind).model
         loaded = time.perf_counter()
-        length = min(_LENGTH, resolved.max_seq_length)
-        ids = torch.arange(length, device=place)[None] % resolved.vocab_size
+        length = min(_LENGTH, config.max_seq_length)
+        ids = torch.arange(length, device=place)[None] % config.vocab_size
         with torch.inference_mode():
             outputs = _outputs(model, ids)
         bad = tuple(name for name, out in outputs.items() if not bool(torch.isfinite(out).all()))
         done = time.perf_counter()
-    return TrialRun(
-        device=str(place),
-        dtype=str(kind).removeprefix("torch."),
+    return replace(
+        run,
         outputs={name: tuple(out.shape) for name, out in outputs.items()},
         not_finite=bad,
         load_seconds=loaded - start,
         run_seconds=done - loaded,
+        heads=config.heads_num,
     )
+
+
+def _tokenizer(
+    checkpoint: Checkpoint, config: ModelConfig, companions: CompanionSettings
+) -> Tokenizer | None:
+    """The tokenizer of the model, or None if there is no vocabulary that fits."""
+    files = {**dict.fromkeys(TOKENIZER_FILES), "spm_model_path": companions.spm_model_path}
+    named = Named(companions.vocab_path, None, files)
+    try:
+        return TokenizerFinder(checkpoint, config, named, Named()).source()
+    except UertoolError:
+        return None
 
 
 def _outputs(model: UerModel, ids: Tensor) -> dict[str, Tensor]:

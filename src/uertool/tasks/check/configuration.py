@@ -1,4 +1,4 @@
-"""The settings of a checkpoint with the place that each was learned from, in words."""
+"""The configuration of a checkpoint, with the evidence for each value in words."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from uertool.errors import ConfigError
 if TYPE_CHECKING:
     from uertool.checkpoints.reader import Checkpoint
 
-#: What tells a setting that is inferred from tensors.
-_TOLD_BY: Mapping[str, str] = {
+#: What in the file shows a value that is inferred from tensors.
+_EVIDENCE: Mapping[str, str] = {
     "vocab_size": "rows of the word table",
     "emb_size": "columns of the word table",
     "max_seq_length": "rows of the position table",
     "segments_num": "rows of the segment table",
-    "embedding": "the tables that are there",
+    "embedding": "the tables in the file",
     "sinusoid": "whether the sinusoidal table is stored",
     "remove_embedding_layernorm": "whether the embedding has a layer norm",
     "encoder": "names and shapes of the encoder's weights",
@@ -31,9 +31,9 @@ _TOLD_BY: Mapping[str, str] = {
     "remove_transformer_bias": "whether the query has a bias",
     "feed_forward": "whether there is a linear_gate",
     "layernorm": "gamma and beta, or a weight alone",
-    "norm": "whose names the file has",
+    "norm": "the naming of the file",
     "layernorm_positioning": "whether a layer norm follows the last layer",
-    "factorized_embedding_parameterization": "whether encoder.linear is there",
+    "factorized_embedding_parameterization": "whether there is an encoder.linear",
     "relative_position_embedding": "whether there is a table of relative positions",
     "relative_attention_buckets_num": "rows of the table of relative positions",
     "heads_num": "columns of the table of relative positions",
@@ -43,21 +43,21 @@ _TOLD_BY: Mapping[str, str] = {
     "tgt_embedding": "the decoder's tables",
     "tgt_vocab_size": "rows of the decoder's word table",
     "tgt_max_seq_length": "rows of the decoder's position table",
-    "target": "the heads that are there",
+    "target": "the heads in the file",
     "has_lmtarget_bias": "whether the output layer has a bias",
     "labels_num": "rows of the task's output layer",
 }
 
 
 @dataclass(frozen=True)
-class Setting:
+class ConfigValue:
     """One value of the model configuration and where it came from.
 
     Attributes:
-        name: UER-py's word for it.
-        value: as `ModelConfig` has it; None where nothing tells.
-        source: "inferred", "assumed", "config file", "default" or "unknown".
-        how: what in the file tells it, for inferred ones.
+        name: UER-py's name.
+        value: as `ModelConfig` has it; None if it is unknown.
+        source: "inferred", "assumed", "published size", "config file", "default" or "unknown".
+        how: the evidence in the file, for inferred values.
     """
 
     name: str
@@ -67,57 +67,54 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All settings of a checkpoint.
+class Configuration:
+    """The configuration of a checkpoint.
 
     Attributes:
-        values: one per setting, those that were learned first.
-        notes: what was assumed, or cannot be told.
+        values: those that are known first, then the defaults.
+        warnings: what was assumed, or cannot be known.
         problem: a contradiction between a configuration and the tensors, or None.
     """
 
-    values: tuple[Setting, ...]
-    notes: tuple[str, ...] = ()
+    values: tuple[ConfigValue, ...]
+    warnings: tuple[str, ...] = ()
     problem: ConfigError | None = None
 
 
-def settings_of(checkpoint: Checkpoint, config_path: str | Path | None = None) -> Settings:
-    """Every setting of a model; nothing is raised, what is wrong is in the result.
+def configuration_of(
+    checkpoint: Checkpoint, config_path: str | Path | None = None
+) -> Configuration:
+    """The configuration of a checkpoint; what is wrong with it is part of the result.
 
     Args:
-        checkpoint: whose tensors tell most of it.
-        config_path: a configuration that should fit; by default the one beside the checkpoint.
+        checkpoint: names and shapes tell most of it.
+        config_path: a configuration that should fit; by default the one next to the checkpoint.
     """
     from uertool.checkpoints.inference import infer_config
+    from uertool.loading.assumptions import unknown_heads
     from uertool.loading.config_resolution import resolve_config
 
-    inferred = infer_config(checkpoint)
-    unknown: tuple[str, ...] = ()
-    more: tuple[str, ...] = ()
     try:
-        resolved = resolve_config(checkpoint, config_path)
+        resolved = resolve_config(checkpoint, config_path, complete=False)
     except ConfigError as error:
-        if config_path is not None:
-            return Settings(_listed(inferred, {}), problem=error)
-        try:
-            # With a number of heads everything else may fit: that one only a configuration tells.
-            resolved = resolve_config(checkpoint, None, {"heads_num": 1})
-        except ConfigError:
-            return Settings(_listed(inferred, {}), problem=error)
-        unknown = ("heads_num", "attention_head_size")
-        more = (f"{error.message} {error.hint or ''}".strip(),)
+        inferred = infer_config(checkpoint)
+        return Configuration(_ordered(inferred, dict.fromkeys(inferred, "inferred")), (), error)
     config = resolved.config
     values = {name: getattr(config, name) for name in config.names()}
-    values.update(dict.fromkeys(unknown))
-    sources = {**config.sources, **dict.fromkeys(unknown, "unknown")}
-    return Settings(_listed(values, sources), (*resolved.notes, *more))
+    sources = dict(config.sources)
+    warnings = list(resolved.notes)
+    if sources.get("heads_num") == "unknown":
+        for name in ("heads_num", "attention_head_size"):
+            values[name], sources[name] = None, "unknown"
+        warnings.append(str(unknown_heads(checkpoint)))
+    return Configuration(_ordered(values, sources), tuple(warnings))
 
 
-def _listed(values: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Setting, ...]:
-    """Settings that were learned, then those left at their defaults."""
+def _ordered(values: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[ConfigValue, ...]:
+    """Values with a source, then those left at their defaults."""
     found = []
     for name, value in values.items():
-        source = sources.get(name, "default" if sources else "inferred")
-        how = _TOLD_BY.get(name, "") if source == "inferred" else ""
-        found.append(Setting(name, value, source, how))
-    return tuple(sorted(found, key=lambda setting: setting.source == "default"))
+        source = sources.get(name, "default")
+        how = _EVIDENCE.get(name, "") if source == "inferred" else ""
+        found.append(ConfigValue(name, value, source, how))
+    return tuple(sorted(found, key=lambda item: item.source == "default"))
