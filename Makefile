@@ -14,7 +14,7 @@ DEMO_READY := $(VENV)/.uertool-demo
 TEST_READY := $(VENV)/.uertool-test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test quick lint types tests format tables clean
+.PHONY: help demo install test quick lint types tests attack format tables clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ tests: $(TEST_READY) ## all tests
 
 quick: $(TEST_READY) ## the tests without those marked slow, in under a minute
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
+
+attack: $(TEST_READY) ## run N (10000) broken and hostile inputs, chosen by SEED (0)
+	UERTOOL_ATTACKS=$(or $(N),10000) UERTOOL_ATTACK_SEED=$(or $(SEED),0) \
+		$(BIN)/python -m pytest tests/attack -q --timeout 0
 
 format: $(TEST_READY) ## format the sources with ruff
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))

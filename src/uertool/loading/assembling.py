@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from uertool.checkpoints.reader import Checkpoint
 from uertool.config import ModelConfig
-from uertool.errors import CheckpointError
+from uertool.errors import CheckpointError, listed
 from uertool.models.model import UerModel
 from uertool.models.norm import LayerNorm, uer_gamma
 from uertool.models.positions import sinusoid_legacy, sinusoid_modular
@@ -63,7 +63,6 @@ _FITTING = (
     ("", "uertool extract-features"),
 )
 
-_LISTED = 20
 
 
 def heads_in(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
@@ -274,7 +273,7 @@ def _check(
         if (fault := _misshaped(checkpoint, tensor, sources[name])) is not None
     ]
     faults = [
-        f"{what}: {_listed(names)}"
+        f"{what}: {listed(names)}"
         for what, names in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -308,11 +307,6 @@ def _misshaped(checkpoint: Checkpoint, tensor: Tensor, names: tuple[str, ...]) -
     if tuple(shape) == tuple(tensor.shape):
         return None
     return f"{names[0]} {tuple(infos[0].shape)}, expected {tuple(tensor.shape)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_LISTED])
-    return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown
 
 
 # -- tensors --------------------------------------------------------------------------------------
