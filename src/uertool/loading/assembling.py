@@ -64,7 +64,6 @@ _FITTING = (
 )
 
 
-
 def heads_in(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
     """The heads that a checkpoint can fill."""
     found = [
