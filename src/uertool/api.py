@@ -23,8 +23,7 @@ from uertool.tasks.cloze.job import cloze
 from uertool.tasks.cloze.results import ClozeResult
 from uertool.tasks.embeddings.neighbours import Neighbour, nearest
 from uertool.tasks.features.job import encode
-from uertool.tasks.generation.api import generate
-from uertool.tasks.generation.job import Generated
+from uertool.tasks.generation.job import Generated, generate
 
 
 class Model(LoadedModel):
@@ -53,7 +52,7 @@ class Model(LoadedModel):
         return cosines
 
     def generate(self, prompts: str | Iterable[str], **settings: Any) -> list[list[Generated]]:
-        """Continuations or targets of prompts, see `uertool.tasks.generation.api.generate`."""
+        """Continuations or targets of prompts, see `uertool.tasks.generation.job.generate`."""
         return generate(self, prompts, **settings)
 
     def neighbours(self, words: str | Iterable[str], **settings: Any) -> list[list[Neighbour]]:

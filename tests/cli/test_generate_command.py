@@ -266,8 +266,8 @@ def test_outputs_are_judged_by_references(tmp_path: Path, capsys: CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["酒店", "--top-p", "1.5"], "--top-p is 1.5"),
-        (["酒店", "--temperature", "-1"], "--temperature is -1.0"),
+        (["酒店", "--top-p", "1.5"], "invalid --top-p: 1.5 (must be in [0, 1])"),
+        (["酒店", "--temperature", "-1"], "invalid --temperature: -1.0 (must be at least 0)"),
         (["酒店", "--stop-token", "没有"], "not in"),
         (["酒店", "--target", "mlm"], "--target mlm does not fit"),
         (["酒店", "--stream", "--json"], "--stream and --json"),
@@ -314,7 +314,7 @@ def test_a_long_prompt_in_a_file_is_told_before_anything_is_generated(
     assert list(tmp_path.iterdir()) == [tmp_path / "in.txt"]
     arguments = ["-i", lines, "-o", str(output), "--truncate", "right", "--max-new-tokens", "4"]
     assert lm(*arguments) == 0
-    assert "1 prompt longer than what is allowed" in capsys.readouterr().err
+    assert "1 prompt truncated to the allowed length" in capsys.readouterr().err
 
 
 def test_int8_runs(capsys: CaptureFixture[str]) -> None:

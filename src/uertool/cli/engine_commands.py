@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -30,7 +30,7 @@ from uertool.text.settings import InputSettings
 if TYPE_CHECKING:
     import torch
 
-    from uertool.cli.render.generation import Form
+    from uertool.cli.generate_run import Run
     from uertool.engine.run import Order
     from uertool.engine.work import Work
     from uertool.tasks.cloze.job import ClozeJob, ClozeSettings, ClozeSummary
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from uertool.tasks.features.whitening import Whitening
     from uertool.tasks.features.whitening_files import WhiteningReport
     from uertool.tasks.generation.job import Generator
-    from uertool.tasks.generation.settings import Decoding
+    from uertool.tasks.generation.settings import Form, LmModel
     from uertool.tasks.vocab.counting import Counting, Tally
 
 
@@ -252,54 +252,35 @@ class ClozeWriter:
 # -- generate -------------------------------------------------------------------------------------
 
 
-def generate(
-    call: Call,
-    command: str,
-    settings: Decoding,
-    form: Form,
-    *,
-    seq2seq: bool,
-    raw: bool = False,
-    fill: bool = False,
-    overrides: Mapping[str, Any] | None = None,
-) -> dict[str, int] | None:
+def generate(call: Call, run: Run) -> dict[str, int] | None:
     """Texts for all lines as shards; the counts of the run, or None for a dry run."""
     from uertool.tasks.sharded_generation import GenerationWork
 
     target = call.target()
     model, device = call.worker()
-    given = {
-        name: value.absolute() if isinstance(value, Path) else value
-        for name, value in (overrides or {}).items()
-    }
     work = GenerationWork(
-        command,
-        ".jsonl" if form == "jsonl" else _suffix(target) or ".txt",
-        functools.partial(_generator, model, device, given, seq2seq),
-        settings,
-        TextWriter(form, raw, fill),
+        f"generate {run.kind}",
+        ".jsonl" if run.form == "jsonl" else _suffix(target) or ".txt",
+        functools.partial(_generator, run.kind, cast("LmModel", model), device),
+        run.decoding,
+        TextWriter(run.form, run.raw, run.fill),
     )
-    identity = {**dataclasses.asdict(settings), "form": form, "raw": raw, "fill": fill}
-    identity["decoder"] = {name: str(value) for name, value in given.items()}
+    identity = {
+        **dataclasses.asdict(run.decoding),
+        "form": run.form,
+        "raw": run.raw,
+        "fill": run.fill,
+    }
     manifest = call.run(call.order(work, target, identity), "Generate", "prompts")
     return None if manifest is None else dict(manifest["counts"])
 
 
 def _generator(
-    model: ModelSettings,
-    options: Any,
-    overrides: Mapping[str, Any],
-    seq2seq: bool,
-    device: torch.device,
+    kind: str, model: LmModel, settings: DeviceSettings, device: torch.device
 ) -> Generator:
-    here = dataclasses.replace(options, device=str(device))
-    generator: Generator = here.generator(model, **overrides)
-    if generator.seq2seq != seq2seq:
-        what, other = ("an encoder-decoder", "seq2seq") if generator.seq2seq else (
-            "a language model without a decoder", "lm"
-        )  # fmt: skip
-        raise UsageError(f"{generator.name} is {what}.", f"Use it with: uertool generate {other}.")
-    return generator
+    from uertool.cli.generate_run import load_for
+
+    return load_for(kind, model, dataclasses.replace(settings, device=str(device)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One call of `uertool generate`: prompts in, texts out, as a file, a stream or a conversation."""
+"""One run of `uertool generate`: a file, a stream, a conversation, or scores of lines."""
 
 from __future__ import annotations
 
@@ -6,68 +6,145 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from uertool.cli import console, run_record
-from uertool.cli.generate_options import GenerationDevice
-from uertool.cli.options import OutputSettings, lines_of, source_of
-from uertool.cli.render.generation import Form, Summary, Writer, report_bad, score_line
+from uertool.cli.engine_options import is_ray, refuse_on_ray
+from uertool.cli.options import OutputSettings, lines_of, report_model, source_of
+from uertool.cli.render.generation import Summary, Writer, choose_form, report_bad, score_line
 from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UertoolError, UsageError
-from uertool.loading.settings import ModelSettings
+from uertool.loading.settings import DeviceSettings
+from uertool.tasks.generation.settings import Decoding, Form, LmModel, LmText, Seq2seqText
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
+    from uertool.loading.registry import LoadedModel
     from uertool.tasks.generation.job import Generated, Generator, Prompt
-    from uertool.tasks.generation.settings import Decoding
     from uertool.text.readers import BadLine
+
+
+def run(
+    kind: Literal["lm", "seq2seq"],
+    prompts: Sequence[str] | None,
+    decoding: Decoding,
+    shown: LmText | Seq2seqText,
+    text: InputSettings,
+    output: OutputSettings,
+    device: DeviceSettings,
+    model: LmModel,
+    engine: EngineSettings,
+) -> None:
+    """One call of the command.
+
+    Args:
+        kind: which command.
+        prompts: texts on the command line.
+        decoding, shown, text, output, device, model, engine: its settings.
+    """
+    call = Run(kind, dataclasses.replace(decoding, seed=output.seed), shown, text, output, prompts)
+    if is_ray(engine):
+        refuse_on_ray(
+            score=call.score_only,
+            reference=call.reference,
+            interactive=shown.interactive,
+            stream=shown.stream,
+        )
+        call.on_cluster(engine, model, device)
+        return
+    call.check()
+    generator = load_for(kind, model, device, report_model)
+    if isinstance(shown, Seq2seqText) and shown.fill and not generator.gaps:
+        raise UsageError(
+            f"`fill` needs sentinels, and {generator.tokenizer.vocab.source} has none.",
+            "It is for T5, whose vocabulary has <extra_id_0> and so on.",
+        )
+    if call.score_only:
+        call.score(generator, model.files())
+    elif shown.interactive:
+        call.converse(generator)
+    else:
+        call.generate(generator, [*model.files(), call.reference])
+
+
+def load_for(
+    kind: str,
+    model: LmModel,
+    device: DeviceSettings,
+    report: Callable[[LoadedModel], None] | None = None,
+) -> Generator:
+    """The generator for a command, see `load_generator`.
+
+    Raises:
+        UsageError: the model is for the other command.
+    """
+    from uertool.tasks.generation.job import load_generator
+
+    generator = load_generator(model, device, report)
+    if generator.seq2seq != (kind == "seq2seq"):
+        what, other = "a language model without a decoder", "lm"
+        if generator.seq2seq:
+            what, other = "an encoder-decoder", "seq2seq"
+        raise UsageError(f"{generator.name} is {what}.", f"Use it with: uertool generate {other}.")
+    return generator
 
 
 @dataclass
 class Run:
-    """One call of the command: what is wanted, apart from the model."""
+    """One call of the command, apart from its model.
 
-    settings: Decoding
+    Attributes:
+        kind: which command.
+        decoding, shown, text, output: its settings.
+        prompts: texts on the command line.
+    """
+
+    kind: str
+    decoding: Decoding
+    shown: LmText | Seq2seqText
     text: InputSettings
     output: OutputSettings
-    form: Form
-    live: bool
-    raw: bool
-    fill: bool = False
-    reference: Path | None = None
-    bleu_tokenize: str = "auto"
+    prompts: Sequence[str] | None
+
+    def __post_init__(self) -> None:
+        self.form = choose_form(self.shown.format, self.output)
+        self.raw = self.shown.raw_tokens
+        self.live = self.shown.stream
+        self.score_only = isinstance(self.shown, LmText) and self.shown.score
+        self.fill = isinstance(self.shown, Seq2seqText) and self.shown.fill
+        self.reference = self.shown.reference if isinstance(self.shown, Seq2seqText) else None
 
     # -- before the model is loaded -----------------------------------------------------------
 
-    def check(self, prompts: Sequence[str] | None, *, interactive: bool) -> None:
-        """Refuses what cannot be meant, and outputs that exist."""
+    def check(self) -> None:
+        """Refuses contradictions, and outputs that exist."""
         self.output.apply()
         if self.live:
-            for wrong, option in (
-                (self.form == "jsonl" and self._to_stdout, "--json"),
-                (self.settings.returns > 1, "--num-return"),
-                (self.settings.beams is not None, "--beam"),
-                (self.raw, "--raw-tokens"),
-                (self.fill, "--fill"),
+            for wrong, name in (
+                (self.form == "jsonl" and self._to_stdout, "json"),
+                (self.decoding.num_return > 1, "num_return"),
+                (self.decoding.beam is not None, "beam"),
+                (self.raw, "raw_tokens"),
+                (self.fill, "fill"),
             ):
                 if wrong:
-                    raise UsageError(f"--stream and {option} cannot be combined.")
-        if interactive:
-            named = prompts or self.text.test_path or self.output.prediction_path
+                    raise UsageError(f"`stream` and `{name}` cannot be combined.")
+        if self.shown.interactive:
+            named = self.prompts or self.text.test_path or self.output.prediction_path
             if named or self.reference is not None or self.form == "jsonl":
                 raise UsageError(
-                    "--interactive asks for prompts and answers on the terminal; it takes no "
-                    "texts, files or --json."
+                    "`interactive` asks for prompts and answers on the terminal; it takes no "
+                    "texts, files or `json`."
                 )
         else:
-            source_of(self.text, prompts, "prompt")
-        if self.reference is not None:
+            source_of(self.text, self.prompts, "prompt")
+        if isinstance(self.shown, Seq2seqText) and self.shown.reference is not None:
             from uertool.tasks.generation.judging import require
 
-            require(self.bleu_tokenize)
+            require(self.shown.bleu_tokenize)
 
     @property
     def _to_stdout(self) -> bool:
@@ -75,55 +152,35 @@ class Run:
 
     # -- on a cluster -------------------------------------------------------------------------
 
-    def on_cluster(
-        self,
-        engine: EngineSettings,
-        model: ModelSettings,
-        device: GenerationDevice,
-        prompts: Sequence[str] | None,
-        overrides: dict[str, Any],
-        *,
-        seq2seq: bool,
-    ) -> None:
+    def on_cluster(self, engine: EngineSettings, model: LmModel, device: DeviceSettings) -> None:
         """Texts for all lines as a folder of shards."""
         from uertool.cli import engine_commands
 
-        call = engine_commands.Call(engine, model, self.text, device, self.output, prompts)
+        call = engine_commands.Call(engine, model, self.text, device, self.output, self.prompts)
         started = time.perf_counter()
-        counts = engine_commands.generate(
-            call,
-            "generate seq2seq" if seq2seq else "generate lm",
-            self.settings,
-            self.form,
-            seq2seq=seq2seq,
-            raw=self.raw,
-            fill=self.fill,
-            overrides=overrides,
-        )
+        counts = engine_commands.generate(call, self)
         if counts is not None:
             Summary.of(counts).report(time.perf_counter() - started)
 
     # -- generating ---------------------------------------------------------------------------
 
-    def generate(
-        self, generator: Generator, prompts: Sequence[str] | None, files: Sequence[Any]
-    ) -> None:
+    def generate(self, generator: Generator, files: Sequence[Any]) -> None:
         """Texts for all prompts."""
         bad: list[BadLine] = []
         summary = Summary()
-        judged = self._check_prompts(generator, prompts)
+        judged = self._check_prompts(generator)
         screen = _Screen(generator, self.form) if self.live else None
-        settings = self.settings
+        decoding = self.decoding
         if screen is not None:
-            settings = dataclasses.replace(settings, rows=1)
+            decoding = dataclasses.replace(decoding, batch_size=1)
         started = time.perf_counter()
         with _kept(self.output, summary) as stream, self._progress() as advance:
             write = Writer(
                 self.form, stream, raw=self.raw, fill=generator.filled if self.fill else None
             )
             found = generator.generate(
-                self._prompts(prompts, bad),
-                settings,
+                self._prompts(bad),
+                decoding,
                 on_text=screen,
                 on_empty=lambda _: summary.count_empty(),
             )
@@ -138,27 +195,27 @@ class Run:
         summary.report(seconds)
         report_bad(bad)
         results: dict[str, Any] = {**dataclasses.asdict(summary), "seconds": round(seconds, 3)}
-        if judged is not None:
-            results |= judged.report(self.bleu_tokenize)
-        self._record(generator, prompts, files, results)
+        if judged is not None and isinstance(self.shown, Seq2seqText):
+            results |= judged.report(self.shown.bleu_tokenize)
+        self._record(generator, files, results)
 
-    def _check_prompts(self, generator: Generator, prompts: Sequence[str] | None) -> _Judged | None:
-        """Says at once what would otherwise end a long run in its middle."""
+    def _check_prompts(self, generator: Generator) -> _Judged | None:
+        """Reports at once what would otherwise end a long run in its middle."""
         judged = None
         if self.reference is not None:
             judged = _Judged(self.reference, self.text)
-        source = source_of(self.text, prompts, "prompt")
+        source = source_of(self.text, self.prompts, "prompt")
         again = source is None or (source != "-" and Path(source).is_file())
-        if again and (self.settings.truncate == "error" or judged is not None):
-            count = generator.check(self._prompts(prompts, []), self.settings)
+        if again and (self.decoding.truncate == "error" or judged is not None):
+            count = generator.check(self._prompts([]), self.decoding)
             if judged is not None:
                 judged.check(count)
         return judged
 
-    def _prompts(self, prompts: Sequence[str] | None, bad: list[BadLine]) -> Iterator[Prompt]:
+    def _prompts(self, bad: list[BadLine]) -> Iterator[Prompt]:
         from uertool.tasks.generation.job import Prompt
 
-        for line in lines_of(self.text, prompts, "prompt", bad):
+        for line in lines_of(self.text, self.prompts, "prompt", bad):
             yield Prompt(line.number, line.text, line.fields)
 
     def _progress(self) -> contextlib.AbstractContextManager[console.Ticker]:
@@ -169,16 +226,15 @@ class Run:
     def _record(
         self,
         generator: Generator,
-        prompts: Sequence[str] | None,
         files: Sequence[Any],
         results: dict[str, Any],
     ) -> None:
         if self.output.save_run and self.output.prediction_path is not None:
             run_record.write(
                 self.output.prediction_path,
-                inputs=[*files, source_of(self.text, prompts, "prompt")],
+                inputs=[*files, source_of(self.text, self.prompts, "prompt")],
                 settings={
-                    "decoding": dataclasses.asdict(self.settings),
+                    "decoding": dataclasses.asdict(self.decoding),
                     "model": generator.config.to_json(),
                 },
                 results=results,
@@ -186,14 +242,7 @@ class Run:
 
     # -- scoring ------------------------------------------------------------------------------
 
-    def score(
-        self,
-        generator: Generator,
-        prompts: Sequence[str] | None,
-        seq_length: int | None,
-        truncate: Any,
-        files: Sequence[Any],
-    ) -> None:
+    def score(self, generator: Generator, files: Sequence[Any]) -> None:
         """The perplexity of every line, and of all of them together."""
         from uertool.tasks.generation.job import perplexity
 
@@ -201,8 +250,12 @@ class Run:
         summary = Summary()
         total = 0.0
         with _kept(self.output, summary) as stream, self._progress() as advance:
-            lines = self._prompts(prompts, bad)
-            for scored in generator.score(lines, seq_length=seq_length, truncate=truncate):
+            found = generator.score(
+                self._prompts(bad),
+                seq_length=self.decoding.seq_length,
+                truncate=self.decoding.truncate,
+            )
+            for scored in found:
                 stream.write(score_line(scored, self.form) + "\n")
                 total += scored.log_probability
                 summary.prompts += 1
@@ -213,17 +266,17 @@ class Run:
             f"perplexity {overall:,.4f} over {summary.tokens:,} tokens of {summary.prompts:,} lines"
         )
         report_bad(bad)
-        found = {"lines": summary.prompts, "tokens": summary.tokens, "perplexity": overall}
-        self._record(generator, prompts, files, found)
+        results = {"lines": summary.prompts, "tokens": summary.tokens, "perplexity": overall}
+        self._record(generator, files, results)
 
     # -- in conversation ----------------------------------------------------------------------
 
     def converse(self, generator: Generator) -> None:
-        """Asks for a prompt, answers, and so on until the input ends."""
+        """Asks for prompts and answers them until the input ends."""
         from uertool.tasks.generation.job import Prompt
 
         console.note("Write a prompt and press Enter. Ctrl-C stops a text, Ctrl-D ends.")
-        live = self.settings.beams is None and self.settings.returns == 1
+        live = self.decoding.beam is None and self.decoding.num_return == 1
         live = live and not self.raw and not self.fill
         writer = Writer(
             "text", sys.stdout, raw=self.raw, fill=generator.filled if self.fill else None
@@ -231,7 +284,7 @@ class Run:
         for number, line in enumerate(_typed()):
             screen = _Screen(generator, "text") if live else None
             try:
-                found = generator.generate([Prompt(number, line)], self.settings, on_text=screen)
+                found = generator.generate([Prompt(number, line)], self.decoding, on_text=screen)
                 for texts in found if screen is None else screen.watch(found):
                     if screen is None:
                         writer(texts)
@@ -242,7 +295,7 @@ class Run:
 
 
 def _typed() -> Iterator[str]:
-    """Lines that a person types, blank ones left out, until Ctrl-D."""
+    """Lines typed by a person, without blank ones, until Ctrl-D."""
     asking = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
     if asking:
         with contextlib.suppress(ImportError):
@@ -260,7 +313,7 @@ def _typed() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _kept(output: OutputSettings, summary: Summary) -> Iterator[TextIO]:
-    """The stream for results; after Ctrl-C a file with those that were finished is kept."""
+    """The stream for results; after Ctrl-C a file keeps the finished ones."""
     from uertool.io.atomic import atomic_text
 
     if output.prediction_path is None:
@@ -284,8 +337,8 @@ class _Screen:
     """Shows texts as they grow, with their prompt before them where they continue it.
 
     Args:
-        generator: tells whether texts continue their prompts.
-        form: in the old layout the prompt has a line of its own as well.
+        generator: decides whether texts continue their prompts.
+        form: in the old format the prompt has a line of its own as well.
     """
 
     def __init__(self, generator: Generator, form: Form) -> None:
@@ -310,7 +363,7 @@ class _Screen:
             console.out(prompt.text, end="")
 
     def watch(self, found: Iterator[list[Generated]]) -> Iterator[list[Generated]]:
-        """Passes texts on as they are complete; one that Ctrl-C breaks off ends its line."""
+        """Passes finished texts on; after Ctrl-C the line of an unfinished one is ended."""
         try:
             for texts in found:
                 self._finish(texts[0])
@@ -328,7 +381,7 @@ class _Screen:
 
 
 class _Judged:
-    """Texts beside their references.
+    """Texts with their references.
 
     Args:
         path: the references, one for each line of the input.
@@ -351,7 +404,7 @@ class _Judged:
         if self.whole and count != len(self.references):
             raise InputError(
                 f"The input has {count:,} lines, but {self.path} has {len(self.references):,}.",
-                "A reference belongs to the line of the same number.",
+                "Each line needs the reference with its number.",
             )
 
     def add(self, text: Generated, filled: str | None) -> None:
@@ -363,7 +416,7 @@ class _Judged:
         self.expected.append(self.references[at])
 
     def report(self, tokenize: str) -> dict[str, Any]:
-        """Says the scores, and gives them for the record."""
+        """Reports the scores, and returns them for the record."""
         from uertool.tasks.generation.judging import judge
 
         if not self.found:

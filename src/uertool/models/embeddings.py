@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from uertool.config import ModelConfig
 from uertool.errors import InputError
 from uertool.models.norm import make_normal_norm
-from uertool.models.positions import empty_embedding
 
 #: Modular UER-py reads its sinusoidal table from this row on.
 SINUSOID_OFFSET = 2
@@ -21,7 +20,7 @@ class Table(nn.Module):
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
-        self.embedding = empty_embedding(rows, size)
+        self.embedding = nn.Embedding(rows, size)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.embedding(ids)

@@ -78,7 +78,7 @@ class RelativePositionBias(nn.Module):
         self.buckets = buckets
         self.max_distance = max_distance
         self.bidirectional = bidirectional
-        self.relative_attention_bias = empty_embedding(buckets, heads)
+        self.relative_attention_bias = nn.Embedding(buckets, heads)
 
     def forward(self, distance: Tensor) -> Tensor:
         """The bias [..., heads] at distances [...], key position minus query position."""
@@ -89,11 +89,3 @@ class RelativePositionBias(nn.Module):
             max_distance=self.max_distance,
         )
         return self.relative_attention_bias(bucket)
-
-
-def empty_embedding(rows: int, size: int) -> nn.Embedding:
-    """A table [rows, size] for values from a checkpoint.
-
-    It is not initialized: on the meta device that would import torch._dynamo, for over a second.
-    """
-    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))

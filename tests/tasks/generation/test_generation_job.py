@@ -16,10 +16,9 @@ from tests.conftest import FIXTURES, MODELS, fixture_folders
 from tests.tasks.generation import peers
 from uertool.errors import InputError, UertoolError, UsageError, VocabError
 from uertool.loading.registry import LoadedModel, load_model
-from uertool.tasks.generation import generate
-from uertool.tasks.generation.job import Generator, Prompt, perplexity
-from uertool.tasks.generation.marks import find_marks
+from uertool.tasks.generation.job import Generator, Prompt, generate, perplexity
 from uertool.tasks.generation.settings import make_decoding
+from uertool.tasks.generation.special_tokens import find_special_tokens
 
 LMS = fixture_folders("model.bin", "expected/lm.json")
 SEQ2SEQS = fixture_folders("model.bin", "expected/seq2seq.json")
@@ -181,7 +180,7 @@ def test_a_source_may_fill_all_its_places() -> None:
 
 
 def test_lengths_beyond_the_position_table_are_refused() -> None:
-    with pytest.raises(UsageError, match="`seq_length` 129 is beyond .* 128 places"):
+    with pytest.raises(UsageError, match="`seq_length` 129 is beyond .* 128 rows"):
         small("好", seq_length=129)
     with pytest.raises(UsageError, match="`tgt_seq_length` 65 is beyond"):
         generate(loaded(FIXTURES / "bart-modular" / "model.bin"), "好", tgt_seq_length=65)
@@ -283,8 +282,8 @@ def test_a_hugging_face_folder_says_where_texts_start_and_end(tmp_path: Path) ->
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "generation_config.json").unlink()
     model = load_model(tmp_path, heads=("lm",), device="cpu")
-    marks = find_marks(model)
-    assert (marks.target, marks.stop) == ((3,), frozenset({3}))
+    special = find_special_tokens(model)
+    assert (special.target, special.stop) == ((3,), frozenset({3}))
     ((text,),) = generate(model, peers.texts(1), greedy=True, max_new_tokens=6)
     assert text.ids[0] == 4 and text.ids[-1] == 3
 
@@ -294,8 +293,8 @@ def test_marks_of_another_vocabulary_are_no_marks(tmp_path: Path) -> None:
     for name in ("config.json", "generation_config.json"):
         content = json.loads((tmp_path / name).read_text())
         (tmp_path / name).write_text(json.dumps({**content, "eos_token_id": 50256}))
-    marks = find_marks(load_model(tmp_path, heads=("lm",), device="cpu"))
-    assert marks.stop == frozenset({peers.END})
+    special = find_special_tokens(load_model(tmp_path, heads=("lm",), device="cpu"))
+    assert special.stop == frozenset({peers.END})
 
 
 def test_targets_with_a_vocabulary_of_their_own_are_read_with_it() -> None:
@@ -311,19 +310,19 @@ def test_targets_with_a_vocabulary_of_their_own_are_read_with_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"num_return": 0}, "`num_return` is 0"),
-        ({"batch_size": 0}, "`batch_size` is 0"),
-        ({"max_new_tokens": 0}, "`max_new_tokens` is 0"),
+        ({"num_return": 0}, "invalid `num_return`: 0 .must be at least 1"),
+        ({"batch_size": 0}, "invalid `batch_size`: 0 .must be at least 1"),
+        ({"max_new_tokens": 0}, "invalid `max_new_tokens`: 0"),
         ({"min_new_tokens": 9, "max_new_tokens": 3}, "`min_new_tokens` 9 is more than"),
-        ({"repetition_penalty": 0}, "`repetition_penalty` is 0"),
+        ({"repetition_penalty": 0}, "invalid `repetition_penalty`: 0 .must be above 0"),
         ({"beam": 2, "num_return": 3}, "`num_return` 3 is more than `beam` 2"),
         ({"greedy": True, "num_return": 2}, "the same text 2 times"),
         ({"greedy": True, "temperature": 0.5}, "contradict each other"),
-        ({"beam": 2, "top_k": 5, "temperature": 1.0}, "`beam` and `temperature`, `top_k`"),
+        ({"beam": 2, "top_k": 5, "temperature": 0.9}, "`beam` and `temperature`, `top_k`"),
         ({"length_penalty": 2.0}, "`length_penalty` is about beam search"),
-        ({"stop_string": [""]}, "`stop_string` is empty"),
-        ({"truncate": "middle"}, "`truncate` is 'middle'"),
-        ({"top_p": 1.2}, "`top_p` is 1.2"),
+        ({"stop_string": [""]}, "invalid `stop_string`: '' .must not be empty"),
+        ({"truncate": "middle"}, "invalid `truncate`: 'middle' .must be one of left, right, error"),
+        ({"top_p": 1.2}, r"invalid `top_p`: 1.2 \(must be in \[0, 1\]\)"),
         ({"stop_token": ["没有这个"]}, "`stop_token` '没有这个': not in"),
         ({"forbid": ["\U0001f600"]}, "`forbid`"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from uertool.tasks.generation.logits import (
     apply_rules,
 )
 from uertool.tasks.generation.sampling import Sampling, uniform
+from uertool.tasks.generation.settings import Decoding
 
 VOCAB = 40
 
@@ -85,17 +87,23 @@ def test_a_forced_token_is_the_first_or_the_last() -> None:
 
 # -- cuts -----------------------------------------------------------------------------------------
 
+
+def cut_by(**settings: Any) -> Sampling:
+    """Sampling with these cuts only."""
+    return Sampling(Decoding(**{"top_k": 0, **settings}))
+
+
 CUTS: list[tuple[Sampling, list[transformers.LogitsProcessor]]] = [
-    (Sampling(temperature=0.7), [logits_process.TemperatureLogitsWarper(0.7)]),
-    (Sampling(top_k=5), [logits_process.TopKLogitsWarper(5)]),
-    (Sampling(top_k=100), []),
-    (Sampling(top_p=0.8), [logits_process.TopPLogitsWarper(0.8)]),
-    (Sampling(top_p=0.0001), [logits_process.TopPLogitsWarper(0.0001)]),
-    (Sampling(top_p=1.0), []),
-    (Sampling(min_p=0.1), [logits_process.MinPLogitsWarper(0.1)]),
-    (Sampling(typical=0.7), [logits_process.TypicalLogitsWarper(0.7)]),
+    (cut_by(temperature=0.7), [logits_process.TemperatureLogitsWarper(0.7)]),
+    (cut_by(top_k=5), [logits_process.TopKLogitsWarper(5)]),
+    (cut_by(top_k=100), []),
+    (cut_by(top_p=0.8), [logits_process.TopPLogitsWarper(0.8)]),
+    (cut_by(top_p=0.0001), [logits_process.TopPLogitsWarper(0.0001)]),
+    (cut_by(top_p=1.0), []),
+    (cut_by(min_p=0.1), [logits_process.MinPLogitsWarper(0.1)]),
+    (cut_by(typical=0.7), [logits_process.TypicalLogitsWarper(0.7)]),
     (
-        Sampling(temperature=1.5, top_k=20, top_p=0.9),
+        cut_by(temperature=1.5, top_k=20, top_p=0.9),
         [
             logits_process.TemperatureLogitsWarper(1.5),
             logits_process.TopKLogitsWarper(20),
@@ -122,7 +130,7 @@ def test_a_cut_is_that_of_transformers(
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(), Sampling(temperature=0.8, top_k=12), Sampling(top_p=0.9), Sampling(typical=0.9)],
+    [cut_by(), cut_by(temperature=0.8, top_k=12), cut_by(top_p=0.9), cut_by(typical=0.9)],
 )
 def test_tokens_come_as_often_as_the_distribution_says(sampling: Sampling) -> None:
     draws = 20_000
@@ -143,7 +151,7 @@ def test_tokens_come_as_often_as_the_distribution_says(sampling: Sampling) -> No
 @pytest.mark.parametrize("spread", [0.01, 3.0, 9.0])
 @pytest.mark.parametrize("more", [{}, {"min_p": 0.02}, {"typical": 0.8}, {"temperature": 0.6}])
 def test_a_large_vocabulary_need_not_be_sorted(spread: float, more: dict[str, float]) -> None:
-    sampling = Sampling(top_p=0.9, **more)  # type: ignore[arg-type]
+    sampling = cut_by(top_p=0.9, **more)
     given = torch.randn(24, 5000, generator=torch.Generator().manual_seed(2)) * spread
     uniforms = [uniform(1, row, 0, 0) for row in range(24)]
     cut, ids = sampling.cut(given)
@@ -169,28 +177,28 @@ def test_random_numbers_are_even_and_of_their_arguments_only() -> None:
 def test_the_ends_of_the_range_are_possible_tokens(number: float) -> None:
     given = torch.full((1, VOCAB), float("-inf"))
     given[0, [4, 9]] = 0.0
-    assert Sampling().draw(given, [number]).item() == (4 if number == 0.0 else 9)
-    assert Sampling(top_k=2).draw(given, [number]).item() in (4, 9)
+    assert cut_by().draw(given, [number]).item() == (4 if number == 0.0 else 9)
+    assert cut_by(top_k=2).draw(given, [number]).item() in (4, 9)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(top_k=1)])
+@pytest.mark.parametrize("sampling", [cut_by(temperature=0), cut_by(top_k=1)])
 def test_nothing_is_random_without_temperature(sampling: Sampling) -> None:
-    assert sampling.greedy
+    assert sampling.settings.deterministic
     assert torch.equal(sampling.draw(scores(), [0.9] * 3), scores().argmax(-1))
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"temperature": -1.0}, "`temperature` is -1.0"),
-        ({"temperature": float("nan")}, "`temperature` is nan"),
-        ({"top_p": 1.5}, "`top_p` is 1.5"),
-        ({"top_p": -0.1}, "`top_p` is -0.1"),
-        ({"top_k": -1}, "`top_k` is -1"),
-        ({"min_p": 2.0}, "`min_p` is 2.0"),
-        ({"typical": 1.1}, "`typical` is 1.1"),
+        ({"temperature": -1.0}, "invalid `temperature`: -1.0 .must be"),
+        ({"temperature": float("nan")}, "invalid `temperature`: nan .must be"),
+        ({"top_p": 1.5}, "invalid `top_p`: 1.5 .must be"),
+        ({"top_p": -0.1}, "invalid `top_p`: -0.1 .must be"),
+        ({"top_k": -1}, "invalid `top_k`: -1 .must be"),
+        ({"min_p": 2.0}, "invalid `min_p`: 2.0 .must be"),
+        ({"typical": 1.1}, "invalid `typical`: 1.1 .must be"),
     ],
 )
 def test_settings_out_of_range_are_named(wrong: dict[str, float], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Sampling(**wrong)  # type: ignore[arg-type]
+        cut_by(**wrong)

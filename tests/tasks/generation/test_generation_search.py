@@ -13,10 +13,10 @@ from tests.tasks.generation import peers
 from uertool.api import Model, load_model
 from uertool.cli.app import main
 from uertool.errors import UsageError
-from uertool.tasks.generation.beam import BeamSettings
 from uertool.tasks.generation.job import Generated
+from uertool.tasks.generation.settings import Decoding
 
-#: Several end marks, so that texts of random weights do end.
+#: Several stop tokens, so that texts of random weights do end.
 STOP = [peers.END, *range(10, len(peers.VOCAB), 7)]
 STOP_TOKENS = [peers.VOCAB[index] for index in STOP]
 NEW = 12
@@ -129,8 +129,8 @@ def test_one_beam_is_greedy(pair: Pair) -> None:
 
 
 def test_no_beams_are_refused() -> None:
-    with pytest.raises(UsageError, match="`beam` is 0"):
-        BeamSettings(0)
+    with pytest.raises(UsageError, match="invalid `beam`: 0 .must be at least 1"):
+        Decoding(beam=0)
 
 
 # -- what else is in the batch --------------------------------------------------------------------

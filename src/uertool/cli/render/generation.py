@@ -1,24 +1,23 @@
-"""Generated texts as lines, JSON lines or the old layout, and what is said about a run."""
+"""Generated texts as lines, JSON lines or in UER-py's format, and the summary of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from uertool.cli import console
 from uertool.cli.options import OutputSettings
 from uertool.errors import UsageError
+from uertool.tasks.generation.settings import Form
 
 if TYPE_CHECKING:
     from uertool.tasks.generation.job import Generated, Scored
     from uertool.text.readers import BadLine
 
-Form = Literal["auto", "old", "text", "jsonl"]
-
 #: Why texts end, in words.
 _REASONS = {
-    "stop_token": "at an end mark",
+    "stop_token": "at a stop token",
     "stop_string": "at a stop string",
     "length": "at their limit of tokens",
 }
@@ -44,15 +43,15 @@ def choose_form(form: Form, output: OutputSettings) -> Form:
 class Writer:
     """Writes the texts of one prompt after the other.
 
-    - old: UER-py's layout, the prompt and below it the text, a blank line between two prompts;
+    - old: UER-py's format, the prompt and below it the text, a blank line between two prompts;
     - text: the texts alone, one line each;
-    - jsonl: ids, log-probability and why it ended as well.
+    - jsonl: with ids, log-probability and the reason why it ended.
 
     Args:
         form: one of these.
         stream: where to.
-        raw: tokens joined as they are, special ones and ## included.
-        fill: gives a source with its gaps filled, to be written in place of the target.
+        raw: join tokens as they are, special tokens and ## included.
+        fill: returns a source with its gaps filled, which is written in place of the target.
     """
 
     def __init__(
@@ -79,12 +78,12 @@ class Writer:
             if self.begun:
                 lines.insert(0, "")
         self.stream.write("".join(f"{line}\n" for line in lines))
-        # A reader of a pipe or a terminal wants it now, and an interrupted run keeps it.
+        # For readers of a pipe or a terminal, and so that an interrupted run keeps it.
         self.stream.flush()
         self.begun = True
 
     def shown(self, text: Generated) -> str:
-        """What stands for a text."""
+        """The form of a text that is written."""
         if self.fill is not None:
             return self.fill(text)
         return text.raw if self.raw else text.text
@@ -119,7 +118,7 @@ def _one_line(text: str) -> str:
 
 
 def score_line(scored: Scored, form: Form) -> str:
-    """The perplexity of a line, before it; or all about it as JSON."""
+    """The perplexity of a line and the line; or a JSON object."""
     if form != "jsonl":
         return f"{scored.perplexity:.4f}\t{_one_line(scored.prompt.text)}"
     known: dict[str, Any] = {"line": scored.prompt.number, "text": scored.prompt.text}
@@ -137,7 +136,7 @@ def score_line(scored: Scored, form: Form) -> str:
 
 @dataclass
 class Summary:
-    """What a run did."""
+    """Counts of a run."""
 
     prompts: int = 0
     texts: int = 0
@@ -173,7 +172,7 @@ class Summary:
         self.empty += 1
 
     def report(self, seconds: float) -> None:
-        """Says it on standard error."""
+        """Report it on standard error."""
         rate = self.tokens / seconds if seconds > 0 else 0.0
         ends = ", ".join(
             f"{count:,} ended {_REASONS.get(reason, reason)}"
@@ -186,18 +185,18 @@ class Summary:
         )
         if self.truncated:
             console.warn(
-                f"{_count(self.truncated, 'prompt')} longer than what is allowed, and cut; "
+                f"{_count(self.truncated, 'prompt')} truncated to the allowed length; "
                 "see --seq-length and --truncate"
             )
         if self.empty:
             console.warn(
-                f"{_count(self.empty, 'prompt')} without words; what stands there was begun "
-                "from the start mark alone"
+                f"{_count(self.empty, 'prompt')} without words; each text was started "
+                "from the start token alone"
             )
 
 
 def report_bad(bad: Sequence[BadLine]) -> None:
-    """Says how many lines were left out, and why the first of them."""
+    """Report how many lines were left out, and why the first of them."""
     if bad:
         console.warn(
             f"{_count(len(bad), 'line')} left out; the first is line {bad[0].number + 1}: "

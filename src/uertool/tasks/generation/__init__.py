@@ -1,7 +1,1 @@
-"""Decoding: caches, filters, sampling, beams, stopping, readable text."""
-
-from __future__ import annotations
-
-from uertool.tasks.generation.api import generate
-
-__all__ = ["generate"]
+"""Text generation: decoding settings, sampling, beam search, stopping, readable text."""

@@ -1,4 +1,4 @@
-"""T5's gaps: <extra_id_0>, <extra_id_1>, ... in a source, and what a target says for them."""
+"""T5's gaps: sentinels <extra_id_0>, <extra_id_1>, ... in a source, and a target's answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SPELLING = re.compile(r"<extra_id_(\d+)>|extra(\d+)")
 
 
 class Gaps:
-    """The gaps that a vocabulary knows.
+    """The gaps that a vocabulary has sentinels for.
 
     Args:
         tokenizer: whose vocabulary holds the sentinels.
@@ -57,7 +57,7 @@ class Gaps:
         return ids
 
     def answers(self, ids: Sequence[int], tokenizer: Tokenizer) -> dict[int, str]:
-        """What a target says for each gap: the words between its sentinel and the next.
+        """A target's answer for each gap: the words between its sentinel and the next.
 
         Args:
             ids: the target.

@@ -1,66 +1,34 @@
-"""Lines of text in, generated texts out: what `uertool generate` does, as functions."""
+"""Lines of text in, generated texts out: the Python side of `uertool generate`."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from uertool.errors import InputError, UsageError
+from uertool.errors import UsageError
 from uertool.models.linear import Precision
 from uertool.models.states import make_incremental
 from uertool.tasks.generation.beam import Hypothesis
 from uertool.tasks.generation.filling import Gaps
-from uertool.tasks.generation.logits import (
-    ForbiddenWords,
-    ForcedToken,
-    MinNewTokens,
-    NoRepeatNgram,
-    RepetitionPenalty,
-    Rule,
-)
-from uertool.tasks.generation.marks import Marks, find_marks, stop_ids, word_ids
-from uertool.tasks.generation.search import (
-    Beams,
-    Independent,
-    Request,
-    Result,
-    Row,
-    search,
-)
-from uertool.tasks.generation.settings import Decoding, Truncate
+from uertool.tasks.generation.logits import rules_of
+from uertool.tasks.generation.prompts import Origin, Prompt, PromptReader
+from uertool.tasks.generation.search import Beams, Independent, Request, Result, search
+from uertool.tasks.generation.settings import Decoding, LmModel, Truncate, make_decoding
+from uertool.tasks.generation.special_tokens import find_special_tokens, stop_ids, word_ids
 from uertool.tasks.generation.stopping import Reason, Stopping
-from uertool.tasks.generation.text import Growing, continuation
+from uertool.tasks.generation.text import LiveText, OnText, continuation
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
+    from uertool.loading.settings import DeviceSettings
     from uertool.text.tokenizers.base import Tokenizer
 
-#: How many lines are tokenized together.
-_CHUNK = 256
-
-#: Texts in progress at once: on a CPU more of them are no faster each, a GPU wants to be busy.
+#: Texts in progress at once: more are not faster per text on a CPU, but a GPU needs more.
 _ROWS = {"cpu": 16}
 _ROWS_ELSEWHERE = 64
-
-#: Told of text as it comes: the prompt, which of its texts, and what is new of it.
-OnText = Callable[["Prompt", int, str], None]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A line to continue or to transform.
-
-    Attributes:
-        number: its line number; decides its random stream.
-        text: the line.
-        fields: what else is known of the line, kept for the output.
-    """
-
-    number: int
-    text: str
-    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,17 +36,17 @@ class Generated:
     """One generated text.
 
     Attributes:
-        prompt: what it was made from.
+        prompt: the prompt.
         number: which of the prompt's texts it is, from 0.
         prompt_ids: the ids that the model read.
         ids: the new ids, a stop token included.
         new_text: the readable new text, without a stop token and cut at a stop string.
         text: prompt and new text together; the new text alone for an encoder-decoder.
-        raw: all tokens joined as the old scripts did, special ones and ## included.
+        raw: all tokens joined as UER-py's scripts do, special tokens and ## included.
         log_probability: sum over the new ids, under the model's own distribution.
         score: what beams were compared by; otherwise the log-probability.
         reason: why it ended.
-        truncated: how many tokens of the prompt were cut off.
+        truncated: number of tokens that were cut off the prompt.
     """
 
     prompt: Prompt
@@ -95,36 +63,38 @@ class Generated:
 
 
 class Generator:
-    """A model made ready to generate many texts.
+    """A model ready to generate many texts.
 
     Args:
         loaded: a model with an output layer for words.
         precision: "int8" rounds the weights that every step reads.
-        consume: use the loaded model up, which saves half of the memory; see `make_incremental`.
+        release: free the plain weights of the loaded model, which saves half of the memory; see
+            `make_incremental`.
 
     Raises:
-        UsageError: the model cannot generate; the message says which command fits.
+        UsageError: the model cannot generate; the message names a command for it.
     """
 
     def __init__(
-        self, loaded: LoadedModel, precision: Precision = "native", *, consume: bool = False
+        self, loaded: LoadedModel, precision: Precision = "native", *, release: bool = False
     ) -> None:
         _refuse_unfit(loaded)
         self.name = str(loaded.reference)
         self.config = loaded.config
         self.tokenizer: Tokenizer = loaded.tokenizer
-        self.marks: Marks = find_marks(loaded)
+        self.special = find_special_tokens(loaded)
         self.seq2seq = loaded.config.decoder is not None
         self.target_tokenizer: Tokenizer = (
             loaded.tgt_tokenizer or loaded.tokenizer if self.seq2seq else loaded.tokenizer
         )
         self.model = make_incremental(
-            loaded.model, precision=precision, prefix=self.marks.target, release=consume
+            loaded.model, precision=precision, prefix=self.special.target, release=release
         )
         self.gaps = Gaps(self.tokenizer) if self.seq2seq else None
+        self.reader = PromptReader(
+            self.name, self.model, self.tokenizer, self.special, self.gaps, seq2seq=self.seq2seq
+        )
         self.rows = _ROWS.get(loaded.device.type, _ROWS_ELSEWHERE)
-
-    # -- generating ---------------------------------------------------------------------------
 
     def generate(
         self,
@@ -139,18 +109,20 @@ class Generator:
         Args:
             prompts: read as they are needed.
             decoding: how.
-            on_text: told of every piece of readable text as it comes (not with beams).
-            on_empty: told of every prompt without tokens.
+            on_text: called with every piece of readable text as it comes (not with beams).
+            on_empty: called with every prompt without tokens.
 
         Yields:
             The texts of every prompt, in the order of the prompts.
 
         Raises:
-            UsageError: settings that contradict each other or the model.
-            InputError: a prompt that is too long while `truncate` is "error", or an empty one that
-                the model has no start mark for.
+            UsageError: settings contradict each other or the model.
+            InputError: a prompt is too long while `truncate` is "error", or it is empty and the
+                vocabulary has no start token.
         """
-        live = _Live(self, on_text) if on_text is not None else None
+        live = None
+        if on_text is not None:
+            live = LiveText(self.target_tokenizer, on_text, continues=not self.seq2seq)
         strategy = self.strategy(decoding, live)
         stopping = strategy.stopping
         if live is not None:
@@ -158,25 +130,29 @@ class Generator:
         waiting: dict[int, Result] = {}
         results = search(
             self.model,
-            _numbered(self._requests(prompts, decoding, on_empty)),
+            self.reader.requests(prompts, decoding, on_empty),
             strategy,
-            rows=decoding.rows or self.rows,
+            rows=decoding.batch_size or self.rows,
             tokens=decoding.tokens,
-            # Who watches wants to see the prompts in their order, not the longest first.
+            # A reader who watches wants the prompts in their order, not the longest first.
             window=None if live is None else 1,
         )
         following = 0
         for result in results:
             waiting[result.request.payload.place] = result
             while following in waiting:
-                texts = self._texts(waiting.pop(following), stopping, decoding.returns)
+                result = waiting.pop(following)
+                texts = [
+                    self._text(result.request, number, text, stopping)
+                    for number, text in enumerate(result.texts[: decoding.num_return])
+                ]
                 if live is not None:
-                    live.finish(following, texts)
+                    live.finish(result.request, [text.new_text for text in texts])
                 yield texts
                 following += 1
 
     def check(self, prompts: Iterable[Prompt], decoding: Decoding) -> int:
-        """Sees that every prompt fits, without generating anything.
+        """Checks that every prompt fits, without generating anything.
 
         Returns:
             The number of prompts.
@@ -185,80 +161,57 @@ class Generator:
             UsageError, InputError: what `generate` would raise later.
         """
         self.strategy(decoding)
-        return sum(1 for _ in self._requests(prompts, decoding, None))
+        return sum(1 for _ in self.reader.requests(prompts, decoding, None))
 
     def filled(self, generated: Generated) -> str:
-        """A source with its gaps filled from the target that a T5 wrote for it."""
+        """A source with its gaps filled from the target that a T5 generated."""
         if not self.gaps:
             return generated.prompt.text
         answers = self.gaps.answers(generated.ids, self.target_tokenizer)
         return self.gaps.fill(generated.prompt.text.strip(), answers)
 
-    def strategy(self, decoding: Decoding, live: _Live | None = None) -> Independent | Beams:
-        """The search that settings ask for. Raises UsageError for words the vocabulary lacks."""
-        tokenizer, marks = self.target_tokenizer, self.marks
-        stops = marks.stop
-        if decoding.stop_tokens is not None:
-            stops = stop_ids(tokenizer, decoding.stop_tokens)
-        stopping = Stopping(stops, decoding.stop_strings, tokenizer.decode)
-        rules: list[Rule] = []
-        if decoding.repetition_penalty != 1.0:
-            rules.append(RepetitionPenalty(decoding.repetition_penalty))
-        if decoding.no_repeat_ngram > 0:
-            rules.append(NoRepeatNgram(decoding.no_repeat_ngram))
-        if decoding.forbid:
-            rules.append(ForbiddenWords(word_ids(tokenizer, decoding.forbid)))
-        if decoding.min_new_tokens > 0:
-            rules.append(MinNewTokens(decoding.min_new_tokens, sorted(stops)))
-        if marks.forced_first is not None:
-            rules.append(ForcedToken(marks.forced_first))
-        if marks.forced_last is not None:
-            rules.append(ForcedToken(marks.forced_last, last=True))
-        if decoding.beams is not None:
-            if live is not None:
-                raise UsageError(
-                    "Beam search knows its text at the end only, so there is nothing to stream.",
-                    "Leave out `stream` or `beam`.",
-                )
-            return Beams(decoding.beams, rules, stopping)
-        return Independent(
-            decoding.sampling,
-            rules,
-            stopping,
-            seed=decoding.seed,
-            width=decoding.returns,
-            on_token=live,
-        )
+    def strategy(self, decoding: Decoding, live: LiveText | None = None) -> Independent | Beams:
+        """The search for some settings.
 
-    def _texts(self, result: Result, stopping: Stopping, returns: int) -> list[Generated]:
-        return [
-            self._text(result.request, number, text, stopping)
-            for number, text in enumerate(result.texts[:returns])
-        ]
+        Raises:
+            UsageError: the vocabulary lacks a word, or beams cannot be streamed.
+        """
+        tokenizer, special = self.target_tokenizer, self.special
+        stops = special.stop
+        if decoding.stops is not None:
+            stops = stop_ids(tokenizer, decoding.stops)
+        stopping = Stopping(stops, decoding.stop_string, tokenizer.decode)
+        rules = rules_of(decoding, word_ids(tokenizer, decoding.forbid), stops, special)
+        if decoding.beam is None:
+            return Independent(decoding, rules, stopping, live)
+        if live is not None:
+            raise UsageError(
+                "Beam search knows its text only at the end, so there is nothing to stream.",
+                "Leave out `stream` or `beam`.",
+            )
+        return Beams(decoding, rules, stopping)
 
     def _text(
         self, request: Request, number: int, found: Hypothesis, stopping: Stopping
     ) -> Generated:
         tokenizer = self.target_tokenizer
-        place: _Place = request.payload
+        origin: Origin = request.payload
         visible = stopping.visible(found.ids, found.reason)
         before = () if self.seq2seq else request.prompt
         new_text = stopping.cut(continuation(tokenizer, before, visible))
         return Generated(
-            prompt=place.prompt,
+            prompt=origin.prompt,
             number=number,
             prompt_ids=tuple(request.prompt),
             ids=found.ids,
             new_text=new_text,
-            text=new_text if self.seq2seq else place.prompt.text + new_text,
+            text=new_text if self.seq2seq else origin.prompt.text + new_text,
             raw=tokenizer.decode([*request.context, *found.ids], raw=True),
             log_probability=found.log_probability,
             score=found.score,
             reason=found.reason,
-            truncated=place.truncated,
+            truncated=origin.truncated,
         )
-
-    # -- scoring ------------------------------------------------------------------------------
 
     def score(
         self,
@@ -268,30 +221,28 @@ class Generator:
         truncate: Truncate = "error",
         tokens: int = 2048,
     ) -> Iterator[Scored]:
-        """How probable given lines are, the end mark not counted.
+        """The probability of given lines, without an end token.
 
         Args:
             prompts: the lines.
             seq_length: most tokens of a line, its start included; None for what the model holds.
-            truncate: what to do with longer lines.
-            tokens: most tokens, padding counted, to read at once.
+            truncate: which end of a longer line is cut off.
+            tokens: most tokens, padding included, to read at once.
 
         Yields:
             One Scored per line, in order.
 
         Raises:
-            UsageError: an encoder-decoder has no probability of a line by itself.
+            UsageError: an encoder-decoder gives a line no probability by itself.
         """
         if self.seq2seq:
             raise UsageError(
                 f"{self.name} is an encoder-decoder; `score` is for language models.",
-                "Use uertool generate seq2seq `reference` FILE to judge its outputs.",
+                "Use uertool generate seq2seq with `reference` to evaluate its outputs.",
             )
-        limit = _smallest(seq_length, self.model.max_prompt)
         batch: list[tuple[Prompt, list[int]]] = []
         longest = 0
-        for prompt, body in self._encoded(prompts):
-            ids, _ = self._fit(prompt, body, limit, 0, truncate)
+        for prompt, ids in self.reader.read(prompts, seq_length, truncate):
             longest = max(longest, len(ids))
             if batch and longest * (len(batch) + 1) > tokens:
                 yield from self._score_batch(batch)
@@ -310,180 +261,15 @@ class Generator:
             else:
                 yield Scored(prompt, 0, 0.0)
 
-    # -- prompts ------------------------------------------------------------------------------
-
-    def _requests(
-        self,
-        prompts: Iterable[Prompt],
-        decoding: Decoding,
-        on_empty: Callable[[Prompt], None] | None,
-    ) -> Iterator[Request]:
-        self._check_lengths(decoding)
-        room: int | None
-        for prompt, body in self._encoded(prompts):
-            if not body and on_empty is not None:
-                on_empty(prompt)
-            if self.seq2seq:
-                limit = _smallest(decoding.seq_length, self.model.max_prompt)
-                ids, cut = self._fit(prompt, body, limit, 0, decoding.truncate)
-                room = self._target_room(decoding)
-                context = list(self.marks.target)
-            else:
-                limit, reserve = self._line_limits(decoding)
-                ids, cut = self._fit(prompt, body, limit, reserve, decoding.truncate)
-                room = _smallest(
-                    None if limit is None else limit - len(ids), decoding.max_new_tokens
-                )
-                context = ids
-            assert room is not None
-            yield Request(prompt.number, ids, context, room, _Place(prompt, cut))
-
-    def _check_lengths(self, decoding: Decoding) -> None:
-        for option, wanted, table in (
-            ("`seq_length`", decoding.seq_length, self.model.max_prompt),
-            ("`tgt_seq_length`", decoding.tgt_seq_length, self.model.max_length),
-        ):
-            if wanted is not None and table is not None and wanted > table:
-                raise UsageError(
-                    f"{option} {wanted} is beyond the position table of {self.name}, which has "
-                    f"{table} places.",
-                    f"Give {option} {table} or less.",
-                )
-
-    def _line_limits(self, decoding: Decoding) -> tuple[int | None, int]:
-        """Most tokens of a prompt with its text, and how many of them a cut prompt must leave."""
-        table = self.model.max_length
-        if decoding.seq_length is None and decoding.max_new_tokens is not None:
-            limit = table
-        else:
-            limit = _smallest(decoding.seq_length or 128, table)
-        quarter = max(1, (limit or 4) // 4)
-        return limit, decoding.max_new_tokens or quarter
-
-    def _target_room(self, decoding: Decoding) -> int:
-        """How many new tokens a target may have."""
-        start = len(self.marks.target)
-        table = self.model.max_length
-        total = decoding.tgt_seq_length
-        if total is None and decoding.max_new_tokens is None:
-            total = 128
-        limits = [limit - start for limit in (total, table) if limit is not None]
-        if decoding.max_new_tokens is not None:
-            limits.append(decoding.max_new_tokens)
-        return max(1, min(limits))
-
-    def _encoded(self, prompts: Iterable[Prompt]) -> Iterator[tuple[Prompt, list[int]]]:
-        source = iter(prompts)
-        # The first lines one by one: a person at a terminal does not type 256 of them.
-        for size in itertools.chain((1, 1), itertools.repeat(_CHUNK)):
-            chunk = list(itertools.islice(source, size))
-            if not chunk:
-                return
-            texts = [prompt.text.strip() for prompt in chunk]
-            if self.gaps:
-                encoded = [self.gaps.encode(text) for text in texts]
-            else:
-                encoded = self.tokenizer.encode_batch(texts)
-            yield from zip(chunk, encoded, strict=True)
-
-    def _fit(
-        self, prompt: Prompt, body: list[int], limit: int | None, reserve: int, truncate: Truncate
-    ) -> tuple[list[int], int]:
-        """A prompt's ids with its marks, cut where it must be, and how many were cut."""
-        before, after = self._around(prompt, body)
-        count = len(before) + len(body) + len(after)
-        needed = count + min(reserve, 1)
-        if limit is None or needed <= limit:
-            return [*before, *body, *after], 0
-        if truncate == "error":
-            text = "and needs room for at least one more " if reserve else ""
-            table = self.model.max_prompt
-            most = "" if table is None else f" (the model has places for {table})"
-            more = "" if limit == table else f", or raise `seq_length`{most}"
-            raise InputError(
-                f"Line {prompt.number + 1} has {count} tokens with its marks {text}"
-                f"but only {limit} are allowed.",
-                f"Cut it with `truncate` left or `truncate` right{more}.",
-            )
-        reserve = min(reserve, max(1, limit // 2)) if reserve else 0
-        keep = max(limit - reserve - len(before) - len(after), 0)
-        kept = body[len(body) - keep :] if truncate == "left" else body[:keep]
-        ids = [*before, *kept, *after]
-        if not ids or len(ids) > limit:
-            raise InputError(
-                f"Line {prompt.number + 1} cannot be cut to {limit} tokens: its marks alone need "
-                f"{len(before) + len(after)}.",
-                "Raise `seq_length`.",
-            )
-        return ids, len(body) - len(kept)
-
-    def _around(self, prompt: Prompt, body: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        before, after = self.marks.before, self.marks.after
-        if before or after or body:
-            return before, after
-        start = self.tokenizer.bos_id
-        if start is None:
-            raise InputError(
-                f"Line {prompt.number + 1} is empty, and the vocabulary has no start mark.",
-                "Give it a word to begin with.",
-            )
-        return (start,), ()
-
-
-class _Live:
-    """Turns tokens as they come into readable text.
-
-    Args:
-        generator: whose tokens.
-        on_text: told of it.
-    """
-
-    def __init__(self, generator: Generator, on_text: OnText) -> None:
-        self.generator = generator
-        self.on_text = on_text
-        self.stopping = Stopping()
-        self.growing: dict[tuple[int, int], Growing] = {}
-
-    def __call__(self, row: Row, token: int) -> None:
-        """One more token of a row."""
-        request = row.group.request
-        key = (request.payload.place, row.number)
-        if key not in self.growing:
-            before = () if self.generator.seq2seq else request.prompt
-            tokenizer = self.generator.target_tokenizer
-            self.growing[key] = Growing(tokenizer, before, self.stopping.strings)
-        if token not in self.stopping.tokens:
-            self._tell(request.payload.prompt, row.number, self.growing[key].add(token))
-
-    def finish(self, place: int, texts: Sequence[Generated]) -> None:
-        """The texts of a prompt are finished."""
-        for text in texts:
-            growing = self.growing.pop((place, text.number), None)
-            if growing is not None:
-                self._tell(text.prompt, text.number, growing.rest(text.new_text))
-
-    def _tell(self, prompt: Prompt, number: int, more: str) -> None:
-        if more:
-            self.on_text(prompt, number, more)
-
-
-@dataclass
-class _Place:
-    """Where a request came from."""
-
-    prompt: Prompt
-    truncated: int
-    place: int = -1
-
 
 @dataclass(frozen=True)
 class Scored:
-    """How probable a line is.
+    """The probability of a line.
 
     Attributes:
         prompt: the line.
-        tokens: how many of its tokens were predicted.
-        log_probability: their sum of natural log-probabilities.
+        tokens: number of its tokens that were predicted.
+        log_probability: sum of their natural log-probabilities.
     """
 
     prompt: Prompt
@@ -497,9 +283,7 @@ class Scored:
 
 
 def perplexity(log_probability: float, tokens: int) -> float:
-    """exp(-log_probability / tokens); nan without tokens, inf where it is beyond a float."""
-    import math
-
+    """exp(-log_probability / tokens); nan without tokens, inf where it overflows."""
     if tokens == 0:
         return math.nan
     try:
@@ -508,18 +292,55 @@ def perplexity(log_probability: float, tokens: int) -> float:
         return math.inf
 
 
-def _numbered(requests: Iterable[Request]) -> Iterator[Request]:
-    for place, request in enumerate(requests):
-        request.payload.place = place
-        yield request
+# -- models that generate -------------------------------------------------------------------------
 
 
-def _smallest(*limits: int | None) -> int | None:
-    given = [limit for limit in limits if limit is not None]
-    return min(given) if given else None
+def load_generator(
+    model: LmModel,
+    device: DeviceSettings,
+    report: Callable[[LoadedModel], None] | None = None,
+) -> Generator:
+    """Load a model that generates.
+
+    Args:
+        model: which model.
+        device: where it runs; one device only.
+        report: called with the loaded model.
+
+    Raises:
+        UertoolError: there is no such model, or it cannot generate.
+    """
+    if model.load_model_path is None:
+        raise UsageError(
+            "No model was named, and the bundled one does not generate.",
+            "Name one with `load_model_path`.",
+        )
+    from uertool.loading.device import resolve_devices
+    from uertool.loading.registry import forget_models, load_from_settings
+
+    if len(resolve_devices(device.device)) > 1:
+        raise UsageError(
+            f"`device` {device.device} names several devices; one run generates on one of them.",
+            "Start a run for each, with `shard` 1/2 and so on.",
+        )
+    precision: Precision = "int8" if device.dtype == "int8" else "native"
+    if precision == "int8":
+        device = dataclasses.replace(device, dtype="float32")
+    # Its weights are freed below, so nobody else may hold the model, before and after.
+    forget_models()
+    loaded = load_from_settings(model, device, heads=("lm",))
+    forget_models()
+    if report is not None:
+        report(loaded)
+    if precision == "int8" and loaded.device.type != "cpu":
+        raise UsageError(
+            f"`dtype` int8 is for processors; this run is on {loaded.device}.",
+            "Set `device` to cpu, or `dtype` to bfloat16.",
+        )
+    return Generator(loaded, precision, release=True)
 
 
-#: What a model is by what it was trained for, and which command fits it.
+#: What a model is by its training target, and a command for it.
 _FITTING: tuple[tuple[str, str, str], ...] = (
     ("mlm", "a masked-language model", "Fill in masked words with: uertool cloze."),
     ("cls", "a classifier", "Get sentence vectors with: uertool extract-features."),
@@ -531,9 +352,9 @@ _FITTING: tuple[tuple[str, str, str], ...] = (
 
 
 def _refuse_unfit(loaded: LoadedModel) -> None:
-    """Says what a model that cannot generate is, and which command fits it."""
+    """Refuse a model that cannot generate, with a command for it."""
     config = loaded.config
-    # A word embedding that serves as output layer makes a language model of a causal body only.
+    # A tied word embedding makes a language model of a causal encoder only.
     tied = config.tie_weights and (config.decoder is not None or config.mask == "causal")
     if loaded.model.lm is not None and ("lm" in config.target or tied):
         return
@@ -546,4 +367,31 @@ def _refuse_unfit(loaded: LoadedModel) -> None:
     )
 
 
-__all__ = ["Generated", "Generator", "Prompt", "Scored", "perplexity"]
+def generate(
+    loaded: LoadedModel,
+    prompts: str | Iterable[str],
+    *,
+    precision: Precision = "native",
+    **settings: Any,
+) -> list[list[Generated]]:
+    """Continues prompts, or transforms sources if the model is an encoder-decoder.
+
+    Args:
+        loaded: a model with a language-model output layer.
+        prompts: the lines.
+        precision: "int8" rounds the weights that every step reads (CPU only).
+        settings: see `uertool.tasks.generation.settings.Decoding`, for example `temperature=0`,
+            `beam=4`, `max_new_tokens=50`.
+
+    Returns:
+        For each prompt, in their order, its texts: one, or `num_return`, beams best first.
+
+    Raises:
+        UertoolError: the model cannot generate, a setting is invalid, a prompt is too long.
+    """
+    lines = [prompts] if isinstance(prompts, str) else prompts
+    numbered = (Prompt(number, text) for number, text in enumerate(lines))
+    return list(Generator(loaded, precision).generate(numbered, make_decoding(**settings)))
+
+
+__all__ = ["Generated", "Generator", "Prompt", "Scored", "generate", "load_generator", "perplexity"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from uertool.errors import InputError, MissingExtraError, UsageError
 
-#: Tokenizers of sacrebleu that need nothing else to be installed.
+#: Tokenizers of sacrebleu that need no other package.
 TOKENIZERS = ("13a", "zh", "char", "intl", "none")
 
 
@@ -26,20 +26,20 @@ def judge(texts: Sequence[str], references: Sequence[str], tokenize: str = "auto
     """Corpus BLEU (Papineni et al. 2002) and chrF2 (Popovic 2015).
 
     Args:
-        texts: what was generated.
-        references: what was expected, one for each.
-        tokenize: how BLEU cuts words: one of `TOKENIZERS`; "auto" takes "zh" where the references
-            are mostly Chinese, else "13a".
+        texts: generated texts.
+        references: expected texts, one for each.
+        tokenize: BLEU's tokenizer: one of `TOKENIZERS`; "auto" takes "zh" if the references are
+            mostly Chinese, else "13a".
 
     Raises:
         MissingExtraError: sacrebleu is not installed.
-        InputError: there is nothing to judge, or not one reference for each text.
-        UsageError: there is no such tokenizer.
+        InputError: there are no texts, or not one reference for each.
+        UsageError: unknown tokenizer.
     """
     if len(texts) != len(references):
         raise InputError(f"There are {len(texts)} texts but {len(references)} references.")
     if not texts:
-        raise InputError("There are no texts to judge.")
+        raise InputError("There are no texts to evaluate.")
     require(tokenize)
     from sacrebleu.metrics import BLEU, CHRF
 
@@ -59,12 +59,13 @@ def require(tokenize: str) -> None:
     """Raises UsageError for an unknown tokenizer, MissingExtraError without sacrebleu."""
     if tokenize != "auto" and tokenize not in TOKENIZERS:
         raise UsageError(
-            f"`bleu_tokenize` is {tokenize!r}.", f"Choose auto or one of {', '.join(TOKENIZERS)}."
+            f"invalid `bleu_tokenize`: {tokenize!r}.",
+            f"Choose auto or one of {', '.join(TOKENIZERS)}.",
         )
     try:
         import sacrebleu  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("sacrebleu", "eval", "Judging outputs") from error
+        raise MissingExtraError("sacrebleu", "eval", "Evaluating outputs") from error
 
 
 def _mostly_chinese(texts: Sequence[str]) -> bool:

@@ -1,23 +1,26 @@
 """Rules that change the scores of next tokens before one is chosen.
 
 A rule is called with scores [rows, vocab] and the ids of every row, and may change the scores in
-place. The rules stand in the order in which transformers applies its own, and compute the same.
+place. The rules compute what transformers' logits processors compute, in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from uertool.tasks.generation.settings import Decoding
+from uertool.tasks.generation.special_tokens import SpecialTokens
+
 NEVER = float("-inf")
 
 
 class Progress(Protocol):
-    """What a rule may know of a row."""
+    """The part of a row that rules read."""
 
     @property
     def context(self) -> list[int]:
@@ -25,11 +28,11 @@ class Progress(Protocol):
 
     @property
     def length(self) -> int:
-        """How many of them are new."""
+        """Number of new ones among them."""
 
     @property
     def room(self) -> int:
-        """How many new ones there may be."""
+        """Most new ones."""
 
 
 class Rule(Protocol):
@@ -104,7 +107,7 @@ class ForbiddenWords:
 
 
 class MinNewTokens:
-    """Forbids stop tokens until a text has so many new tokens."""
+    """Forbids stop tokens until a text has a number of new tokens."""
 
     def __init__(self, least: int, stop: Sequence[int]) -> None:
         self.least = least
@@ -120,7 +123,7 @@ class MinNewTokens:
 
 @dataclass(frozen=True)
 class ForcedToken:
-    """Leaves one token only, as the first or as the last new one (BART's <s> and </s>)."""
+    """Allows one token only, as the first or as the last new one (BART's <s> and </s>)."""
 
     token: int
     last: bool = False
@@ -134,8 +137,38 @@ class ForcedToken:
         return scores
 
 
+def rules_of(
+    decoding: Decoding,
+    forbidden: Sequence[Sequence[int]],
+    stops: Collection[int],
+    special: SpecialTokens,
+) -> list[Rule]:
+    """The rules for some settings, in the order in which they apply.
+
+    Args:
+        decoding: the settings.
+        forbidden: ids of each word that must not be written.
+        stops: ids that end a text.
+        special: with the tokens that a model forces.
+    """
+    rules: list[Rule] = []
+    if decoding.repetition_penalty != 1.0:
+        rules.append(RepetitionPenalty(decoding.repetition_penalty))
+    if decoding.no_repeat_ngram > 0:
+        rules.append(NoRepeatNgram(decoding.no_repeat_ngram))
+    if forbidden:
+        rules.append(ForbiddenWords(forbidden))
+    if decoding.min_new_tokens > 0:
+        rules.append(MinNewTokens(decoding.min_new_tokens, sorted(stops)))
+    if special.forced_first is not None:
+        rules.append(ForcedToken(special.forced_first))
+    if special.forced_last is not None:
+        rules.append(ForcedToken(special.forced_last, last=True))
+    return rules
+
+
 def apply_rules(rules: Sequence[Rule], scores: Tensor, rows: Sequence[Progress]) -> Tensor:
-    """Scores [rows, vocab] after all rules; the given ones stay as they are."""
+    """Scores [rows, vocab] after all rules; the given ones are not changed."""
     if not rules:
         return scores
     scores = scores.clone()

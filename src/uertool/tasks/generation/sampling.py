@@ -1,86 +1,45 @@
-"""Choosing a next token: the best one, or one drawn from a cut distribution.
+"""Choosing the next token: the best one, or one drawn from a truncated distribution.
 
-Every draw is a function of (seed, line number, number of the return, step), so a text does not
-depend on the batch that it was generated in.
+Every draw is a function of (seed, line number, number of the text, step), so a text does not depend
+on the batch that it was generated in.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from uertool.errors import UsageError
+from uertool.tasks.generation.settings import Decoding
 
-#: So many best tokens nearly always hold the mass of top-p; sorting a vocabulary takes far longer.
+#: This many best tokens nearly always hold the mass of top-p; sorting all takes far longer.
 _NEAR = 1024
 
 
 def uniform(seed: int, line: int, number: int, step: int) -> float:
-    """A number in [0, 1) with 53 random bits that only its arguments decide."""
+    """A pseudo-random number in [0, 1) with 53 bits, a function of its arguments only."""
     key = f"{seed}/{line}/{number}/{step}".encode()
     digest = hashlib.blake2b(key, digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-@dataclass(frozen=True)
 class Sampling:
-    """How the distribution is cut before a token is drawn from it.
+    """Draws next tokens from a distribution that is cut before.
 
-    The cuts are made in the order of the fields, each on what the one before left, as transformers
-    makes them.
+    The cuts are made in the order temperature, `top_k`, `top_p`, `min_p`, `typical`, each on what
+    the one before left, as transformers makes them.
 
-    Attributes:
-        temperature: scores are divided by it; 0 takes the best token.
-        top_k: the best k tokens only; 0 for all.
-        top_p: the fewest best tokens that have this much probability together (Holtzman et al.
-            2020, arXiv 1904.09751); 0 or 1 for all.
-        min_p: tokens with at least this part of the best one's probability (Nguyen et al. 2024,
-            arXiv 2407.01082).
-        typical: the tokens whose surprise is nearest to the expected one and that have this much
-            probability together (Meister et al. 2022, arXiv 2202.00666); 0 or 1 for all.
+    Args:
+        settings: the cuts.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 0.0
-    min_p: float = 0.0
-    typical: float = 0.0
-
-    def __post_init__(self) -> None:
-        problems = [
-            (
-                not self.temperature >= 0,
-                "`temperature`",
-                self.temperature,
-                "0 (the best token) or more",
-            ),
-            (self.top_k < 0, "`top_k`", self.top_k, "0 (all tokens) or more"),
-            (not 0 <= self.top_p <= 1, "`top_p`", self.top_p, "in (0, 1], or 0 to leave it out"),
-            (not 0 <= self.min_p <= 1, "`min_p`", self.min_p, "in [0, 1]"),
-            (
-                not 0 <= self.typical <= 1,
-                "`typical`",
-                self.typical,
-                "in (0, 1], or 0 to leave it out",
-            ),
-        ]
-        wrong = [
-            f"{name} is {value} and must be {must}" for bad, name, value, must in problems if bad
-        ]
-        if wrong:
-            raise UsageError("; ".join(wrong) + ".")
-
-    @property
-    def greedy(self) -> bool:
-        """Whether there is nothing to draw."""
-        return self.temperature == 0 or self.top_k == 1
+    def __init__(self, settings: Decoding) -> None:
+        self.settings = settings
 
     def cut(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What may be drawn.
+        """Scores of the tokens that may be drawn.
 
         Args:
             scores: [rows, vocab].
@@ -91,12 +50,12 @@ class Sampling:
         """
         scores = self._tempered(scores)
         ids = None
-        if 0 < self.top_k < scores.shape[1]:
-            scores, ids = scores.topk(self.top_k)
-        elif 0 < self.top_p < 1:
+        if 0 < self.settings.top_k < scores.shape[1]:
+            scores, ids = scores.topk(self.settings.top_k)
+        elif 0 < self.settings.top_p < 1:
             scores, ids = scores.sort(descending=True, stable=True)
-        if 0 < self.top_p < 1:
-            scores = _nucleus(scores, scores.softmax(-1), self.top_p)
+        if 0 < self.settings.top_p < 1:
+            scores = _nucleus(scores, scores.softmax(-1), self.settings.top_p)
         return self._narrowed(scores), ids
 
     def draw(self, scores: Tensor, uniforms: Sequence[float]) -> Tensor:
@@ -109,12 +68,12 @@ class Sampling:
         Returns:
             Ids [rows].
         """
-        if self.greedy:
+        if self.settings.deterministic:
             return scores.argmax(-1)
         if scores.device.type == "mps":  # which has no float64
             return self.draw(scores.cpu(), uniforms).to(scores.device)
         target = torch.tensor(uniforms, dtype=torch.float64, device=scores.device)[:, None]
-        if self.top_k == 0 and 0 < self.top_p < 1 and scores.shape[1] > _NEAR:
+        if self.settings.top_k == 0 and 0 < self.settings.top_p < 1 and scores.shape[1] > _NEAR:
             return self._draw_near(scores, target)
         return _invert(*self.cut(scores), target)
 
@@ -123,22 +82,24 @@ class Sampling:
         tempered = self._tempered(scores)
         best, ids = tempered.topk(_NEAR)
         probabilities = (best - tempered.logsumexp(-1, keepdim=True)).exp()
-        chosen = _invert(self._narrowed(_nucleus(best, probabilities, self.top_p)), ids, uniforms)
-        flat = (probabilities.sum(-1) < self.top_p).nonzero()[:, 0]
+        chosen = _invert(
+            self._narrowed(_nucleus(best, probabilities, self.settings.top_p)), ids, uniforms
+        )
+        flat = (probabilities.sum(-1) < self.settings.top_p).nonzero()[:, 0]
         if len(flat):  # row by row, so that none depends on its neighbours
             chosen[flat] = _invert(*self.cut(scores[flat]), uniforms[flat])
         return chosen
 
     def _tempered(self, scores: Tensor) -> Tensor:
-        return scores / self.temperature if self.temperature != 1.0 else scores
+        return scores / self.settings.temperature if self.settings.temperature != 1.0 else scores
 
     def _narrowed(self, scores: Tensor) -> Tensor:
         """The cuts that need no order."""
-        if self.min_p > 0:
+        if self.settings.min_p > 0:
             probabilities = scores.softmax(-1)
-            least = self.min_p * probabilities.amax(-1, keepdim=True)
+            least = self.settings.min_p * probabilities.amax(-1, keepdim=True)
             scores = scores.masked_fill(probabilities < least, float("-inf"))
-        return _typical(scores, self.typical) if 0 < self.typical < 1 else scores
+        return _typical(scores, self.settings.typical) if 0 < self.settings.typical < 1 else scores
 
 
 def _invert(scores: Tensor, ids: Tensor | None, uniforms: Tensor) -> Tensor:

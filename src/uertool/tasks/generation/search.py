@@ -1,7 +1,7 @@
-"""The loop that runs many prompts through an incremental model.
+"""The search loop: many prompts through one model, with continuous batching.
 
-Rows that are finished leave the batch at once and new prompts take their places, so no row waits
-for another. A result depends on its own prompt only.
+Finished rows leave the batch at once and new prompts take their places, so no row waits for
+another. A result depends on its own prompt only.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from uertool.models.states import IncrementalModel
-from uertool.tasks.generation.beam import BeamGroup, BeamSettings, Hypothesis
+from uertool.tasks.generation.beam import BeamGroup, Hypothesis
 from uertool.tasks.generation.logits import Rule, apply_rules
 from uertool.tasks.generation.sampling import Sampling, uniform
+from uertool.tasks.generation.settings import Decoding
 from uertool.tasks.generation.stopping import Reason, Stopping
 
 
@@ -27,9 +28,9 @@ class Request:
     Attributes:
         number: its line number; decides its random stream.
         prompt: ids that the model reads, at least one.
-        context: ids that count as already written (the prompt, or the start of the target).
-        room: how many new tokens there may be, at least one.
-        payload: anything; comes back with the result.
+        context: ids that precede the new ones (the prompt, or the start of the target).
+        room: most new tokens, at least one.
+        payload: anything; returned with the result.
     """
 
     number: int
@@ -59,7 +60,7 @@ class Row:
 
     @property
     def room(self) -> int:
-        """How many new tokens it may have."""
+        """Most new tokens."""
         return self.group.request.room
 
     @property
@@ -85,14 +86,14 @@ class _Group:
         return Result(self.request, texts) if len(texts) == self.width else None
 
 
-#: A row to go on with: its place in the batch, the token it gets, and what is known of it.
+#: A row that continues: its place in the batch, its next token, and the row.
 Step = tuple[int, int, Row]
 
 
 class Strategy(Protocol):
-    """Decides how rows go on."""
+    """Chooses the next tokens of rows."""
 
-    #: Rows that a prompt takes.
+    #: Rows of a prompt.
     width: int
 
     def group(self, request: Request) -> _Group:
@@ -103,32 +104,27 @@ class Strategy(Protocol):
 
 
 class Independent:
-    """Greedy decoding and sampling: every row goes its own way.
+    """Greedy decoding and sampling: rows do not depend on each other.
 
     Args:
-        sampling: how a token is drawn.
+        settings: how a token is drawn, and how many texts a prompt gets.
         rules: what changes the scores before.
         stopping: when a text ends.
-        seed: of all random streams.
-        width: texts per prompt.
-        on_token: called with every row and the token it got, as it comes.
+        on_token: called with every row and its new token.
     """
 
     def __init__(
         self,
-        sampling: Sampling,
+        settings: Decoding,
         rules: Sequence[Rule],
         stopping: Stopping,
-        *,
-        seed: int = 0,
-        width: int = 1,
         on_token: Callable[[Row, int], None] | None = None,
     ) -> None:
-        self.sampling = sampling
+        self.settings = settings
+        self.sampling = Sampling(settings)
         self.rules = rules
         self.stopping = stopping
-        self.seed = seed
-        self.width = width
+        self.width = settings.num_return
         self.on_token = on_token
 
     def group(self, request: Request) -> _Group:
@@ -138,9 +134,10 @@ class Independent:
     def advance(self, logits: Tensor, rows: list[Row]) -> list[Step]:
         scores = apply_rules(self.rules, logits, rows)
         uniforms = [0.0] * len(rows)
-        if not self.sampling.greedy:
+        if not self.settings.deterministic:
             uniforms = [
-                uniform(self.seed, row.group.request.number, row.number, row.length) for row in rows
+                uniform(self.settings.seed, row.group.request.number, row.number, row.length)
+                for row in rows
             ]
         chosen = self.sampling.draw(scores, uniforms)
         gained = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
@@ -164,12 +161,12 @@ class Independent:
 
 
 def _new(row: Row, stopping: Stopping) -> Sequence[int]:
-    """What `Stopping.reason` needs to see of a row: all new tokens only where strings count."""
+    """The new tokens that `Stopping.reason` needs; a copy only if there are stop strings."""
     return row.new if stopping.strings else _Tail(row)
 
 
 class _Tail(Sequence[int]):
-    """A row's new tokens without copying them: the last one and their number."""
+    """The new tokens of a row without copying them: the last one and their number."""
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -185,16 +182,16 @@ class Beams:
     """Beam search, see `uertool.tasks.generation.beam`.
 
     Args:
-        settings: number of beams and how they are compared.
+        settings: with `beam`.
         rules: what changes the log-probabilities before beams are compared.
         stopping: when a text ends.
     """
 
-    def __init__(self, settings: BeamSettings, rules: Sequence[Rule], stopping: Stopping) -> None:
+    def __init__(self, settings: Decoding, rules: Sequence[Rule], stopping: Stopping) -> None:
         self.settings = settings
         self.rules = rules
         self.stopping = stopping
-        self.width = settings.width
+        self.width = settings.beam or 1
 
     def group(self, request: Request) -> _Group:
         return _Group(request, self.width, beams=BeamGroup(self.settings, request.room))
@@ -246,7 +243,7 @@ class Beams:
 
 
 class _Queue:
-    """Requests that wait, a window of them sorted so that neighbours have similar length."""
+    """Waiting requests, sorted by length within a window."""
 
     def __init__(self, requests: Iterable[Request], window: int) -> None:
         self.source = iter(requests)
@@ -255,7 +252,7 @@ class _Queue:
         self.exhausted = False
 
     def take(self, count: int, tokens: int) -> list[Request]:
-        """Up to `count` requests whose padded prompts have at most `tokens` tokens together."""
+        """Up to `count` requests with at most `tokens` tokens in their padded prompts."""
         if not self.waiting:
             self._fill()
         taken: list[Request] = []
@@ -271,7 +268,7 @@ class _Queue:
             self.waiting.append(request)
             if len(self.waiting) >= self.window:
                 break
-        # Longest at the end, which is taken first: what does not fit in memory shows at once.
+        # The longest is taken first: what does not fit in memory fails at once.
         self.waiting.sort(key=lambda request: len(request.prompt))
 
 
@@ -288,14 +285,14 @@ def search(
 
     Args:
         model: see `uertool.models.states`.
-        requests: any number of them; read as they are needed.
+        requests: any number; read as they are needed.
         strategy: `Independent` or `Beams`.
-        rows: texts in progress at once, beams and returns counted.
-        tokens: most prompt tokens, padding counted, to read at once.
-        window: how many requests are looked at together to find prompts of similar length.
+        rows: texts in progress at once, all beams and texts of a prompt included.
+        tokens: most prompt tokens, padding included, to read at once.
+        window: number of requests that are sorted together by length.
 
     Yields:
-        Results in the order in which they are finished.
+        Results in the order in which they finish.
     """
     queue = _Queue(requests, window or 4 * rows)
     prompts = max(1, rows // strategy.width)
@@ -304,7 +301,7 @@ def search(
     device = None
     while True:
         free = prompts + (-len(live) // strategy.width)
-        # Reading prompts one by one would keep the others waiting: some places must be free.
+        # Reading prompts one by one would delay the others: some places must be free.
         if not live or free >= max(1, prompts // 4):
             admitted = queue.take(free, tokens)
             if admitted:

@@ -1,182 +1,387 @@
-"""How texts are generated: all settings in one place, checked together."""
+"""How texts are generated: the settings of `uertool generate` and of `generate` in Python."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from uertool.errors import UsageError
-from uertool.tasks.generation.beam import BeamSettings
-from uertool.tasks.generation.sampling import Sampling
+from uertool.errors import SettingError, UsageError
+from uertool.loading.settings import EmbeddingPart, ModelSettings
+from uertool.settings import Setting, Settings
 
 Truncate = Literal["left", "right", "error"]
+Form = Literal["auto", "old", "text", "jsonl"]
 
-#: UER-py samples among so many tokens where nothing else is said.
-DEFAULT_TOP_K = 70
+#: What UER-py calls the training target of a model.
+Target = Literal[
+    "mlm", "sp", "lm", "bilm", "cls", "bert", "albert", "seq2seq", "t5", "gsg", "bart", "prefixlm"
+]
+
+_DECODING = "Decoding"
+_LENGTH = "Length and end"
+_OUTPUT = "Output"
+_TOKENIZER = "Tokenizer"
+_DECODER = "Decoder (seldom needed: the file has these)"
+
+#: Settings that draw tokens, and settings that compare beams: never both.
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical", "greedy")
+_BEAMS = ("length_penalty", "early_stopping")
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How texts are generated.
+class Decoding(Settings):
+    """How tokens are chosen and when a text ends, in an encoder-decoder.
+
+    By default tokens are drawn from the 70 most probable ones, as in UER-py.
 
     Attributes:
-        sampling: how a token is drawn; not used by beam search.
-        beams: beam search instead, or None.
-        returns: texts per prompt.
         seed: of all random streams.
-        seq_length: most tokens of prompt and text together, or of a source; None for what the model
-            can hold.
-        tgt_seq_length: most tokens of a target, its start included; None likewise.
-        max_new_tokens: most new tokens, or None.
-        min_new_tokens: no end mark before so many.
-        repetition_penalty: see logits.RepetitionPenalty; 1 for none.
-        no_repeat_ngram: no n tokens twice in the same order; 0 for none.
-        forbid: words that are not to be written.
-        stop_tokens: tokens that end a text; None for the model's end mark, () for none.
-        stop_strings: text that ends a text and is cut off with what follows.
-        truncate: what of a prompt that is too long is cut off; "error" refuses it.
-        rows: texts in progress at once; None for what suits the device.
-        tokens: most prompt tokens to read at once.
+        tokens: most prompt tokens, padding included, to read at once.
     """
 
-    sampling: Sampling = field(default_factory=Sampling)
-    beams: BeamSettings | None = None
-    returns: int = 1
+    temperature: Annotated[
+        float,
+        Setting(
+            "Below 1 prefers probable tokens, 0 always takes the best one", min=0, panel=_DECODING
+        ),
+    ] = 1.0
+    top_k: Annotated[
+        int, Setting("Draw from the K best tokens; 0: from all", min=0, panel=_DECODING)
+    ] = 70
+    top_p: Annotated[
+        float,
+        Setting(
+            "Draw from the fewest best tokens whose probabilities add up to this; 0: off "
+            "(nucleus sampling, Holtzman et al. 2020)",
+            min=0,
+            max=1,
+            panel=_DECODING,
+        ),
+    ] = 0.0
+    min_p: Annotated[
+        float,
+        Setting(
+            "Draw from tokens with at least this part of the best one's probability; 0: off "
+            "(Nguyen et al. 2024)",
+            min=0,
+            max=1,
+            panel=_DECODING,
+        ),
+    ] = 0.0
+    typical: Annotated[
+        float,
+        Setting(
+            "Probability mass of locally typical sampling; 0: off (Meister et al. 2022)",
+            min=0,
+            max=1,
+            names=("typical_p",),
+            panel=_DECODING,
+        ),
+    ] = 0.0
+    greedy: Annotated[
+        bool, Setting("Always take the best token, the same as temperature 0", panel=_DECODING)
+    ] = False
+    beam: Annotated[
+        int | None,
+        Setting(
+            "Beam search with this number of beams", min=1, names=("num_beams",), panel=_DECODING
+        ),
+    ] = None
+    length_penalty: Annotated[
+        float,
+        Setting("Beams: above 0 prefers long texts, below 0 short ones", panel=_DECODING),
+    ] = 1.0
+    early_stopping: Annotated[
+        Literal["false", "true", "never"],
+        Setting(
+            "Beams: true stops with as many finished texts as beams, false when no beam of the "
+            "present length could be better, never when none of any length could",
+            panel=_DECODING,
+        ),
+    ] = "false"
+    num_return: Annotated[
+        int,
+        Setting("Texts for each prompt", min=1, names=("num_return_sequences",), panel=_DECODING),
+    ] = 1
+    repetition_penalty: Annotated[
+        float,
+        Setting(
+            "Above 1 makes tokens that are in the text already less probable",
+            above=0,
+            panel=_DECODING,
+        ),
+    ] = 1.0
+    no_repeat_ngram: Annotated[
+        int,
+        Setting(
+            "Never repeat N tokens in the same order; 0: off",
+            min=0,
+            names=("no_repeat_ngram_size",),
+            panel=_DECODING,
+        ),
+    ] = 0
+    forbid: Annotated[
+        tuple[str, ...], Setting("A word that must not be written; repeatable", panel=_DECODING)
+    ] = ()
+
+    seq_length: Annotated[
+        int | None, Setting("Most tokens of a source", min=1, panel=_LENGTH, default="all")
+    ] = None
+    tgt_seq_length: Annotated[
+        int | None, Setting("Most tokens of a target", min=2, panel=_LENGTH, default="128")
+    ] = None
+    max_new_tokens: Annotated[int | None, Setting("Most new tokens", min=1, panel=_LENGTH)] = None
+    min_new_tokens: Annotated[
+        int, Setting("New tokens before a text may end", min=0, panel=_LENGTH)
+    ] = 0
+    stop_token: Annotated[
+        tuple[str, ...] | None,
+        Setting(
+            "A token that ends a text, in place of the model's end token; repeatable",
+            panel=_LENGTH,
+        ),
+    ] = None
+    no_stop: Annotated[
+        bool,
+        Setting("Continue after the end token, as UER-py's scripts do", panel=_LENGTH),
+    ] = False
+    stop_string: Annotated[
+        tuple[str, ...],
+        Setting("Words that end a text and are cut off; repeatable", panel=_LENGTH),
+    ] = ()
+    truncate: Annotated[
+        Truncate,
+        Setting("Which end of a prompt is cut off if it is too long", panel=_LENGTH),
+    ] = "error"
+    batch_size: Annotated[
+        int | None,
+        Setting("Texts in progress at once", min=1, panel="Device and speed", default="by device"),
+    ] = None
     seed: int = 7
-    seq_length: int | None = None
-    tgt_seq_length: int | None = None
-    max_new_tokens: int | None = None
-    min_new_tokens: int = 0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    forbid: Sequence[str] = ()
-    stop_tokens: Sequence[str] | None = None
-    stop_strings: Sequence[str] = ()
-    truncate: Truncate = "error"
-    rows: int | None = None
     tokens: int = 8192
 
     def __post_init__(self) -> None:
-        problems = []
-        for name, value, least in (
-            ("`num_return`", self.returns, 1),
-            ("`batch_size`", self.rows, 1),
-            ("`min_new_tokens`", self.min_new_tokens, 0),
-            ("`no_repeat_ngram`", self.no_repeat_ngram, 0),
-            ("`max_new_tokens`", self.max_new_tokens, 1),
-            ("`seq_length`", self.seq_length, 1),
-            ("`tgt_seq_length`", self.tgt_seq_length, 2),
-        ):
-            if value is not None and value < least:
-                problems.append(f"{name} is {value} and must be {least} or more")
-        if not self.repetition_penalty > 0:
-            problems.append(
-                f"`repetition_penalty` is {self.repetition_penalty} and must be above 0"
+        super().__post_init__()
+        drawn, compared = self._given(_SAMPLING), self._given(_BEAMS)
+        if self.beam is None and compared:
+            raise UsageError(f"{_listed(compared)} is about beam search.", "Add `beam` 4.")
+        if self.beam is not None and drawn:
+            raise UsageError(
+                f"`beam` and {_listed(drawn)} were both given, but beam search draws no tokens.",
+                "Give one or the other.",
             )
+        if self.greedy and self.temperature not in (0.0, 1.0):
+            raise UsageError(
+                f"`greedy` and `temperature` {self.temperature} contradict each other."
+            )
+        if self.no_stop and self.stop_token:
+            raise UsageError("`no_stop` and `stop_token` contradict each other.")
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
-            problems.append(
+            raise UsageError(
                 f"`min_new_tokens` {self.min_new_tokens} is more than `max_new_tokens` "
-                f"{self.max_new_tokens}"
+                f"{self.max_new_tokens}."
             )
-        if self.beams is not None and self.returns > self.beams.width:
-            problems.append(
-                f"`num_return` {self.returns} is more than `beam` {self.beams.width} can give"
+        if self.beam is not None and self.num_return > self.beam:
+            raise UsageError(
+                f"`num_return` {self.num_return} is more than `beam` {self.beam} can return."
             )
-        if self.beams is None and self.sampling.greedy and self.returns > 1:
-            problems.append(
-                f"`num_return` {self.returns} would give the same text {self.returns} times, since "
-                "the best token is always taken; sample (`temperature` above 0) or use `beam`"
+        if self.beam is None and self.deterministic and self.num_return > 1:
+            raise UsageError(
+                f"`num_return` {self.num_return} would return the same text {self.num_return} "
+                "times, since the best token is always taken.",
+                "Sample (`temperature` above 0), or use `beam`.",
             )
-        if any(not string for string in self.stop_strings):
-            problems.append("`stop_string` is empty")
-        if self.truncate not in ("left", "right", "error"):
-            problems.append(f"`truncate` is {self.truncate!r} and must be left, right or error")
-        if problems:
-            raise UsageError("; ".join(problems) + ".")
+        if "" in self.stop_string:
+            raise SettingError("stop_string", "", "must not be empty")
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the best token is always taken."""
+        return self.greedy or self.temperature == 0 or self.top_k == 1
+
+    @property
+    def stops(self) -> tuple[str, ...] | None:
+        """Tokens that end a text; None for the model's end token, () for none."""
+        return () if self.no_stop else self.stop_token
+
+    def _given(self, names: tuple[str, ...]) -> list[str]:
+        """Those of the fields that differ from their default."""
+        defaults = {field.name: field.default for field in dataclasses.fields(Decoding)}
+        return [name for name in names if getattr(self, name) != defaults[name]]
 
 
-def make_decoding(
-    *,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    typical: float | None = None,
-    greedy: bool = False,
-    beam: int | None = None,
-    length_penalty: float | None = None,
-    early_stopping: bool | Literal["never"] | None = None,
-    num_return: int = 1,
-    batch_size: int | None = None,
-    no_repeat_ngram: int = 0,
-    forbid: Sequence[str] = (),
-    stop_token: Sequence[str] | None = None,
-    stop_string: Sequence[str] = (),
-    **more: Any,
-) -> Decoding:
-    """Settings by the names of the options of `uertool generate`; None means not given.
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
-    Without any of them tokens are sampled among the 70 best, as UER-py does.
 
-    Args:
-        temperature: see `Sampling`; 1.
-        top_k: likewise; 70.
-        top_p: likewise; 0, which is off.
-        min_p: likewise; off.
-        typical: likewise; off.
-        greedy: always the best token; the same as temperature 0.
-        beam: number of beams; None for none.
-        length_penalty: see `BeamSettings`; 1.
-        early_stopping: likewise; False.
-        num_return: texts per prompt.
-        batch_size: texts in progress at once.
-        no_repeat_ngram: see `Decoding`.
-        forbid: likewise.
-        stop_token: likewise.
-        stop_string: likewise.
-        more: other fields of `Decoding`: seed, seq_length, tgt_seq_length, max_new_tokens,
-            min_new_tokens, repetition_penalty, truncate, tokens.
+@dataclass(frozen=True)
+class LmDecoding(Decoding):
+    """How tokens are chosen and when a text ends, in a language model."""
+
+    seq_length: Annotated[
+        int | None,
+        Setting("Most tokens of prompt and text together", min=1, panel=_LENGTH, default="128"),
+    ] = None
+    tgt_seq_length: int | None = None
+
+
+def make_decoding(**settings: Any) -> Decoding:
+    """Decoding settings from Python values: lists for tuples, True for "true".
 
     Raises:
-        UsageError: settings out of range, or that contradict each other.
-        TypeError: there is no such setting.
+        UsageError: settings are out of range, or contradict each other.
+        TypeError: unknown setting.
     """
-    drawn = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "typical": typical,
-    }
-    given = {name: value for name, value in drawn.items() if value is not None}
-    compared = {"length_penalty": length_penalty, "early_stopping": early_stopping}
-    of_beams = {name: value for name, value in compared.items() if value is not None}
-    if beam is None and of_beams:
-        raise UsageError(f"{_options(of_beams)} is about beam search.", "Add `beam` 4.")
-    if beam is not None and (given or greedy):
-        names = _options([*given, *(["greedy"] if greedy else [])])
-        raise UsageError(
-            f"`beam` and {names} were both given, but beam search does not draw tokens.",
-            "Give one or the other.",
-        )
-    if greedy and given.get("temperature"):
-        raise UsageError(f"`greedy` and `temperature` {temperature} contradict each other.")
-    if greedy:
-        given["temperature"] = 0.0
-    beams = None if beam is None else BeamSettings(beam, **of_beams)  # type: ignore[arg-type]
-    return Decoding(
-        sampling=Sampling(**{"top_k": DEFAULT_TOP_K, **given}),  # type: ignore[arg-type]
-        beams=beams,
-        returns=num_return,
-        rows=batch_size,
-        no_repeat_ngram=no_repeat_ngram,
-        forbid=tuple(forbid),
-        stop_tokens=None if stop_token is None else tuple(stop_token),
-        stop_strings=tuple(stop_string),
-        **more,
+    for name, value in settings.items():
+        if isinstance(value, list):
+            settings[name] = tuple(value)
+    if isinstance(settings.get("early_stopping"), bool):
+        settings["early_stopping"] = str(settings["early_stopping"]).lower()
+    return Decoding(**settings)
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextSettings(Settings):
+    """How generated texts are shown and written."""
+
+    format: Annotated[
+        Form,
+        Setting(
+            "old (prompt, then text), text or jsonl",
+            panel=_OUTPUT,
+            default="old in a file, else text",
+        ),
+    ] = "auto"
+    raw_tokens: Annotated[
+        bool,
+        Setting(
+            "Join tokens as UER-py's scripts do, ## and special tokens included", panel=_OUTPUT
+        ),
+    ] = False
+    stream: Annotated[
+        bool, Setting("Show each text while it is generated, one by one", panel=_OUTPUT)
+    ] = False
+    interactive: Annotated[bool, Setting("Ask for prompts, one after the other", panel="Input")] = (
+        False
+    )
+    target: Annotated[
+        tuple[Target, ...],
+        Setting(
+            "The training target, as in UER-py; the file shows it",
+            panel=_OUTPUT,
+            several=True,
+        ),
+    ] = ()
+
+    #: Targets that fit the command, and the command for others.
+    fitting = frozenset({"seq2seq", "t5", "bart", "gsg", "prefixlm", "lm"})
+    other = "uertool generate lm"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target and not self.fitting & set(self.target):
+            raise UsageError(
+                f"`target` {','.join(self.target)} does not fit; this command takes "
+                f"{', '.join(sorted(self.fitting))}.",
+                f"Perhaps {self.other} is meant; or leave `target` out.",
+            )
+
+
+@dataclass(frozen=True)
+class LmText(TextSettings):
+    """What `generate lm` shows."""
+
+    score: Annotated[
+        bool, Setting("Generate nothing; print the perplexity of each line", panel=_OUTPUT)
+    ] = False
+
+    fitting = frozenset({"lm"})
+    other = "uertool generate seq2seq"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.score and (self.stream or self.interactive):
+            raise UsageError(
+                "`score` generates nothing, so it excludes `stream` and `interactive`."
+            )
+
+
+@dataclass(frozen=True)
+class Seq2seqText(TextSettings):
+    """What `generate seq2seq` shows."""
+
+    fill: Annotated[
+        bool, Setting("T5: print the source with its <extra_id_N> filled", panel=_OUTPUT)
+    ] = False
+    reference: Annotated[
+        Path | None, Setting("Expected outputs; BLEU and chrF are reported", panel=_OUTPUT)
+    ] = None
+    bleu_tokenize: Annotated[str, Setting("auto, 13a, zh, char, intl or none", panel=_OUTPUT)] = (
+        "auto"
     )
 
 
-def _options(names: Any) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+@dataclass(frozen=True)
+class LmModel(ModelSettings):
+    """Which language model generates."""
+
+    has_lmtarget_bias: Annotated[
+        bool | None,
+        Setting(
+            "The output layer has a bias; the file shows it",
+            panel="Model settings (each overrides the config file; seldom needed)",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Seq2seqModel(LmModel):
+    """Which encoder-decoder generates."""
+
+    tgt_vocab_path: Annotated[
+        Path | None, Setting("Vocabulary of the target", panel=_TOKENIZER)
+    ] = None
+    tgt_tokenizer: Annotated[
+        Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
+        Setting("Kind of tokenizer of the target", panel=_TOKENIZER, default="the source's"),
+    ] = None
+    tgt_spm_model_path: Annotated[
+        Path | None, Setting("Sentencepiece model of the target", panel=_TOKENIZER)
+    ] = None
+    tgt_do_lower_case: Annotated[
+        bool | None,
+        Setting("Whether target text is lower-cased", panel=_TOKENIZER, valued=True),
+    ] = None
+    tgt_embedding: Annotated[
+        tuple[EmbeddingPart, ...] | None,
+        Setting("Parts of the target embedding", panel=_DECODER, several=True),
+    ] = None
+    decoder: Annotated[
+        Literal["transformer"] | None, Setting("Kind of decoder", panel=_DECODER)
+    ] = None
+    decoder_layers_num: Annotated[
+        int | None, Setting("Number of decoder layers", min=1, panel=_DECODER)
+    ] = None
+    share_embedding: Annotated[
+        bool | None, Setting("Source and target share word embeddings", panel=_DECODER)
+    ] = None
+    share_relative_position_embedding: Annotated[
+        bool | None,
+        Setting("Layers share one table of relative positions, as in T5", panel=_DECODER),
+    ] = None
+
+    def overrides(self) -> dict[str, Any]:
+        found = super().overrides()
+        # The file has the decoder's table whether it is shared or not.
+        found.pop("share_relative_position_embedding", None)
+        if "tgt_vocab_path" in found:
+            found["tgt_vocab"] = found.pop("tgt_vocab_path")
+        return found
+
+    def files(self) -> list[str | Path | None]:
+        return [*super().files(), self.tgt_vocab_path, self.tgt_spm_model_path]

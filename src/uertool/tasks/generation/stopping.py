@@ -1,20 +1,20 @@
-"""When a text is finished: end marks, stop strings, and no more room."""
+"""When a text is finished: stop tokens, stop strings, and the limit of new tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-#: Why a text ended: at a stop token, at a stop string, or because it had all its new tokens.
+#: Why a text ended: at a stop token, at a stop string, or at its limit of new tokens.
 Reason = Literal["stop_token", "stop_string", "length"]
 
 
 class Stopping:
-    """Says whether a text is finished, and why.
+    """Decides whether a text is finished, and why.
 
     Args:
         tokens: ids that end a text.
-        strings: what ends a text once it appears among the new words.
+        strings: text that ends a text once it appears in the new part.
         decode: ids to readable text; needed for strings only.
     """
 
@@ -29,11 +29,11 @@ class Stopping:
         self.decode = decode
 
     def reason(self, new: Sequence[int], room: int) -> Reason | None:
-        """Why a text with these new tokens ends, or None where it goes on.
+        """Why a text with these new tokens ends, or None if it continues.
 
         Args:
             new: ids generated so far, at least one.
-            room: how many there may be.
+            room: most new tokens.
         """
         if new[-1] in self.tokens:
             return "stop_token"

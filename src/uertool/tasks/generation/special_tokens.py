@@ -1,4 +1,4 @@
-"""Which ids stand around a prompt, start a target and end a text, for a model and its family."""
+"""Special tokens around prompts and texts: what starts, separates and ends them in a model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Marks:
-    """Ids that a text has around it.
+class SpecialTokens:
+    """Ids of special tokens around texts.
 
     Attributes:
-        before: in front of a prompt or source.
-        after: behind a source; a prompt that is to be continued has nothing behind it.
-        target: what a target starts with; empty for a language model.
+        before: before a prompt or source.
+        after: after a source; nothing follows a prompt that is continued.
+        target: the start of a target; empty for a language model.
         stop: ids that end a text.
-        forced_first, forced_last: what a Hugging Face model's first and last new token must be.
+        forced_first, forced_last: the first and last new token that a Hugging Face model forces.
     """
 
     before: tuple[int, ...]
@@ -35,10 +35,10 @@ class Marks:
     forced_last: int | None = None
 
 
-def find_marks(loaded: LoadedModel) -> Marks:
-    """The marks that a model was trained with.
+def find_special_tokens(loaded: LoadedModel) -> SpecialTokens:
+    """The special tokens that a model was trained with.
 
-    UER-py's models start at [CLS] and end at [SEP]; those of Hugging Face folders say so in
+    UER-py's models start with [CLS] and end with [SEP]; Hugging Face folders define theirs in
     generation_config.json, config.json and the tokenizer's own files.
     """
     tokenizer = loaded.tokenizer
@@ -50,7 +50,7 @@ def find_marks(loaded: LoadedModel) -> Marks:
     def ids(name: str) -> list[int]:
         value = settings.get(name)
         values = value if isinstance(value, list) else [value]
-        # Defaults of another vocabulary (50256 beside 21128 Chinese tokens) are no marks.
+        # Defaults of another vocabulary (50256 with 21128 Chinese tokens) are left out.
         return [v for v in values if isinstance(v, int) and 0 <= v < size]
 
     stop = ids("eos_token_id") or [i for i in (target_tokenizer.eos_id,) if i is not None]
@@ -65,7 +65,7 @@ def find_marks(loaded: LoadedModel) -> Marks:
             )
         target = (start[0],)
     forced_first, forced_last = ids("forced_bos_token_id"), ids("forced_eos_token_id")
-    return Marks(
+    return SpecialTokens(
         before=tokenizer.prefix_ids,
         after=tokenizer.suffix_ids if decoder else (),
         target=target,
@@ -76,7 +76,7 @@ def find_marks(loaded: LoadedModel) -> Marks:
 
 
 def _folder_settings(reference: str | Path) -> Mapping[str, Any]:
-    """What a Hugging Face folder says about generation; nothing for other checkpoints."""
+    """The generation settings of a Hugging Face folder; empty for other checkpoints."""
     folder = Path(reference)
     found: dict[str, Any] = {}
     for name in ("config.json", "generation_config.json"):
@@ -96,7 +96,7 @@ def stop_ids(tokenizer: Tokenizer, tokens: Sequence[str]) -> frozenset[int]:
     """The ids of stop tokens by name.
 
     Raises:
-        UsageError: one of them is no token of the vocabulary.
+        UsageError: one of them is not in the vocabulary.
     """
     found = {token: tokenizer.vocab.find(token) for token in tokens}
     unknown = [token for token, index in found.items() if index is None]
