@@ -1,4 +1,4 @@
-"""What ships with the package: models, presets of configurations, a demo text; paths only."""
+"""Paths of what the package contains: models, presets of configurations, a demo text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
 _ASSETS = _PACKAGE / "assets"
-#: The wheel holds the presets beside the code; a checkout holds them at its root.
+#: A wheel has the presets next to the code, a checkout at its root.
 _PRESET_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")
 _SUFFIX = "_config.json"
 
@@ -32,9 +32,8 @@ def presets() -> dict[str, Path]:
 def find_config(reference: str | Path) -> Path | None:
     """The file of a configuration: a path that exists, or a preset.
 
-    A preset may be named as it is (`bert/base`) or as UER-py's documentation writes it
-    (`models/bert/base_config.json`), so that old command lines run outside of its checkout.
-    None if there is neither.
+    A preset is `bert/base` or, as in UER-py's documentation, `models/bert/base_config.json`, so
+    that old command lines run outside of its checkout. None if there is neither.
     """
     path = Path(reference)
     if path.exists():

@@ -97,7 +97,7 @@ CASES: dict[str, tuple[Callable[[Path], str], str]] = {
     "wrong shape": (lambda p: changed(p, **{NORM: torch.ones(33)}), "embedding.layer_norm.gamma"),
     "missing data shard": (shardless, "data-00000-of-00001"),
     "truncated": (truncated, "truncated"),
-    "nothing there": (lambda p: str(p / "none.bin"), "no file"),
+    "nothing there": (lambda p: str(p / "none.bin"), "does not exist"),
     "no weights": (lambda p: str(MLM / "vocab.txt"), "--vocab-path"),
     "a folder without weights": (lambda p: str(FIXTURES.parent / "text"), "weights"),
 }

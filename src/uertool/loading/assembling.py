@@ -1,7 +1,7 @@
-"""build_model: the tensors of a checkpoint put into a UerModel, strictly and without a second copy.
+"""build_model: the tensors of a checkpoint in a UerModel, strictly and without a second copy.
 
-The model is built without memory (on the meta device) and given its tensors one by one; query, key
-and value are stacked on the way, and UER-py's layer norm is folded (see `uertool.models.norm`).
+The model is built without memory (on the meta device) and gets its tensors one by one. Query, key
+and value are stacked, and UER-py's layer norm is folded (see `uertool.models.norm`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from uertool.models.transformer import TransformerLayer
 
 _WORD = "embedding.word.embedding.weight"
 
-#: Head -> the names that show it, any of them; and what users call it.
+#: Head -> the names that show it, any of them; and its name in messages.
 HEADS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "mlm": (("target.mlm.linear_1.weight",), "a masked-language head"),
     "lm": (("target.lm.output_layer.weight",), "a language-model output layer"),
@@ -53,10 +53,10 @@ _PREFIXES = (
 #: Part of a parameter's name in UerModel -> the linear layers of the checkpoint stacked in it.
 _STACKED = ((".qkv.", (0, 1, 2)), (".query.", (0,)), (".key_value.", (1, 2)))
 
-#: Names that belong to heads and decoders, which a job may leave out.
+#: Prefixes of heads and decoders, which need not be loaded.
 _OPTIONAL = ("target.", "output_layer", "classifier.", "decoder.", "tgt_embedding.")
 
-#: A command that can use what a checkpoint has.
+#: Head -> a command that can use it.
 _FITTING = (
     ("mlm", "uertool cloze"),
     ("lm", "uertool generate"),
@@ -79,11 +79,11 @@ def heads_in(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Built:
-    """A model and what was left in its file.
+    """A model and what was not loaded.
 
     Attributes:
         model: in evaluation mode, on its device, without gradients.
-        left_out: canonical names that no part of the model asked for.
+        left_out: canonical names that no part of the model needs.
     """
 
     model: UerModel
@@ -107,7 +107,7 @@ def build_model(
         heads: the heads to load; all of them must be there.
         device: where its tensors go.
         dtype: their type.
-        streamed: read every layer when it runs and let go of it afterwards, so that a model may be
+        streamed: read every layer when it runs and free it afterwards, so that a model may be
             larger than the memory. The checkpoint must stay open.
 
     Raises:
@@ -154,7 +154,7 @@ def _stream(
     wanted: Mapping[str, Tensor],
     sources: Mapping[str, tuple[str, ...]],
 ) -> set[str]:
-    """Let layers fetch their tensors when they run; returns the names of these."""
+    """Make layers read their tensors when they run; returns the names of these tensors."""
     streamed: set[str] = set()
     for prefix, module in model.named_modules():
         if not isinstance(module, TransformerLayer):
@@ -185,7 +185,7 @@ def _stream(
 
 
 def require_heads(checkpoint: Checkpoint, config: ModelConfig, heads: Iterable[str]) -> None:
-    """Raises CheckpointError, saying what the file has instead, unless it has all of the heads."""
+    """Raise CheckpointError, naming the heads that there are, if one is missing."""
     there = heads_in(checkpoint, config)
     for head in heads:
         if head in there or (head == "lm" and config.tie_weights):
@@ -224,7 +224,7 @@ def _sources(checkpoint: Checkpoint, config: ModelConfig, name: str) -> tuple[st
         return (canonical,)
     if canonical.endswith("sinusoidalpos.pe"):
         return ()
-    # What is another tensor need not be stored a second time.
+    # Tied tensors need not be stored a second time.
     word = _WORD
     if canonical == "tgt_embedding.word.embedding.weight" and config.share_embedding:
         return (word,)
@@ -346,12 +346,12 @@ class _Filler:
             if fold:
                 tensor = uer_gamma(tensor)
             self.done[key] = tensor
-        # Tied parameters share memory, but not the object: assign makes one of each.
+        # Tied parameters share memory, but need an object each.
         return self.done[key].view(like.shape)
 
     def _read(self, sources: tuple[str, ...]) -> Tensor:
         if len(sources) == 1:
-            # A copy of its own: pages of the file are given back at once, and the file may change.
+            # A copy: the pages of the file can be freed at once, and the file may change.
             tensor = self.checkpoint.tensor(sources[0]).to(self.device, self.dtype, copy=True)
             tensor = tensor.contiguous()
             self.checkpoint.release(sources[0])

@@ -1,9 +1,9 @@
-"""What tensors cannot tell about a model: where it is taken from, and when it must be given.
+"""Settings that do not follow from tensors: their usual values, and when they must be given.
 
 The number of attention heads, the activation, the mask and the passes through a shared layer leave
-no trace in names and shapes. Published sizes tell the heads of most models. Elsewhere a command
-that only runs a model goes on with the usual value and warns; one that writes a model asks for it
-(`require_known`).
+no trace in names and shapes. The heads of most models follow from a published size. For others, a
+command that only runs a model assumes the usual value and warns; a command that writes a model
+requires the value (`require_known`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PUBLISHED: Mapping[tuple[int, int], int] = {
     (2560, 10240): 32,
 }
 
-#: Settings by architecture that are assumed where neither tensors nor files tell.
+#: Architecture -> settings that are assumed where neither tensors nor files give them.
 _USUAL: Mapping[str, Mapping[str, Any]] = {
     "gpt2": {"hidden_act": "gelu_fast", "mask": "causal"},
     "t5": {"hidden_act": "relu", "remove_attention_scale": True},
@@ -46,7 +46,7 @@ _USUAL: Mapping[str, Mapping[str, Any]] = {
 #: Architectures whose published models have different activations (ALBERT: relu, gelu, gelu_new).
 _SEVERAL_ACTIVATIONS = ("albert",)
 
-#: Settings that change what a model computes, in words, and how to give each.
+#: Settings that change what a model computes, and their names in messages.
 _REQUIRED: Mapping[str, str] = {
     "heads_num": "the number of attention heads",
     "layers_num": "the number of passes through the shared layer",
@@ -57,7 +57,7 @@ _REQUIRED: Mapping[str, str] = {
 def assume(
     checkpoint: Checkpoint, values: dict[str, Any], sources: dict[str, str], notes: list[str]
 ) -> None:
-    """Fill in the settings of a model that neither tensors nor files tell.
+    """Fill in the settings of a model that neither tensors nor files give.
 
     Args:
         checkpoint: the source.
@@ -91,8 +91,8 @@ def assume(
     if values.get("parameter_sharing") and "layers_num" not in values:
         fill("layers_num", 12)
         notes.append(
-            "12 passes through the shared layer are assumed, because the tensors cannot tell; set "
-            "`layers_num` or `config_path` if that is wrong."
+            "12 passes through the shared layer are assumed, because they do not follow from the "
+            "tensors; set `layers_num` or `config_path` if that is wrong."
         )
     fill("hidden_act", "gelu")
     if sources.get("hidden_act") == "assumed" and values["hidden_act"] != "gelu":
@@ -139,7 +139,7 @@ def _assume_heads(
             heads, source = inner // 64, "assumed"
             notes.append(
                 f"{heads} attention heads are assumed (one for every 64 of {inner} channels), "
-                "because the tensors cannot tell; set `heads_num` if that is wrong."
+                "because they do not follow from the tensors; set `heads_num` if that is wrong."
             )
         else:
             heads, source = 0, "unknown"
@@ -170,8 +170,8 @@ def _channels(checkpoint: Checkpoint, values: Mapping[str, Any]) -> int:
 def unknown_heads(checkpoint: Checkpoint) -> ConfigError:
     """The error for a model that cannot run without its number of attention heads."""
     return ConfigError(
-        f"The number of attention heads of {checkpoint.path} is unknown: its tensors cannot tell "
-        "it, and its size is neither a published one nor a multiple of 64.",
+        f"The number of attention heads of {checkpoint.path} is unknown: it does not follow "
+        "from the tensors, and the size is neither a published one nor a multiple of 64.",
         "Set `heads_num`, or name a configuration with `config_path`.",
     )
 
@@ -213,6 +213,6 @@ def require_known(checkpoint: Checkpoint, config: ModelConfig, assumed: str | No
         )
     raise ConfigError(
         f"{' and '.join(_REQUIRED[name] for name in names).capitalize()} of {checkpoint.path} "
-        "cannot be read from its tensors, and a model is not written with a guess.",
+        "cannot be read from the tensors, and a model is not written with a guess.",
         f"{hint}.",
     )

@@ -82,8 +82,8 @@ def resolve_config(
     """The configuration of a checkpoint.
 
     Args:
-        checkpoint: names and shapes tell most of it.
-        config_path: a JSON configuration with the words of UER-py or of the checkpoint's own
+        checkpoint: most settings follow from its names and shapes.
+        config_path: a JSON configuration of UER-py or of the checkpoint's own
             library, or a preset such as "bert/base"; by default the one next to the checkpoint.
         settings: values by ModelConfig's names that override everything else; None means not
             given.
@@ -262,7 +262,7 @@ _CONFIG_NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 def _fields(checkpoint: Checkpoint, path: Path, notes: list[str]) -> dict[str, Any]:
-    """ModelConfig fields from a file with the words of any library."""
+    """ModelConfig fields from a configuration of UER-py or of another library."""
     content = read_config(path)
     foreign = sorted(FOREIGN_KEYS & set(content))
     if not foreign:

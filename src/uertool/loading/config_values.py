@@ -132,7 +132,7 @@ def stored_fields(content: Mapping[str, Any], path: str | Path) -> dict[str, Any
 
 
 def given_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """ModelConfig fields that a user gave; None stands for not given.
+    """ModelConfig fields that a user gave; None means not given.
 
     Raises:
         UsageError: a setting is unknown, or its value is invalid.

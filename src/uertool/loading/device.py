@@ -1,4 +1,4 @@
-"""Which device and number type to run on, and what to do when its memory is full."""
+"""Devices and number types to run on, and their memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from uertool.errors import UsageError
 
-#: Number types by every name they are called.
+#: Number types by all of their names.
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -31,10 +31,10 @@ _OUT_OF_MEMORY = (
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """The device that a name stands for; "auto" is cuda, then mps, then cpu.
+    """The device of a name; "auto" is cuda, then mps, then cpu.
 
     Raises:
-        UsageError: no such device, or it is not there.
+        UsageError: the device is unknown or not available.
     """
     if isinstance(name, torch.device):
         return name
@@ -49,7 +49,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         device = torch.device(wanted)
     except RuntimeError:
         raise UsageError(
-            f"There is no device {name!r}.", "Choose auto, cpu, mps, cuda or cuda:N."
+            f"unknown device: {name!r}.", "Choose auto, cpu, mps, cuda or cuda:N."
         ) from None
     _require_present(device, name)
     return device
@@ -81,7 +81,7 @@ def resolve_devices(names: str | torch.device = "auto") -> list[torch.device]:
     The same device may be named twice: it then runs two processes, as in "cpu,cpu".
 
     Raises:
-        UsageError: the list is empty, or one of them is not there.
+        UsageError: the list is empty, or one of them is not available.
     """
     if isinstance(names, torch.device):
         return [names]
@@ -110,7 +110,7 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     dtype = DTYPES.get(wanted)
     if dtype is None:
         raise UsageError(
-            f"There is no number type {name!r} to compute in.",
+            f"unknown number type: {name!r}.",
             "Choose auto, float32, bfloat16 or float16.",
         )
     return dtype
@@ -144,7 +144,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Hand memory that torch holds but does not use back to the device."""
+    """Give memory that torch has reserved but does not use back to the device."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
@@ -154,8 +154,7 @@ def release_memory() -> None:
 def token_budget(device: torch.device) -> int:
     """How many tokens a batch holds by default.
 
-    On a CPU the vectors of a batch should stay in the caches between one matrix product and the
-    next, and a product of some thousand rows is already as fast as it gets. A GPU wants more rows
-    to be busy.
+    On a CPU the vectors of a batch should stay in the caches between two matrix products, and a
+    product of some thousand rows reaches the full speed. A GPU needs more rows.
     """
     return 2048 if device.type == "cpu" else 16384

@@ -1,4 +1,4 @@
-"""Models named hf:owner/name: brought here by huggingface_hub, or found in its cache."""
+"""Models named hf:owner/name, downloaded by huggingface_hub or found in its cache."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def download(reference: str) -> Path:
             folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=more))
     except HFValidationError as error:
         raise CheckpointError(
-            f"{reference} is no name of a model on the hub: {error}.", "Write hf:owner/name."
+            f"{reference} is not a valid name on the hub: {error}.", "Write hf:owner/name."
         ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"There is no model {name} on the hub, or it may not be seen without a token.",
+            f"The hub has no model {name}, or it needs a token.",
             "Check the spelling; set HF_TOKEN for a private one.",
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         # The library has no common base for a lost connection, a full disk and offline mode.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{reference} could not be fetched, and is not whole in the cache: {reason}",
-            "Check the connection, or download it elsewhere and name its folder.",
+            f"{reference} could not be fetched, and is not complete in the cache: {reason}",
+            "Check the connection, or download the model elsewhere and name its folder.",
         ) from error
     return folder

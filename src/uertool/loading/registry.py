@@ -45,7 +45,7 @@ class LoadedModel:
         device, dtype: where it is and in which type it computes.
         reference: the path of what was loaded.
         architecture: for example "bert", or None for what only UER-py has.
-        layout: whose names the file has: "uer", "hf" or "tf".
+        layout: the naming of the file: "uer", "hf" or "tf".
         heads: the heads that were loaded.
         notes: sentences about what was assumed, for a user to read.
         details: sentences about what was left out, for one who wants to know.
@@ -94,7 +94,7 @@ def load_model(
         tokenizer: UER-py's name of it, see `make_tokenizer`.
         heads: the heads that the job needs, of `loading.HEADS`; only these are loaded, and each
             must be there. None loads all that there are.
-        arch: the architecture, where names alone do not tell.
+        arch: the architecture, where names alone are ambiguous.
         tgt_vocab, tgt_tokenizer: those of an encoder-decoder's target side.
         ignore_unexpected: patterns such as "cls.species.*" of tensor names that may be there
             although the model has no place for them.
@@ -206,7 +206,7 @@ def local_path(reference: str) -> str:
 
 
 def _stamp(path: Path) -> tuple[Any, ...]:
-    """What tells that a file is still the one that was loaded."""
+    """Equal as long as a file is the one that was loaded."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     found = [(file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file()]
     return (str(path.resolve()), *found)

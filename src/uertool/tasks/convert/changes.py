@@ -1,4 +1,4 @@
-"""What changes on the way from a source to the output of a conversion, and what it is then."""
+"""Changes of tensors and settings that a conversion makes besides renaming."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Changes:
     Args:
         checkpoint: the source.
         to: what is written.
-        options: what the conversion was told.
+        options: settings of the conversion.
         arch: the architecture of the source, None for what only UER-py has.
-        config: what the source is.
-        heads: heads that are wanted.
+        config: the source.
+        heads: heads to convert.
         whole: whether a whole Hugging Face folder is written, not weights alone.
 
     Attributes:
         view: the tensors.
-        arch, config, heads: what the output is.
-        notes: sentences about what was decided.
+        arch, config, heads: the output.
+        notes: sentences about decisions.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Changes:
         if unwanted:
             view = tensor_views.without(view, unwanted)
             dropped = sorted(set(self.checkpoint.heads) - set(self.heads))
-            self.notes.append(f"Heads left out as asked: {', '.join(dropped)}.")
+            self.notes.append(f"Heads left out (`target`): {', '.join(dropped)}.")
         if self.to in ("hf", "google"):
             view = self._towards_others(view)
         else:
@@ -104,9 +104,9 @@ class Changes:
             return view
         if not self.options.exact_norm:
             self.notes.append(
-                "BERT has no place for the second layer norm of the embeddings "
-                "(stream_0_layer_norm): it is left out, as UER-py's converter does, and the "
-                "outputs differ much. `exact_norm` keeps it, as a layer of its own."
+                "BERT has no second layer norm of the embeddings (stream_0_layer_norm): it is left "
+                "out, as UER-py's converter does, and the outputs differ much. `exact_norm` keeps "
+                "it, as a layer of its own."
             )
             return view
         self.notes.append(
@@ -125,22 +125,22 @@ class Changes:
         return made
 
     def _large_embeddings(self, view: TensorView) -> TensorView:
-        """Embeddings times a power of two, which the layer norm after them takes out again.
+        """Embeddings times a power of two, which the layer norm after them cancels.
 
-        transformers' BART has an epsilon of 1e-5 that no setting changes. Beside the small
-        variance of embeddings it is felt, beside a large one not.
+        transformers' BART has a fixed epsilon of 1e-5. It matters next to the small variance of
+        embeddings, but not next to a large one.
         """
         for side in ("embedding", "tgt_embedding"):
             for part in ("word", "pos"):
                 view = tensor_views.scaled(view, f"{side}.{part}.embedding.weight", 1024.0)
         self.notes.append(
-            "The embeddings were multiplied by 1024 (their layer norm takes it out again), because "
+            "The embeddings were multiplied by 1024 (their layer norm cancels it), because "
             "transformers has no setting for the epsilon of BART's layer norms."
         )
         return view
 
     def _static_positions(self, view: TensorView) -> TensorView:
-        """Pegasus keeps its sinusoids in the file; UER-py computes them, from row 2 on."""
+        """Pegasus stores its sinusoids; UER-py computes them, from row 2 on."""
         made: dict[str, Callable[[], torch.Tensor]] = {}
         for side in ("embedding", "tgt_embedding"):
             name = f"{side}.pos.embedding.weight"
@@ -161,7 +161,7 @@ class Changes:
         return sinusoid_modular(length + 2, self.config.word_size)[2:].clone()
 
     def _with_pooler(self, view: TensorView) -> TensorView:
-        """Give a bare encoder the pooler that transformers wants."""
+        """Give a bare encoder the pooler that transformers requires."""
         assert self.arch is not None
         pooler = "target.sp.linear_1"
         heads = fitting_heads(self.arch, self.heads)
@@ -172,7 +172,9 @@ class Changes:
             return view
         size = self.config.hidden_size
         dtype = view.infos[next(iter(view.infos))].dtype
-        self.notes.append("The pooler that transformers wants is written as zeros: there is none.")
+        self.notes.append(
+            "The pooler that transformers requires is written as zeros, because there is none."
+        )
         self.heads = (*self.heads, "pooler")
         return tensor_views.with_tensors(
             view,
@@ -206,21 +208,21 @@ class Changes:
         return view
 
     def _note_settings_without_words(self) -> None:
-        """A .bin cannot say what UER-py's configurations have no word for."""
+        """A .bin loses what UER-py's configurations have no setting for."""
         config = self.config
         lost = []
         if config.scale_embedding and "sinusoidalpos" not in config.embedding:
             lost.append("word vectors are multiplied by the root of the hidden size")
         if "mlm" in self.heads and config.mlm_act not in (None, config.hidden_act):
-            lost.append(f"the head for masked words has the activation {config.mlm_act}")
+            lost.append(f"the masked-language head has the activation {config.mlm_act}")
         if lost:
             self.notes.append(
-                f"UER-py has no setting for this: {'; '.join(lost)}. As .bin it computes something "
-                "else; uertool keeps it in a .safetensors."
+                f"UER-py has no setting for this: {'; '.join(lost)}. A .bin computes something "
+                "else; a .safetensors keeps it for uertool."
             )
 
     def _has_one_segment(self) -> bool:
-        """Whether this is a Hugging Face XLM-R, whose segment table has one row."""
+        """Whether this is a Hugging Face XLM-R with one segment."""
         checkpoint = self.checkpoint
         if checkpoint.layout != "hf" or checkpoint.architecture != "xlm-roberta":
             return False
@@ -228,12 +230,12 @@ class Changes:
         return checkpoint.file.info(raw).shape[0] == 1
 
     def _segments_as_script(self, view: TensorView, name: str) -> TensorView:
-        """UER-py's converter leaves the row that its texts use at zero."""
+        """UER-py's converter leaves zeros in the row that its texts use."""
         if name not in view.infos or not bool(view.read(name)[1].any()):
             return view
         self.notes.append(
-            "The segment row of this model is not zero. UER-py's converter puts it where texts do "
-            "not use it, and so does this; `exact_norm` puts it where they do."
+            "The segment row of this model is not zero. It is put where texts do not use it, as "
+            "UER-py's converter does; `exact_norm` puts it where they do."
         )
 
         def rows() -> torch.Tensor:
@@ -244,7 +246,7 @@ class Changes:
         return tensor_views.with_tensors(view, {name: rows})
 
     def _without_known_positions(self, view: TensorView) -> TensorView:
-        """Pegasus' table is left out where it is the one that UER-py computes."""
+        """Leave out Pegasus' position table if it is the one that UER-py computes."""
         if self.checkpoint.layout != "hf" or self.checkpoint.architecture != "pegasus":
             return view
         names = {f"{side}.pos.embedding.weight" for side in ("embedding", "tgt_embedding")}
@@ -262,8 +264,8 @@ class Changes:
             )
             return tensor_views.without(view, names)
         self.notes.append(
-            "The position table is another one than UER-py computes: it goes along as learned "
-            "positions, which uertool runs; UER-py itself has no place for it."
+            "The position table is not the one that UER-py computes: it is kept as learned "
+            "positions, which uertool runs and UER-py does not."
         )
         return view
 

@@ -1,4 +1,4 @@
-"""tokenizer.json of a sentencepiece model, with the ids that uertool gives."""
+"""tokenizer.json of a sentencepiece model, with the ids of uertool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNIGRAM = 1
 
 
 def rust_sentencepiece(tokenizer: SentencePieceTokenizer, spm: Path) -> Any | None:
-    """A Rust tokenizer that splits and numbers as `tokenizer` does; None for models but unigram.
+    """A Rust tokenizer with the pieces and ids of `tokenizer`; None for models other than unigram.
 
     Args:
         tokenizer: the model with its ids.
@@ -80,7 +80,7 @@ def _bytes(value: int | bytes | None) -> bytes:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers and values of a protocol buffer message; of repeated ones all are given."""
+    """Numbers and values of the fields of a protocol buffer message, repeated ones included."""
     place = 0
     while place < len(message):
         tag, place = _varint(message, place)

@@ -16,7 +16,7 @@ from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.tokenizers.sentencepiece import SentencePieceTokenizer, XlmRobertaTokenizer
 from uertool.text.vocab import Vocab
 
-#: Tokens of a role, in the words of transformers.
+#: Roles of special tokens, as transformers names them.
 _ROLES = ("unk", "sep", "pad", "cls", "mask")
 
 #: Names that a sentencepiece model has in the folders of an architecture.

@@ -15,12 +15,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from uertool.bundled import bundled_models
 from uertool.checkpoints.formats.hf_folder import STANDARD_NAMES
 from uertool.checkpoints.reader import Checkpoint
 from uertool.checkpoints.writer import FORMATS, is_weight_file
 from uertool.errors import CheckpointError, UertoolError, UsageError
-from uertool.loading.hub import is_hub_reference
 from uertool.loading.registry import find_model
 from uertool.tasks.convert.plan import ConversionPlan
 from uertool.tasks.convert.results import ConversionReport
@@ -28,6 +26,7 @@ from uertool.tasks.convert.settings import ConvertSettings, Target
 from uertool.tasks.convert.source import open_source
 from uertool.tasks.convert.writing import ConversionWriter
 
+#: Naming -> the library that it is of.
 _WORDS = {"uer": "UER-py", "hf": "Hugging Face", "tf": "Google"}
 
 
@@ -47,18 +46,18 @@ def convert(
             model or hf:owner/name.
         target: a folder for Hugging Face, a file, or a TensorFlow prefix. A .bin or .safetensors
             path takes the weights alone.
-        to: whose names and files to write; "safetensors" is UER-py's names in that format.
+        to: the naming and the files to write; "safetensors" is UER-py's names in that format.
         options: see ConvertSettings.
-        sources: layouts that the source may have ("uer", "hf", "tf"); any if empty.
+        sources: namings that the source may have ("uer", "hf", "tf"); any if empty.
         dry_run: report what would be written, write nothing.
 
     Raises:
-        UertoolError: the source is not understood or not whole, an option contradicts it,
-            something would be lost, or the output is not what it should be.
+        UertoolError: the source is not understood or incomplete, a setting contradicts it,
+            something would be lost, or the output is not right.
     """
     began = time.perf_counter()
     chosen = options or ConvertSettings()
-    with open_source(_located(source), chosen) as checkpoint:
+    with open_source(find_model(source), chosen) as checkpoint:
         _check_layout(checkpoint, sources)
         plan = ConversionPlan(checkpoint, Path(target), to, chosen)
         if dry_run:
@@ -82,7 +81,7 @@ def convert_folder(
     sources: tuple[str, ...] = (),
     dry_run: bool = False,
 ) -> Iterator[tuple[Path, ConversionReport | UertoolError]]:
-    """Convert every checkpoint of a folder, yielding what became of each.
+    """Convert every checkpoint of a folder; yields each with its report or its error.
 
     Checkpoints are the weight files and TensorFlow prefixes of the folder, and its sub-folders with
     weights. A failure does not stop the others.
@@ -104,7 +103,7 @@ def convert_folder(
         except UertoolError as error:
             if to == "google" and not dry_run:
                 with contextlib.suppress(OSError):
-                    place.parent.rmdir()  # unless something lies in it
+                    place.parent.rmdir()  # unless it holds files
             yield item, error
 
 
@@ -156,18 +155,10 @@ def _stem(item: Path) -> str:
     return item.stem + mark + step if suffix in FORMATS else item.name
 
 
-def _located(source: str | Path) -> str | Path:
-    """The path of a model that is named rather than pointed to."""
-    name = str(source)
-    if is_hub_reference(name) or (name in bundled_models() and not Path(name).exists()):
-        return find_model(name)
-    return source
-
-
 def _check_layout(checkpoint: Checkpoint, sources: tuple[str, ...]) -> None:
     if sources and checkpoint.layout not in sources:
         wanted = " or ".join(_WORDS[layout] for layout in sources)
         raise UsageError(
             f"{checkpoint.path} has the names of {_WORDS[checkpoint.layout]}, not of {wanted}.",
-            "`uertool convert auto IN OUT --to ...` takes any.",
+            "`uertool convert auto IN OUT` takes any.",
         )

@@ -92,7 +92,7 @@ class ConversionPlan:
         self.tensors = self._plan_tensors()
         self._check_plan()
 
-    # What is asked for
+    # Checks
 
     def _check_target(self) -> None:
         if self.to in ("uer", "safetensors") and not self.weights_only:
@@ -154,7 +154,7 @@ class ConversionPlan:
     def _chosen_heads(self) -> tuple[str, ...]:
         there = self.checkpoint.heads
         wanted = self.options.heads
-        # The same layer over every token; only its use tells one from the other.
+        # The same layer over every token; the weights do not show what it is used for.
         twins = {"qa", "token_cls"}
         has_twin = len(twins.intersection(there)) == 1
         if not wanted:
@@ -212,14 +212,14 @@ class ConversionPlan:
         return plan_uer(self.view.infos, self.options.layout, pair_head=pair)
 
     def _check_sinusoids(self, generation: Generation) -> None:
-        """The generations compute different position tables, so new names alone do not do."""
+        """The generations compute different position tables, so renaming changes the model."""
         config, source = self.config, self.checkpoint
         kinds = (*config.embedding, *config.tgt_embedding)
         if "sinusoidalpos" in kinds and config.sinusoid != generation:
             self._loss(
                 f"{source.path} has the sinusoidal positions of the {config.sinusoid} generation; "
-                f"those of the {generation} one are computed by another formula, so the model "
-                "would compute something else there.",
+                f"those of the {generation} one have another formula, so the model would "
+                "compute something else there.",
                 "Convert the names alone with `allow_loss`.",
             )
         if generation == "legacy" and "dual" in config.embedding:
@@ -288,7 +288,7 @@ class ConversionPlan:
 
     @property
     def guesses(self) -> tuple[str, ...]:
-        """Settings of the source that nothing tells; they are not written."""
+        """Settings of the source that are guesses; they are not written."""
         return guessed(self.checkpoint, self.source_config, self.options.assume)
 
     def stored_config(self) -> dict[str, Any]:
@@ -350,7 +350,7 @@ class ConversionPlan:
             return "every gamma multiplied so that the layer norms compute the same"
         return (
             "gamma copied bit for bit, as UER-py's scripts do; the layer norms of UER-py and of "
-            "other libraries differ, so the outputs differ somewhat (see `exact_norm`)"
+            "other libraries differ, so the outputs differ slightly (see `exact_norm`)"
         )
 
     def _norm_of_output(self) -> str:

@@ -27,7 +27,7 @@ _MORE_TARGETS: Mapping[str, tuple[str, ...]] = {
     "ner": ("token_cls",),
 }
 
-_SOURCE = "What the source is (where its files do not tell)"
+_SOURCE = "Source (only where its files do not say)"
 _OUTPUT = "Output"
 
 
@@ -36,12 +36,12 @@ class ConvertSettings(Settings):
     """Settings of a conversion."""
 
     arch: Annotated[
-        str | None, Setting("The architecture, where the names alone do not tell", panel=_SOURCE)
+        str | None, Setting("The architecture, if names of tensors are ambiguous", panel=_SOURCE)
     ] = None
     config_path: Annotated[
         Path | None,
         Setting(
-            "Configuration of the source, with the words of UER-py, Hugging Face or Google",
+            "Configuration of the source, of UER-py, Hugging Face or Google",
             panel=_SOURCE,
         ),
     ] = None
@@ -67,7 +67,7 @@ class ConvertSettings(Settings):
     ] = ()
     type: Annotated[
         Literal["t5", "t5-v1_1", "bert", "mlm"] | None,
-        Setting("The old scripts' word for an architecture or a target"),
+        Setting("Architecture or target, as the old scripts take it"),
     ] = None
     layout: Annotated[
         Generation, Setting("Names of a UER-py output: legacy is the 2021 generation")

@@ -1,4 +1,4 @@
-"""One fixed text run by uertool and by transformers, so that two models can be told apart."""
+"""One fixed input run by uertool and by transformers, to compare two models."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from uertool.io.memory import release_after_use
 if TYPE_CHECKING:
     from uertool.models.model import UerModel
 
-#: Longest text of a probe, source and target.
+#: Most tokens of a probe, source and target.
 _SOURCE, _TARGET = 16, 7
 
-#: Architectures whose Hugging Face models tell a second text from the first.
+#: Architectures whose Hugging Face models have segments for two texts.
 _PAIRS = ("bert", "albert", "sbert")
 
 Outputs = Mapping[str, Tensor]
@@ -66,14 +66,14 @@ def make_probe(config: ModelConfig, arch: Architecture | None) -> Probe:
 
 
 def _spread(count: int, vocab: int) -> Tensor:
-    """`count` ids that keep clear of the first few, which have meanings of their own."""
+    """`count` ids, without the first few, which may be special tokens."""
     first = min(5, vocab - 1)
     steps = torch.arange(count, dtype=torch.int64) * 7919 + 104729  # two primes
     return first + steps % (vocab - first)
 
 
 def uertool_outputs(model: UerModel, probe: Probe) -> dict[str, Tensor]:
-    """What a model of uertool computes of a probe, at real positions only.
+    """The outputs of a model of uertool for a probe, without padding.
 
     Returns:
         "hidden states" [tokens, hidden], and the scores of every head by its name.
@@ -100,10 +100,10 @@ def uertool_outputs(model: UerModel, probe: Probe) -> dict[str, Tensor]:
 
 
 def transformers_outputs(folder: Path, hf_class: str, probe: Probe) -> dict[str, Tensor] | None:
-    """What transformers computes of a probe with the model of a folder; None without the library.
+    """The outputs of transformers for a probe, with the model of a folder; None if not installed.
 
     Args:
-        folder: a Hugging Face folder.
+        folder: the Hugging Face folder.
         hf_class: the class to load it with, for example "BertForMaskedLM".
         probe: the input.
 
@@ -118,14 +118,14 @@ def transformers_outputs(folder: Path, hf_class: str, probe: Probe) -> dict[str,
         import transformers
 
         kind = getattr(transformers, hf_class)
-    except (ImportError, RuntimeError):  # absent, or not fit for this torch
+    except (ImportError, RuntimeError):  # not installed, or not compatible with this torch
         return None
     try:
         with _silence():
             model, info = kind.from_pretrained(
                 folder, output_loading_info=True, dtype=torch.float32, local_files_only=True
             )
-    except Exception as error:  # it raises whatever its parts raise
+    except Exception as error:  # of any type
         raise CheckpointError(
             f"transformers {transformers.__version__} cannot load the output as {hf_class}: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}.",
@@ -185,7 +185,7 @@ def _named(out: Any, hf_class: str, probe: Probe) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in found.items()}
 
 
-#: How Hugging Face's classes end, and the head whose scores they give.
+#: Ending of Hugging Face's classes -> the head that computes their logits.
 _HEADS = (
     ("ForMaskedLM", "mlm"),
     ("ForNextSentencePrediction", "sp"),
@@ -198,7 +198,7 @@ _HEADS = (
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep transformers' bars and remarks away; what matters of them is looked at by itself."""
+    """Silence the log and progress bars of transformers; its loading report is checked instead."""
     from transformers.utils import logging as theirs
 
     logger = logging.getLogger("transformers")

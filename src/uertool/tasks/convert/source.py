@@ -10,7 +10,7 @@ from typing import Any
 from uertool.bundled import find_config
 from uertool.checkpoints.architectures import all_architectures, architecture
 from uertool.checkpoints.architectures.base import Architecture, check_types
-from uertool.checkpoints.companions import find_companion
+from uertool.checkpoints.companions import companion, find_companion
 from uertool.checkpoints.reader import HF_CONFIG_KEY, Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import UertoolError, VocabError
@@ -20,7 +20,7 @@ from uertool.tasks.convert.hf_tokenizer import TokenizerSource, spiece_tokenizer
 from uertool.tasks.convert.settings import ConvertSettings
 from uertool.text.vocab import Vocab
 
-#: Settings whose values in other configurations say nothing about tables that UER-py computes.
+#: Settings that other configurations give as well for tables that UER-py computes.
 _POSITIONS = ("embedding", "tgt_embedding")
 
 
@@ -88,14 +88,14 @@ def source_config(checkpoint: Checkpoint, options: ConvertSettings) -> Resolved:
             path = None
     resolved = resolve_config(checkpoint, path, given, complete=False)
     if options.layers_num and resolved.config.sources.get("layers_num") == "assumed":
-        # A layer that is used several times: neither tensors nor a file tell how often.
+        # A layer that is used several times, and neither tensors nor a file say how often.
         given["layers_num"] = options.layers_num
         resolved = resolve_config(checkpoint, path, given, complete=False)
     return resolved
 
 
 def _foreign(path: Path) -> Mapping[str, Any] | None:
-    """The configuration at `path` if it has the words of Hugging Face or Google."""
+    """The configuration at `path` if it is one of Hugging Face or Google."""
     found = find_config(path)
     content = read_config(found) if found is not None else {}
     return content if FOREIGN_KEYS & set(content) else None
@@ -134,6 +134,9 @@ def find_tokenizer(
     if checkpoint.layout == "hf" and checkpoint.path.is_dir():
         return TokenizerSource(folder=checkpoint.path), ()
     place = find_companion(checkpoint.path, "vocab.txt")
+    pieces = companion(checkpoint.path, "spiece.model")
+    if pieces.is_file() and place != companion(checkpoint.path, "vocab.txt"):
+        return TokenizerSource(spm_path=pieces), ()
     if place is None:
         return TokenizerSource(), ()
     reason = _not_fitting(place, config)

@@ -1,4 +1,4 @@
-"""Canonical tensors seen through changes that a conversion asks for, still read one by one."""
+"""Canonical tensors with the changes of a conversion, still read one at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TensorView:
     Attributes:
         infos: name to shape and type, in the order of the source.
         read: reads one tensor.
-        release: gives the pages of one tensor back.
+        release: frees the mapped pages of one tensor.
         key: equal keys mean one tensor.
     """
 
@@ -48,7 +48,7 @@ class TensorView:
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> TensorView:
-    """What a checkpoint holds."""
+    """The tensors of a checkpoint."""
     return TensorView(
         {name: checkpoint.info(name) for name in checkpoint},
         checkpoint.tensor,
@@ -85,16 +85,16 @@ def with_tensors(view: TensorView, made: Mapping[str, Callable[[], Tensor]]) -> 
 
 
 def norm_factor(size: int) -> float:
-    """What turns UER-py's layer norm, which divides by N-1, into everybody's: sqrt((N-1)/N)."""
+    """The factor from UER-py's layer norm, which divides by N-1, to others': sqrt((N-1)/N)."""
     return math.sqrt((size - 1) / size) if size > 1 else 1.0
 
 
 def folded(view: TensorView, *, towards_uer: bool) -> TensorView:
-    """With every gamma multiplied so that the other kind of layer norm computes the same.
+    """Every gamma multiplied so that the other kind of layer norm computes the same.
 
     Args:
         view: the source.
-        towards_uer: whether the output will be run with UER-py's layer norm.
+        towards_uer: whether the output runs with UER-py's layer norm.
     """
 
     def read(name: str) -> Tensor:
@@ -109,23 +109,21 @@ def folded(view: TensorView, *, towards_uer: bool) -> TensorView:
 
 
 def embedding_spread(view: TensorView) -> float:
-    """The usual standard deviation, over channels, of what enters the first layer norm.
+    """The usual standard deviation, over channels, of the input of the first layer norm.
 
-    UER-py divides by s + e, others by sqrt(s^2 + E); both are the same to first order for
-    E = 2 * e * s. The sums of embeddings have the smallest s of a model and feel e most.
+    UER-py divides by s + e, others by sqrt(s^2 + E); both agree to first order for E = 2 * e * s.
+    The sums of embeddings have the smallest s of a model, so e matters most there.
     """
     total = 0.0
     for name in view.infos:
-        if re.fullmatch(
-            r"embedding\.(dual\.embedding_0\.)?(word|pos|seg)\.embedding\.weight", name
-        ):
+        if _TABLE.fullmatch(name):
             total += float(view.read(name).float().var(1, correction=0).mean())
             view.release(name)
     return math.sqrt(total)
 
 
 def scaled(view: TensorView, name: str, factor: float) -> TensorView:
-    """With one tensor multiplied by a number; it is then nobody's twin."""
+    """With one tensor multiplied by a number, and no longer tied."""
     if name not in view.infos or factor == 1.0:
         return view
     return with_tensors(
