@@ -18,8 +18,10 @@ from pathlib import Path
 from tests.conftest import TEXT
 from tests.tasks.ensemble.ensemble_data import TEXT_MODELS, VECTOR_MODELS, write_text_models
 from uertool.tasks.ensemble.data import load_labelled
-from uertool.tasks.ensemble.fit import fit
+from uertool.tasks.ensemble.fit import learn
+from uertool.tasks.ensemble.parameters import Parameters
 from uertool.tasks.ensemble.search import search
+from uertool.tasks.ensemble.settings import FitSettings, SearchSettings
 
 CASES = {
     "reviews, 2 labels": ("reviews_train.tsv", "reviews_test.tsv"),
@@ -49,11 +51,9 @@ def main() -> None:
                 load_labelled(TEXT / file, sources[role], role)
                 for role, file in (("train", train_name), ("test", test_name))
             )
-        found = search(train, trials=args.trials, seed=args.seed)
-        settings = found.settings()
-        fitted = fit(
-            train, test, params=settings["params"], rounds=settings["rounds"], seed=args.seed
-        )
+        found = search(train, SearchSettings(epochs_num=args.trials, seed=args.seed)).parameters()
+        chosen = Parameters(found["params"], found["rounds"])
+        fitted = learn(train, test, chosen, FitSettings(seed=args.seed))
         print(f"\n{title}: {len(train.labels)} training and {len(test.labels)} test lines")
         print(f"{'':18} {'macro F1':>9} {'accuracy':>9} {'log loss':>9}")
         for who, score in fitted.comparisons["test"].scores.items():

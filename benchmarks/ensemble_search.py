@@ -5,8 +5,8 @@
 
 Every method gets the same lines, the same ranges and the same number of trials:
 
-    uertool      `uertool.tasks.ensemble.search` with its defaults: TPE, bins made once, folds in
-                 parallel, trials pruned by the median, early stopping
+    uertool      `uertool.tasks.ensemble.search` with its defaults: TPE, bins made once, trials
+                 pruned by the median, early stopping
     uertool-gp   the same with the Gaussian process
     random       plain random search; each trial trains 150 rounds in each fold
     bayesopt     the package bayesian-optimization (5 random points first) on the same trials
@@ -96,8 +96,7 @@ def plain_trials(
     """A function that trains all folds from scratch with given settings: mean macro F1."""
     import lightgbm as lgb
 
-    from uertool.tasks.ensemble.folds import fold_of_each_line
-    from uertool.tasks.ensemble.metrics import macro_f1
+    from uertool.tasks.ensemble.scores import fold_of_each_line, macro_f1
 
     matrix, labels = case.matrix, case.labels
     if contiguous:
@@ -130,15 +129,16 @@ def plain_trials(
 
 def as_lightgbm(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Whole numbers where LightGBM wants them; optimisers of old give fractions of everything."""
-    from uertool.tasks.ensemble.settings import PARAMETERS
+    from uertool.tasks.ensemble.parameters import KINDS
 
-    return {n: int(v) if PARAMETERS[n].kind is int else float(v) for n, v in settings.items()}
+    return {n: int(v) if KINDS[n] is int else float(v) for n, v in settings.items()}
 
 
 def bounds() -> dict[str, tuple[float, float]]:
-    from uertool.tasks.ensemble.settings import RANGES
+    from uertool.tasks.ensemble.parameters import load_ranges
 
-    return {name: (entry.low, entry.high) for name, entry in RANGES["run_bayesopt"].items()}
+    ranges, _ = load_ranges("run_bayesopt")
+    return {name: (entry.low, entry.high) for name, entry in ranges.items()}
 
 
 def by_random(trial: Callable[[Mapping[str, Any]], float], args: argparse.Namespace) -> Outcome:
@@ -168,20 +168,22 @@ def by_bayesopt(trial: Callable[[Mapping[str, Any]], float], args: argparse.Name
 # -- all methods ----------------------------------------------------------------------------------
 
 
-def by_uertool(case: Case, labels_num: int, args: argparse.Namespace, sampler: str) -> Outcome:
+def by_uertool(case: Case, labels_num: int, args: argparse.Namespace, sampler: Any) -> Outcome:
     from uertool.tasks.ensemble.search import search
+    from uertool.tasks.ensemble.settings import SearchSettings
 
     begin = time.perf_counter()
-    found = search(
-        labelled(case), labels_num=labels_num, trials=args.trials, folds=args.folds,
-        rounds=args.rounds, sampler=sampler, seed=args.seed, threads=args.threads,
+    settings = SearchSettings(
+        labels_num=labels_num, epochs_num=args.trials, folds_num=args.folds, rounds=args.rounds,
+        sampler=sampler, seed=args.seed, threads=args.threads,
     )  # fmt: skip
+    found = search(labelled(case), settings)
     seconds = time.perf_counter() - begin
-    pruned = sum(trial.state == "pruned" for trial in found.trials)
-    grown = sum(trial.grown for trial in found.trials)
+    grown = sum(trial.user_attrs["grown"] for trial in found.trials)
+    chosen = found.parameters()
     return Outcome(
-        found.settings()["params"], found.best.rounds, found.best.score, seconds,
-        f"{pruned} trials given up, {grown} of {args.trials * args.rounds} rounds computed",
+        chosen["params"], chosen["rounds"], found.best.value, seconds,
+        f"{found.pruned} trials pruned, {grown} of {args.trials * args.rounds} rounds computed",
     )  # fmt: skip
 
 
@@ -210,12 +212,13 @@ def run_method(name: str, case: Case, args: argparse.Namespace) -> Outcome:
 
 def judge(outcome: Outcome, train: Case, test: Case, args: argparse.Namespace) -> dict[str, float]:
     """Macro F1 of settings in a cross validation on other folds, and on unseen lines."""
-    from uertool.tasks.ensemble.fit import fit
+    from uertool.tasks.ensemble.fit import learn
+    from uertool.tasks.ensemble.parameters import Parameters
+    from uertool.tasks.ensemble.settings import FitSettings
 
-    fitted = fit(
-        labelled(train), labelled(test), params=outcome.params, rounds=outcome.rounds,
-        labels_num=args.labels, folds=args.folds, seed=args.seed + 1000, threads=args.threads,
-    )  # fmt: skip
+    chosen = Parameters(outcome.params, outcome.rounds, labels_num=args.labels)
+    settings = FitSettings(folds=args.folds, seed=args.seed + 1000, threads=args.threads)
+    fitted = learn(labelled(train), labelled(test), chosen, settings)
     return {
         split: part.scores["ensemble"].macro_f1 for split, part in fitted.comparisons.items()
     } | {

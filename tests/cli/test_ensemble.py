@@ -159,9 +159,9 @@ def test_the_search_resumes_from_its_storage(
 def test_ctrl_c_keeps_the_best_so_far(
     case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from uertool.tasks.ensemble import boosting
+    from uertool.tasks.ensemble import search
 
-    real, calls = boosting.Folds.validate, []
+    real, calls = search._Trials.score, []
 
     def stop_at_third(*args: object, **kwargs: object) -> object:
         calls.append(1)
@@ -169,7 +169,7 @@ def test_ctrl_c_keeps_the_best_so_far(
             raise KeyboardInterrupt
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(boosting.Folds, "validate", stop_at_third)
+    monkeypatch.setattr(search._Trials, "score", stop_at_third)
     folder = tmp_path / "found"
     arguments = [*old_flags(case, test=False), "--rounds", "10", "-o", str(folder)]
     assert main(["ensemble", "search", *arguments]) == 130
@@ -209,7 +209,7 @@ def change(case: Path, what: str) -> Path:
 FAULTS = {
     "lines": "train_features_1.npy has 299 rows, but {case}/train.tsv has 300 lines",
     "label": "line 6: the label 3 is outside 0..2",
-    "missing": "The features of base model 1 are missing: there is no {case}/train_features_1.npy",
+    "missing": "features of base model 1 are missing: there is no {case}/train_features_1.npy, but",
     "rare": "absent from a fold: label 2 has 1",
     "nan": "train_features_1.npy holds NaN or infinity in 1 of 300 rows, the first in row 17",
     "two": "2 lines of data",
@@ -237,7 +237,7 @@ def test_one_base_model_only_is_a_warning(
     arguments = old_flags(case)
     arguments[arguments.index("--models_num") + 1] = "1"
     assert main(["ensemble", "fit", *arguments]) == 0
-    assert "warning: There is one base model only" in capsys.readouterr().err
+    assert "warning: There is only one base model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,11 @@ def test_one_base_model_only_is_a_warning(
         (["fit", "--train_path", "a", "--test_path", "b"], "go together; one is missing"),
         (["predict"], "--model-path is missing"),
         (["search", "--plot"], "--plot writes files, but there is no output folder"),
-        (["fit", "--param", "x"], "NAME=VALUE was expected"),
-        (["fit", "--learning_rate", "-1"], "learning_rate is -1.0, but a number above 0"),
+        (["fit", "--param", "x"], "invalid --param: 'x' (must be NAME=VALUE)"),
+        (
+            ["fit", "--learning_rate", "-1"],
+            "invalid learning_rate: -1.0 (LightGBM: learning_rate > 0.0 is required)",
+        ),
     ],
 )
 def test_flags_that_cannot_be_meant_are_told_with_exit_code_2(

@@ -61,8 +61,6 @@ MANY: Mapping[str, Many] = {
     "--target": Many(_target, ","),
     "--model-list-path": Many(_anything, None),
     "--corpus-path": Many(_anything, None),
-    "--train-features-path": Many(_anything, None),
-    "--test-features-path": Many(_anything, None),
     "--weights": Many(_number, ","),
 }
 

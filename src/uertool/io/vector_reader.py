@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ Block = npt.NDArray[np.float32]
 Blocks = Iterator[tuple[Block, list[Note]]]
 
 #: Names that a matrix of vectors may have in a file of several tensors.
-_NAMES = ("vectors", "features", "embeddings")
+_NAMES = ("vectors", "features", "embeddings", "vector", "probabilities", "logits")
+
+#: Columns of numbers in a table that say which line a row is of, not what its vector is.
+_ROW_COLUMNS = frozenset(("index", "line", "number", "row", "label", "position"))
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,13 @@ class VectorFile:
     Attributes:
         path: where it lies.
         tokens: whether its rows are tokens, with a position in their line.
+        numbers: whether a plain list of numbers is accepted, as vectors of size 1.
     """
 
     path: Path
     tokens: bool
     _read: Callable[[Path, int], Blocks]
+    numbers: bool = False
 
     def blocks(self, rows: int) -> Blocks:
         """Vectors [up to `rows`, size] with what each is of; of plain matrices the row's number.
@@ -48,6 +54,8 @@ class VectorFile:
         """
         try:
             for block, notes in self._read(self.path, rows):
+                if self.numbers and block.ndim == 1:
+                    block = block[:, None]
                 if block.ndim != 2 or block.shape[1] == 0:
                     raise InputError(
                         f"{self.path} has the shape {list(block.shape)}, "
@@ -64,8 +72,12 @@ class VectorFile:
             ) from None
 
 
-def open_vectors(path: str | Path) -> VectorFile:
+def open_vectors(path: str | Path, *, numbers: bool = False) -> VectorFile:
     """A file of vectors, whose suffix says how it is read.
+
+    Args:
+        path: the file.
+        numbers: see `VectorFile`.
 
     Raises:
         InputError: there is none.
@@ -82,11 +94,11 @@ def open_vectors(path: str | Path) -> VectorFile:
             f"Known are {', '.join(READERS)}.",
         )
     first: list[Note] = []
-    opened = VectorFile(found, False, reader)
+    opened = VectorFile(found, False, reader, numbers)
     for _, notes in opened.blocks(1):
         first = notes
         break
-    return VectorFile(found, bool(first) and first[0].position is not None, reader)
+    return replace(opened, tokens=bool(first) and first[0].position is not None)
 
 
 def _numbered(start: int, count: int) -> list[Note]:
@@ -100,7 +112,7 @@ def _scaled(block: Any, scales: Any, path: Path) -> Any:
             f"{path} holds single bits, of which no vectors can be made again.",
             "Write the vectors with `precision` float32, float16 or int8.",
         )
-    if block.dtype.kind not in "fiu":
+    if block.dtype.kind not in "fiub":
         raise InputError(f"{path} holds {block.dtype} values, but numbers were expected.")
     return block if scales is None else block * scales[:, None]
 
@@ -109,7 +121,7 @@ def _npy(path: Path, rows: int) -> Blocks:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     scales = _beside(path, lambda file: np.load(file, allow_pickle=False))
     if mapped.ndim != 2:
-        yield np.zeros(mapped.shape), []
+        yield _scaled(np.array(mapped), None, path), []
         return
     count, size = mapped.shape
     plain = mapped.flags.c_contiguous and hasattr(mapped, "offset")
@@ -125,14 +137,16 @@ def _npy(path: Path, rows: int) -> Blocks:
 
 
 def _torch(path: Path, rows: int) -> Blocks:
-    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    # Files of torch before 1.6 are not zip archives and cannot be mapped.
+    mapped = zipfile.is_zipfile(path)
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     if isinstance(found, dict):
         found = _chosen(found, path)
     scales = _beside(path, lambda file: torch.load(file, weights_only=True).numpy())
-    if not torch.is_tensor(found) or found.ndim != 2:
-        raise InputError(
-            f"{path} holds no matrix.", "One row of numbers for each line is expected."
-        )
+    found = torch.as_tensor(found).detach()
+    if found.ndim != 2:
+        yield found.float().numpy(), []
+        return
     for start in range(0, len(found), rows):
         block = found[start : start + rows]
         numbers = (block.float() if block.is_floating_point() else block).numpy()
@@ -167,20 +181,40 @@ def _safetensors(path: Path, rows: int) -> Blocks:
 def _parquet(path: Path, rows: int) -> Blocks:
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError:
         raise MissingExtraError("pyarrow", "parquet", f"Reading {path.name}") from None
     file = pyarrow.parquet.ParquetFile(path)
-    lists = [f.name for f in file.schema_arrow if pyarrow.types.is_nested(f.type)]
-    name = _chosen_name(lists, path)
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    chosen = [name for name, kind in kinds.items() if pyarrow.types.is_nested(kind)]
+    is_list = bool(chosen)
+    if is_list:
+        chosen = [_chosen_name(chosen, path)]
+    else:  # a column for each place of the vectors
+        numbers = (pyarrow.types.is_floating, pyarrow.types.is_integer)
+        chosen = [
+            name
+            for name, kind in kinds.items()
+            if name not in _ROW_COLUMNS and any(is_number(kind) for is_number in numbers)
+        ]
+    if not chosen:
+        raise InputError(f"{path} has no column of numbers.", "Write one column for each place.")
     row = 0
     for batch in file.iter_batches(batch_size=rows):
         count = batch.num_rows
         if count == 0:
             continue
-        flat = batch.column(name).flatten().to_numpy(zero_copy_only=False)
-        block = flat.reshape(count, -1)
-        table = {f: batch.column(f).to_pylist() for f in batch.schema.names if f != name}
+        if is_list:
+            column = batch.column(chosen[0])
+            lengths = pyarrow.compute.list_value_length(column)
+            if lengths.null_count or len(lengths.unique()) > 1:
+                raise InputError(f"{path}: the lists of column {chosen[0]!r} differ in length.")
+            block = column.flatten().to_numpy(zero_copy_only=False).reshape(count, -1)
+        else:
+            parts = [batch.column(name).to_numpy(zero_copy_only=False) for name in chosen]
+            block = np.stack(parts, axis=1)
+        table = {f: batch.column(f).to_pylist() for f in batch.schema.names if f not in chosen}
         scales = np.asarray(table["scale"], dtype=np.float32) if "scale" in table else None
         texts: list[Any] = table.get("token") or table.get("text") or [""] * count
         lines: list[Any] = table.get("line") or list(range(row, row + count))
@@ -228,7 +262,7 @@ def _chosen_name(names: list[str], path: Path) -> str:
     """The one name, or where there are several the one that a matrix of vectors has."""
     if len(names) == 1:
         return names[0]
-    for name in (*_NAMES, "vector"):
+    for name in _NAMES:
         if name in names:
             return name
     raise InputError(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tests.conftest import MODELS
 from uertool.cli.app import main
-from uertool.tasks.ensemble.folds import fold_of_each_line
+from uertool.tasks.ensemble.scores import fold_of_each_line
 
 Matrix = npt.NDArray[np.float64]
 

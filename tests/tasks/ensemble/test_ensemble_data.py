@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from tests.tasks.ensemble.ensemble_data import made_up, write_case, write_labels
 from uertool.errors import InputError
-from uertool.tasks.ensemble import data, folds
+from uertool.tasks.ensemble import data, scores
+from uertool.tasks.ensemble.ensemble import BaseModel
 
 
 def test_labels_come_from_the_column_called_label_wherever_it_is(tmp_path: Path) -> None:
@@ -23,10 +24,10 @@ def test_labels_come_from_the_column_called_label_wherever_it_is(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("label\ttext_a\n1\ta\n-1\tb\n", "line 3: the label '-1'"),
-        ("label\ttext_a\n1.5\ta\n", "line 2: the label '1.5'"),
-        ("label\ttext_a\nx\ta\n", "line 2: the label 'x'"),
-        ("label\ttext_a\n\tno label\n", "line 2: the label ''"),
+        ("label\ttext_a\n1\ta\n-1\tb\n", "line 3: invalid label '-1'"),
+        ("label\ttext_a\n1.5\ta\n", "line 2: invalid label '1.5'"),
+        ("label\ttext_a\nx\ta\n", "line 2: invalid label 'x'"),
+        ("label\ttext_a\n\tno label\n", "line 2: invalid label ''"),
         ("label\ttext_a\n1\ta\n\n0\tb\n", "line 3 is blank"),
         ("label\ttext_a\n", "no line of data"),
         ("class\ttext_a\n1\ta\n", "no column 'label'"),
@@ -198,7 +199,7 @@ def test_pickles_are_never_run(tmp_path: Path) -> None:
 def test_one_base_model_only_is_noticed(tmp_path: Path) -> None:
     write_case(tmp_path, models_num=1)
     read = data.load_labelled(tmp_path / "train.tsv", [str(tmp_path)], "train")
-    assert any("one base model only" in notice for notice in read.notices)
+    assert any("only one base model" in notice for notice in read.notices)
 
 
 def test_a_label_without_lines_is_noticed(tmp_path: Path) -> None:
@@ -220,12 +221,13 @@ def test_other_base_models_in_the_test_set_are_refused_or_noticed() -> None:
         data.Features(f"m{i}", Path(f"m{i}.npy"), values.astype(np.float32))
         for i, values in enumerate(outputs)
     )
-    assert data.check_pairs([("m0", 3), ("m1", 3)], models) == ()
-    assert "paired by order" in data.check_pairs([("m0", 3), ("other", 3)], models)[0]
+    m0, m1, m2, other = (BaseModel(name, 3, "logits") for name in ("m0", "m1", "m2", "other"))
+    assert data.check_pairs([m0, m1], models) == ()
+    assert "paired by order" in data.check_pairs([m0, other], models)[0]
     with pytest.raises(InputError, match=r"m1\.npy has 3 columns, but m1 had 2 in training"):
-        data.check_pairs([("m0", 3), ("m1", 2)], models)
+        data.check_pairs([m0, BaseModel("m1", 2, "logits")], models)
     with pytest.raises(InputError, match="has 3 base models, but 2 feature files"):
-        data.check_pairs([("m0", 3), ("m1", 3), ("m2", 3)], models)
+        data.check_pairs([m0, m1, m2], models)
 
 
 # -- folds ------------------------------------------------------------------------------------
@@ -234,23 +236,27 @@ def test_other_base_models_in_the_test_set_are_refused_or_noticed() -> None:
 @pytest.mark.parametrize("count", [2, 3, 5, 10])
 def test_folds_are_even_for_every_label_and_seeded(count: int) -> None:
     labels = np.repeat([0, 1, 2, 4], [57, 23, 10, 31])
-    fold = folds.fold_of_each_line(labels, count, seed=7)
+    fold = scores.fold_of_each_line(labels, count, seed=7)
     for lines in (fold, *(fold[labels == label] for label in (0, 1, 2, 4))):
         sizes = np.bincount(lines, minlength=count)
         assert sizes.max() - sizes.min() <= 1
-    np.testing.assert_array_equal(fold, folds.fold_of_each_line(labels, count, seed=7))
-    assert (fold != folds.fold_of_each_line(labels, count, seed=8)).any()
+    np.testing.assert_array_equal(fold, scores.fold_of_each_line(labels, count, seed=7))
+    assert (fold != scores.fold_of_each_line(labels, count, seed=8)).any()
 
 
 def test_a_label_that_would_be_absent_from_a_fold_is_named() -> None:
     labels = np.array([0] * 20 + [1] * 20 + [2] * 3)
     with pytest.raises(InputError, match="absent from a fold: label 2 has 3") as caught:
-        folds.fold_of_each_line(labels, 5, seed=0)
+        scores.fold_of_each_line(labels, 5, seed=0)
     assert "`folds` 3" in str(caught.value.hint)
 
 
 def test_a_holdout_has_its_share_of_every_label() -> None:
     labels = np.repeat([0, 1, 2], [100, 40, 2])
-    kept, out = folds.holdout(labels, 0.1, seed=0)
-    assert np.bincount(labels[out]).tolist() == [10, 4, 1]
-    np.testing.assert_array_equal(np.sort(np.concatenate([kept, out])), np.arange(142))
+    held = scores.holdout(labels, seed=0)
+    assert np.bincount(labels[held]).tolist() == [10, 4, 1]
+
+
+def test_a_holdout_needs_a_label_with_two_lines() -> None:
+    with pytest.raises(InputError, match="all 4 lines differ"):
+        scores.holdout(np.arange(4), seed=0)

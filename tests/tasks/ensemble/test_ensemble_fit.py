@@ -11,13 +11,21 @@ import pytest
 
 from tests.tasks.ensemble.ensemble_data import made_up, write_case, write_labels
 from uertool.errors import InputError, UsageError
-from uertool.tasks.ensemble import baselines, boosting, metrics, settings
+from uertool.tasks.ensemble import parameters, scores
 from uertool.tasks.ensemble.data import LabelledData, load_features, load_labelled
 from uertool.tasks.ensemble.ensemble import load_ensemble
-from uertool.tasks.ensemble.fit import Fitted, fit, save_fit
-from uertool.tasks.ensemble.folds import fold_of_each_line
+from uertool.tasks.ensemble.fit import Fitted, full_parameters, learn, save_fit
+from uertool.tasks.ensemble.parameters import Parameters
+from uertool.tasks.ensemble.scores import fold_of_each_line
+from uertool.tasks.ensemble.settings import FitSettings
 
 FAST: dict[str, Any] = {"params": {"min_data_in_leaf": 5, "num_leaves": 7}, "rounds": 20}
+
+
+def fit(train: LabelledData, test: LabelledData | None = None, **options: Any) -> Fitted:
+    """`learn` with parameters and settings by name."""
+    own = {n: options.pop(n) for n in ("params", "rounds", "objective", "models") if n in options}
+    return learn(train, test, Parameters(**own), FitSettings(**{"seed": 0, **options}))
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +55,22 @@ def test_scores_are_scikit_learns(labels_num: int, absent: bool) -> None:
         probabilities /= probabilities.sum(axis=1, keepdims=True)
     known = list(range(labels_num))
     predicted = probabilities.argmax(axis=1)
-    scores = metrics.score(labels, probabilities)
+    found = scores.score(labels, probabilities)
     np.testing.assert_array_equal(
-        scores.confusion, confusion_matrix(labels, predicted, labels=known)
+        found.confusion, confusion_matrix(labels, predicted, labels=known)
     )
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=known, zero_division=0
     )
-    np.testing.assert_allclose(scores.precision, precision)
-    np.testing.assert_allclose(scores.recall, recall)
-    np.testing.assert_allclose(scores.f1, f1)
-    np.testing.assert_array_equal(scores.support, support)
-    assert scores.macro_f1 == pytest.approx(f1.mean())
-    assert scores.macro_f1 == metrics.macro_f1(labels, probabilities)
-    assert scores.accuracy == metrics.accuracy(labels, probabilities)
+    np.testing.assert_allclose(found.precision, precision)
+    np.testing.assert_allclose(found.recall, recall)
+    np.testing.assert_allclose(found.f1, f1)
+    np.testing.assert_array_equal(found.support, support)
+    assert found.macro_f1 == pytest.approx(f1.mean())
+    assert found.macro_f1 == scores.macro_f1(labels, probabilities)
+    assert found.accuracy == scores.accuracy(labels, probabilities)
     if not absent:
-        assert scores.log_loss == pytest.approx(log_loss(labels, probabilities, labels=known))
+        assert found.log_loss == pytest.approx(log_loss(labels, probabilities, labels=known))
 
 
 # -- baselines --------------------------------------------------------------------------------
@@ -72,19 +80,19 @@ def test_scores_are_scikit_learns(labels_num: int, absent: bool) -> None:
 def test_logits_and_probabilities_score_alike(labels_num: int) -> None:
     _, (probabilities, *_) = made_up(50, labels_num=labels_num)
     logits = np.log(probabilities) + 3.0
-    assert baselines.kind_of(probabilities, labels_num) == "probabilities"
-    assert baselines.kind_of(logits, labels_num) == "logits"
-    np.testing.assert_allclose(baselines.as_probabilities(logits, "logits"), probabilities)
+    assert scores.kind_of(probabilities, labels_num) == "probabilities"
+    assert scores.kind_of(logits, labels_num) == "logits"
+    np.testing.assert_allclose(scores.as_probabilities(logits, "logits"), probabilities)
 
 
 def test_one_column_is_the_second_of_two_labels() -> None:
     _, (probabilities, *_) = made_up(50, labels_num=2)
     second = probabilities[:, 1:]
     logits = np.log(second / (1 - second))
-    assert baselines.kind_of(second, 2) == "probabilities"
-    assert baselines.kind_of(logits, 2) == "logits"
+    assert scores.kind_of(second, 2) == "probabilities"
+    assert scores.kind_of(logits, 2) == "logits"
     for values, kind in ((second, "probabilities"), (logits, "logits")):
-        np.testing.assert_allclose(baselines.as_probabilities(values, kind), probabilities)
+        np.testing.assert_allclose(scores.as_probabilities(values, kind), probabilities)
 
 
 def test_weights_are_the_best_mixture() -> None:
@@ -93,11 +101,11 @@ def test_weights_are_the_best_mixture() -> None:
     labels, outputs = made_up(400, models_num=3)
     outputs[2] = np.full_like(outputs[2], 1 / 3)  # knows nothing
     base = {f"m{i}": values for i, values in enumerate(outputs)}
-    weights = baselines.fit_weights(labels, base)
+    weights = scores.fit_weights(labels, base)
     assert sum(weights.values()) == pytest.approx(1)
 
     def loss(free: Any) -> float:
-        return metrics.log_loss(labels, sum(w * v for w, v in zip(free, outputs, strict=True)))
+        return scores.log_loss(labels, sum(w * v for w, v in zip(free, outputs, strict=True)))
 
     best = minimize(
         loss, [1 / 3] * 3, bounds=[(0, 1)] * 3,
@@ -126,7 +134,7 @@ def test_scores_of_base_models_are_their_own(case: Path) -> None:
     train, test = both(case)
     fitted = fit(train, test, **FAST)
     for model in test.models:
-        own = metrics.macro_f1(test.labels, model.values)
+        own = scores.macro_f1(test.labels, model.values)
         assert fitted.comparisons["test"].scores[model.name].macro_f1 == own
 
 
@@ -150,7 +158,7 @@ def test_cross_validation_predicts_lines_that_were_not_learnt_from(case: Path) -
     fold = fold_of_each_line(train.labels, 4, 3)
     matrix = train.matrix()
     expected = np.zeros((len(train.labels), 3))
-    params = boosting.full_parameters(FAST["params"], "multiclass", 3, 3, 1)
+    params = full_parameters(FAST["params"], "multiclass", 3, 3, 1)
     for i in range(4):
         part = lgb.Dataset(matrix[fold != i], train.labels[fold != i])
         expected[fold == i] = lgb.train(params, part, 20).predict(matrix[fold == i])
@@ -218,9 +226,9 @@ def test_two_lines_of_data_are_refused_in_words(tmp_path: Path) -> None:
     write_case(tmp_path, train=2)
     write_labels(tmp_path / "train.tsv", np.array([0, 1]))
     train, _ = both(tmp_path)
-    with pytest.raises(InputError, match="has 2 lines of data, which is too few"):
+    with pytest.raises(InputError, match="has 2 lines of data, which is too few to learn from"):
         fit(train, params={"min_data_in_leaf": 1})
-    with pytest.raises(InputError, match="2 lines of data cannot be cut into 5 folds"):
+    with pytest.raises(InputError, match="2 lines of data cannot be split into 5 folds"):
         fold_of_each_line(train.labels, 5, 0)
 
 
@@ -242,7 +250,7 @@ def test_a_single_label_is_refused_in_words(tmp_path: Path) -> None:
 def test_one_base_model_still_works(tmp_path: Path) -> None:
     train, test = both(write_case(tmp_path, models_num=1))
     fitted = fit(train, test, **FAST)
-    assert any("one base model only" in notice for notice in fitted.notices)
+    assert any("only one base model" in notice for notice in fitted.notices)
     assert fitted.importance == [
         {"model": "model 0", "gain": pytest.approx(1), "splits": fitted.importance[0]["splits"]}
     ]
@@ -256,10 +264,14 @@ def test_a_label_of_the_test_set_that_was_never_learnt_is_named(tmp_path: Path) 
         fit(train, LabelledData(test.path, labels, test.models), **FAST)
 
 
-@pytest.mark.parametrize(("objective", "words"), [("binary", "for 2 labels"), ("x", "unknown")])
-def test_an_objective_that_does_not_fit_is_refused(case: Path, objective: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        fit(both(case)[0], objective=objective)
+def test_binary_is_for_two_labels(case: Path) -> None:
+    with pytest.raises(UsageError, match="for 2 labels"):
+        fit(both(case)[0], objective="binary")
+
+
+def test_parameters_that_do_not_go_together_are_refused(case: Path) -> None:
+    with pytest.raises(UsageError, match="LightGBM refuses these parameters: .*bagging_freq > 0"):
+        fit(both(case)[0], params={"boosting": "rf"})
 
 
 # -- saving -----------------------------------------------------------------------------------
@@ -267,7 +279,7 @@ def test_an_objective_that_does_not_fit_is_refused(case: Path, objective: str, w
 
 @pytest.fixture(scope="module")
 def saved(case: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Fitted, Path]:
-    fitted = fit(*both(case), folds=3, models=["model 0", "model 2"], **FAST)
+    fitted = fit(*both(case), folds=3, models=("model 0", "model 2"), **FAST)
     folder = tmp_path_factory.mktemp("saved")
     save_fit(fitted, folder, plot=True)
     return fitted, folder
@@ -337,40 +349,95 @@ def test_a_model_that_was_changed_or_is_missing_is_refused(
 def test_settings_files_take_json_toml_and_aliases(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"eta": 0.1, "n_estimators": 30, "num_leaves": 8.0}')
     (tmp_path / "b.toml").write_text("[params]\nlearning_rate = 0.1\nnum_leaves = 8\n[x]\n")
-    read = settings.load_settings(tmp_path / "a.json")
+    read = parameters.load_parameters(tmp_path / "a.json")
     assert read.params == {"learning_rate": 0.1, "num_leaves": 8}
     assert read.rounds == 30
     if __import__("sys").version_info >= (3, 11):
-        assert settings.load_settings(tmp_path / "b.toml").params == read.params
+        assert parameters.load_parameters(tmp_path / "b.toml").params == read.params
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ('{"num_leafs": 3}', "num_leafs is no LightGBM parameter .* did you mean num_lea"),
-        ('{"learning_rate": "fast"}', "learning_rate is 'fast', but a number"),
-        ('{"num_leaves": 2.5}', "num_leaves is 2.5, but a whole number"),
-        ('{"feature_fraction": 0}', "feature_fraction is 0, but a number above 0 up to 1"),
-        ('{"lambda_l1": NaN}', "lambda_l1 is nan"),
-        ('{"boosting": "tree"}', "one of gbdt, dart, rf"),
+        ('{"learning_rate": "fast"}', "invalid learning_rate: 'fast' .must be a number"),
+        ('{"num_leaves": 2.5}', "invalid num_leaves: 2.5 .must be a whole number"),
+        (
+            '{"feature_fraction": 0}',
+            "invalid feature_fraction: 0 .LightGBM: feature_fraction > 0.0 is req",
+        ),
+        ('{"lambda_l1": NaN}', "invalid lambda_l1: nan .must be a number"),
+        ('{"boosting": "tree"}', "invalid boosting: tree .LightGBM: Unknown boosting type tree"),
         ('{"output_model": "/tmp/x"}', "output_model is no LightGBM parameter"),
-        ('{"num_class": 3}', "num_class is set by the flag --labels-num"),
+        ('{"fs": "/tmp/x"}', "fs is no LightGBM parameter"),
+        ('{"boosting": "gbdt fs=/tmp/x"}', "invalid boosting: 'gbdt fs=/tmp/x' .must be a word"),
+        ('{"learning_rate": "0.1 fs=/tmp/x"}', "invalid learning_rate"),
+        ('{"learning_rate": [0.1]}', "invalid learning_rate"),
+        ('{"extra_trees": {}}', "invalid extra_trees: {} .must be true or false"),
+        ('{"num_leaves": 1e99}', "invalid num_leaves"),
+        ('{"n_iter": 0}', "number of rounds"),
+        ('{"num_leaves": 1, "eta": 0}', "num_leaves > 1 is required.*learning_rate > 0.0 is req"),
+        ('{"num_class": 3}', "num_class is set by `labels_num`"),
     ],
 )
 def test_a_parameter_that_cannot_be_meant_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UsageError, match=words) as caught:
-        settings.load_settings(tmp_path / "a.json")
+        parameters.load_parameters(tmp_path / "a.json")
     assert "a.json" in caught.value.message
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "{'a': 1}"])
-def test_a_settings_file_that_is_none_is_an_input_error(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[1, 2]", "{'a': 1}", "[" * 100000, '{"num_leaves": ' + "9" * 5000 + "}",
+        '{"\\ud800": 1}', '{"params": {}, "version": []}', '{"params": {}, "models": "all"}',
+        '{"params": {}, "models": [1]}', '{"params": {}, "labels_num": "two"}',
+        '{"params": {}, "labels_num": true}', '{"params": {}, "objective": ["binary"]}',
+    ],
+)  # fmt: skip
+def test_an_invalid_parameter_file_is_an_input_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(InputError, match=r"a\.json"):
-        settings.load_settings(tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"a\.json") as caught:
+        parameters.load_parameters(tmp_path / "a.json")
+    assert len(str(caught.value)) < 400
+
+
+def test_old_parameter_sets_keep_their_meaning(tmp_path: Path) -> None:
+    """What run_lgb and bayesian optimizers wrote: floats for whole numbers, names for nothing."""
+    (tmp_path / "a.json").write_text(
+        '{"task": "train", "verbosity": -1, "verbose": 0, "metric": "multi_logloss", "nthread": 8,'
+        ' "save_binary": true, "n_iter": 40, "num_leaves": 31.0, "sub_feature": 0.3,'
+        ' "boosting_type": "dart", "extra_trees": 1, "min_child_samples": 9}'
+    )
+    read = parameters.load_parameters(tmp_path / "a.json")
+    assert read.rounds == 40
+    assert read.params == {
+        "num_leaves": 31, "feature_fraction": 0.3, "boosting": "dart", "extra_trees": True,
+        "min_data_in_leaf": 9,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"models": 5}, {"models": [{"name": "a"}]}, {"labels_num": "x"}, {"outputs": []},
+        {"seed": float("inf")}, {"models": []}, {"format": "other"}, {"version": [2]},
+    ],
+)  # fmt: skip
+def test_an_invalid_manifest_is_an_input_error(
+    saved: tuple[Fitted, Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    import shutil
+
+    copy = shutil.copytree(saved[1], tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    (copy / "manifest.json").write_text(json.dumps({**manifest, **change}), encoding="utf-8")
+    with pytest.raises(InputError, match="copy") as caught:
+        load_ensemble(copy)
+    assert len(str(caught.value)) < 400
 
 
 def test_settings_for_other_base_models_are_refused(case: Path) -> None:
     with pytest.raises(InputError, match="use the base models nobody, but"):
-        fit(both(case)[0], models=["nobody"], **FAST)
+        fit(both(case)[0], models=("nobody",), **FAST)

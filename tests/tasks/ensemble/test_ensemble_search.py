@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,21 @@ import pytest
 from tests.conftest import TEXT
 from tests.tasks.ensemble.ensemble_data import write_case, write_labels, write_text_models
 from uertool.errors import InputError, UsageError
-from uertool.tasks.ensemble import boosting, metrics
+from uertool.tasks.ensemble import scores
+from uertool.tasks.ensemble import search as job
 from uertool.tasks.ensemble.data import LabelledData, load_labelled
-from uertool.tasks.ensemble.fit import fit
-from uertool.tasks.ensemble.folds import fold_of_each_line
-from uertool.tasks.ensemble.search import Found, Trial, save_search, search
-from uertool.tasks.ensemble.settings import RANGES, Range, load_ranges, load_settings
+from uertool.tasks.ensemble.fit import full_parameters, learn
+from uertool.tasks.ensemble.parameters import RANGES, Parameters, load_parameters, load_ranges
+from uertool.tasks.ensemble.scores import fold_of_each_line
+from uertool.tasks.ensemble.search import Found, range_json, save_search
+from uertool.tasks.ensemble.settings import FitSettings, SearchSettings
 
-QUICK: dict[str, Any] = {"rounds": 20, "folds": 3}
+QUICK: dict[str, Any] = {"rounds": 20, "folds_num": 3}
+
+
+def search(data: LabelledData, on_trial: Any = None, **options: Any) -> Found:
+    """`search` with settings by name."""
+    return job.search(data, SearchSettings(**{"seed": 0, **options}), on_trial)
 
 
 @pytest.fixture(scope="module")
@@ -30,42 +38,39 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledData:
     return load_labelled(folder / "train.tsv", [str(folder)], "train")
 
 
-def told(found: Found) -> list[tuple[Any, ...]]:
+def reported(found: Found) -> list[tuple[Any, ...]]:
     """All of the trials but the seconds they took."""
-    return [(t.state, t.score, t.rounds, t.params, t.models) for t in found.trials]
+    return [(t.state, t.user_attrs, t.params) for t in found.trials]
 
 
 # -- cross validation -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("boost", ["gbdt", "dart"])
-def test_folds_side_by_side_are_what_single_models_say(data: LabelledData, boost: str) -> None:
-    """A second implementation: LightGBM's own training on the lines outside each fold."""
+def test_a_trial_is_scored_by_models_that_have_not_seen_the_lines(
+    data: LabelledData, boost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second implementation: one LightGBM model per fold, trained on the lines outside it."""
     import lightgbm as lgb
 
-    fold = fold_of_each_line(data.labels, 3, 0)
-    params = boosting.full_parameters(
-        {"boosting": boost, "min_data_in_leaf": 5, "bagging_fraction": 0.5, "bagging_freq": 2,
-         "max_bin": 63},
-        "multiclass", 3, 1, 1,
-    )  # fmt: skip
     seen: list[tuple[int, float]] = []
-
-    def look(done: int, value: float) -> bool:
-        seen.append((done, value))
-        return False
-
-    matrix = data.matrix()
-    boosting.Folds(matrix, data.labels, 3, fold, bins=params, threads=2).validate(
-        params, rounds=12, patience=0, every=5, metric=boosting.METRICS["log_loss"], on_step=look
+    monkeypatch.setattr(
+        "optuna.trial.Trial.report", lambda _, value, done: seen.append((done, value))
     )
-    whole = lgb.Dataset(matrix, data.labels, params=params, free_raw_data=False).construct()
+    found = search(
+        data, epochs_num=1, folds_num=3, rounds=12, seed=1, metric="log_loss", boosting=boost,
+        early_stopping=0, bagging_fraction=0.5, bagging_freq=2, max_bin=63, pruner="none",
+    )  # fmt: skip
+    fold = fold_of_each_line(data.labels, 3, 1)
+    params = full_parameters({**found.fixed, **found.best_params}, "multiclass", 3, 1, 1)
+    whole = lgb.Dataset(data.matrix(), data.labels, params=params, free_raw_data=False).construct()
     for done, value in seen:
         together = np.zeros((len(data.labels), 3))
         for i in range(3):
             part = whole.subset(np.flatnonzero(fold != i).tolist())
-            together[fold == i] = lgb.train(params, part, done).predict(matrix[fold == i])
-        assert value == pytest.approx(metrics.log_loss(data.labels, together), rel=1e-9)
+            booster = lgb.train(params, part, done)
+            together[fold == i] = booster.predict(data.matrix()[fold == i])
+        assert value == pytest.approx(scores.log_loss(data.labels, together), rel=1e-9)
     assert [done for done, _ in seen] == [5, 10, 12]
 
 
@@ -77,22 +82,22 @@ def test_the_same_seed_gives_the_same_search_on_any_number_of_threads(
     data: LabelledData, sampler: str
 ) -> None:
     one, same, other = (
-        search(data, trials=12, sampler=sampler, seed=seed, threads=threads, **QUICK)
+        search(data, epochs_num=12, sampler=sampler, seed=seed, threads=threads, **QUICK)
         for seed, threads in ((1, 1), (1, 2), (2, 1))
     )
-    assert told(one) == told(same)
-    assert told(one) != told(other)
+    assert reported(one) == reported(same)
+    assert reported(one) != reported(other)
     assert len(one.trials) == 12
 
 
 def test_a_search_that_is_resumed_is_the_search_that_was_not_stopped(
     data: LabelledData, tmp_path: Path
 ) -> None:
-    at_once = search(data, trials=14, **QUICK)
+    at_once = search(data, epochs_num=14, **QUICK)
     storage = f"sqlite:///{tmp_path / 'search.db'}"
-    first = search(data, trials=6, storage=storage, **QUICK)
+    first = search(data, epochs_num=6, storage=storage, **QUICK)
     assert len(first.trials) == 6
-    assert told(search(data, trials=14, storage=storage, **QUICK)) == told(at_once)
+    assert reported(search(data, epochs_num=14, storage=storage, **QUICK)) == reported(at_once)
 
 
 def test_an_interrupted_search_keeps_what_it_found_and_goes_on_the_same(
@@ -100,7 +105,7 @@ def test_an_interrupted_search_keeps_what_it_found_and_goes_on_the_same(
 ) -> None:
     storage = f"sqlite:///{tmp_path / 'search.db'}"
     with pytest.MonkeyPatch.context() as patch:
-        real, calls = boosting.Folds.validate, []
+        real, calls = job._Trials.score, []
 
         def stop_at_third(*args: Any, **kwargs: Any) -> Any:
             calls.append(1)
@@ -108,20 +113,20 @@ def test_an_interrupted_search_keeps_what_it_found_and_goes_on_the_same(
                 raise KeyboardInterrupt
             return real(*args, **kwargs)
 
-        patch.setattr(boosting.Folds, "validate", stop_at_third)
-        broken = search(data, trials=8, storage=storage, **QUICK)
+        patch.setattr(job._Trials, "score", stop_at_third)
+        broken = search(data, epochs_num=8, storage=storage, **QUICK)
     assert broken.stopped == "interrupted"
     assert len(broken.trials) == 2
-    resumed = search(data, trials=8, storage=storage, **QUICK)
-    assert told(resumed) == told(search(data, trials=8, **QUICK))
+    resumed = search(data, epochs_num=8, storage=storage, **QUICK)
+    assert reported(resumed) == reported(search(data, epochs_num=8, **QUICK))
 
 
 def test_trials_of_another_search_are_not_mixed_in(data: LabelledData, tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'search.db'}"
-    search(data, trials=1, storage=storage, **QUICK)
+    search(data, epochs_num=1, storage=storage, **QUICK)
     with pytest.raises(UsageError, match="another search; what differs: rounds, seed"):
-        search(data, trials=2, storage=storage, rounds=21, folds=3, seed=5)
-    search(data, trials=1, storage=storage, rounds=21, folds=3, study_name="second")
+        search(data, epochs_num=2, storage=storage, rounds=21, folds_num=3, seed=5)
+    search(data, epochs_num=1, storage=storage, rounds=21, folds_num=3, study_name="second")
 
 
 def test_two_workers_share_the_trials_of_one_storage(data: LabelledData, tmp_path: Path) -> None:
@@ -130,12 +135,15 @@ def test_two_workers_share_the_trials_of_one_storage(data: LabelledData, tmp_pat
     code = (
         "from uertool.tasks.ensemble.data import load_labelled\n"
         "from uertool.tasks.ensemble.search import search\n"
+        "from uertool.tasks.ensemble.settings import SearchSettings\n"
         f"data = load_labelled({str(folder / 'train.tsv')!r}, [{str(folder)!r}], 'train')\n"
-        f"search(data, trials=12, storage={storage!r}, rounds=20, folds=3, threads=1)\n"
+        f"settings = SearchSettings(epochs_num=12, storage={storage!r}, rounds=20, folds_num=3,"
+        "seed=0, threads=1)\n"
+        "search(data, settings)\n"
     )
     workers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    found = search(data, trials=12, storage=storage, **QUICK)
+    found = search(data, epochs_num=12, storage=storage, **QUICK)
     assert 12 <= len(found.trials) <= 13  # the second worker ends what it has begun
     assert len({tuple(trial.params.values()) for trial in found.trials}) >= 11
 
@@ -145,7 +153,7 @@ def test_a_storage_that_cannot_be_opened_is_refused_in_words(
     data: LabelledData, storage: str
 ) -> None:
     with pytest.raises(UsageError, match=storage):
-        search(data, trials=1, storage=storage, **QUICK)
+        search(data, epochs_num=1, storage=storage, **QUICK)
 
 
 # -- what is found ----------------------------------------------------------------------------
@@ -153,27 +161,25 @@ def test_a_storage_that_cannot_be_opened_is_refused_in_words(
 
 def test_hopeless_trials_are_given_up_and_the_best_so_far_never_falls(data: LabelledData) -> None:
     best: list[float] = []
-    seen: list[Trial] = []
 
-    def on_trial(trial: Trial, leader: Trial | None, done: int, total: int) -> None:
-        seen.append(trial)
-        assert leader is not None
-        best.append(leader.score)
-        assert (done, total) == (len(seen), 25)
+    def on_trial(done: int, score: float | None) -> None:
+        assert score is not None
+        best.append(score)
+        assert done == len(best)
 
-    found = search(data, trials=25, on_trial=on_trial, rounds=40, folds=3)
+    found = search(data, on_trial, epochs_num=25, rounds=40, folds_num=3)
     assert best == sorted(best)
-    assert found.best.score == best[-1] >= seen[0].score
-    pruned = [trial for trial in seen if trial.state == "pruned"]
+    assert len(best) == 25
+    assert found.best.value == best[-1] >= found.trials[0].user_attrs["score"]
+    pruned = [trial for trial in found.trials if trial.state.name == "PRUNED"]
     assert pruned
-    assert sum(t.grown for t in pruned) < 40 * len(pruned)
-    assert not any(
-        t.state == "pruned" for t in search(data, trials=8, pruner="none", **QUICK).trials
-    )
+    assert found.pruned == len(pruned)
+    assert sum(t.user_attrs["grown"] for t in pruned) < 40 * len(pruned)
+    assert search(data, epochs_num=8, pruner="none", **QUICK).pruned == 0
 
 
 def test_the_first_trial_has_the_settings_of_run_lgb_within_the_ranges(data: LabelledData) -> None:
-    first = search(data, trials=1, **QUICK).trials[0].params
+    first = search(data, epochs_num=1, **QUICK).trials[0].params
     assert first["num_leaves"] == 20  # 10 lies below the range
     assert first["learning_rate"] == 0.02
     assert first["lambda_l1"] == first["lambda_l2"] == 5
@@ -181,63 +187,67 @@ def test_the_first_trial_has_the_settings_of_run_lgb_within_the_ranges(data: Lab
 
 @pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "log_loss"])
 def test_the_metric_decides_which_trial_is_best(data: LabelledData, metric: str) -> None:
-    found = search(data, trials=8, metric=metric, pruner="none", **QUICK)
-    scores = [trial.score for trial in found.trials]
-    assert found.best.score == (min(scores) if metric == "log_loss" else max(scores))
+    found = search(data, epochs_num=8, metric=metric, pruner="none", **QUICK)
+    values = [trial.user_attrs["score"] for trial in found.trials]
+    assert found.best.value == (min(values) if metric == "log_loss" else max(values))
 
 
 def test_a_trial_without_some_base_models_has_the_score_of_the_others_alone(
     data: LabelledData,
 ) -> None:
-    found = search(data, trials=12, select_models=True, pruner="none", **QUICK)
-    assert {len(trial.models) for trial in found.trials} > {3}
+    found = search(data, epochs_num=12, select_models=True, pruner="none", **QUICK)
+    assert {len(trial.user_attrs["models"]) for trial in found.trials} > {3}
     fold = fold_of_each_line(data.labels, 3, 0)
+    params = full_parameters(found.fixed, "multiclass", 3, 0, 1)
     for trial in found.trials:
-        assert trial.models
-        params = boosting.full_parameters({**found.fixed, **trial.params}, "multiclass", 3, 0, 1)
-        alone = boosting.Folds(
-            data.keep(trial.models).matrix(), data.labels, 3, fold, bins=params, threads=1
-        )
-        result = alone.validate(
-            params, rounds=20, patience=20, every=5, metric=boosting.METRICS["macro_f1"]
-        )
-        assert result.score == trial.score
-    settings = found.settings()
-    assert settings["models"] == list(found.best.models)
-    fitted = fit(data, params=settings["params"], models=found.trials[-1].models)
-    used = [model.name for model in fitted.ensemble.used]
-    assert used == list(found.trials[-1].models)
+        assert trial.user_attrs["models"]
+        alone = job._Trials(
+            data.keep(trial.user_attrs["models"]), fold, 3, found.ranges, params,
+            SearchSettings(epochs_num=1, **QUICK),
+        )  # fmt: skip
+        again = SimpleNamespace(
+            params={name: trial.params[name] for name in found.ranges},
+            report=lambda *_: None, should_prune=lambda: False, set_user_attr=lambda *_: None,
+        )  # fmt: skip
+        assert alone.score(again) == trial.user_attrs["score"]
+    settings = found.parameters()
+    best = found.best.user_attrs["models"]
+    assert settings["models"] == best
+    chosen = Parameters(settings["params"], models=tuple(best))
+    assert [model.name for model in learn(data, None, chosen).ensemble.used] == best
 
 
 def test_the_score_of_the_best_is_what_fit_finds_with_it(data: LabelledData) -> None:
     """Same folds, same lines outside them: the file of settings says all that matters."""
-    found = search(data, trials=10, **QUICK)
-    again = fit(data, params=found.settings()["params"], rounds=found.best.rounds, folds=3)
+    found = search(data, epochs_num=10, **QUICK)
+    chosen = Parameters(found.parameters()["params"], found.parameters()["rounds"])
+    again = learn(data, None, chosen, FitSettings(folds=3, seed=0))
     score = again.comparisons["out_of_fold"].scores["ensemble"].macro_f1
     # Bins come from all lines in a search, from those outside the fold in a fit.
-    assert score == pytest.approx(found.best.score, abs=0.05)
+    assert score == pytest.approx(found.best.value, abs=0.05)
 
 
 def test_a_timeout_ends_the_search_with_what_it_has(data: LabelledData) -> None:
-    found = search(data, trials=100000, timeout=0.3, **QUICK)
+    found = search(data, epochs_num=100000, timeout=0.3, **QUICK)
     assert found.stopped == "timeout"
     assert 1 <= len(found.trials) < 1000
 
 
 def test_everything_that_a_search_writes_is_there(data: LabelledData, tmp_path: Path) -> None:
-    found = search(data, trials=8, **QUICK)
+    found = search(data, epochs_num=8, **QUICK)
     save_search(found, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "best.json", "trials.tsv", "report.json", "history.png", "importance.png",
     }  # fmt: skip
-    read = load_settings(tmp_path / "best.json")
-    assert read.params == found.settings()["params"]
-    assert (read.rounds, read.models) == (found.best.rounds, found.best.models)
+    read = load_parameters(tmp_path / "best.json")
+    assert read.params == found.parameters()["params"]
+    own = found.best.user_attrs
+    assert (read.rounds, read.models) == (own["rounds"], tuple(own["models"]))
     header, *rows = (tmp_path / "trials.tsv").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 8
     assert set(RANGES["run_bayesopt"]) < set(header.split("\t"))
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert report["found"]["score"] == found.best.score
+    assert report["found"]["score"] == found.best.value
     assert len(report["inputs"]["train_features"]) == 3
 
 
@@ -245,7 +255,9 @@ def test_everything_that_a_search_writes_is_there(data: LabelledData, tmp_path: 
 
 
 def test_the_default_ranges_are_those_of_the_old_script() -> None:
-    ranges = {name: (entry.low, entry.high) for name, entry in load_ranges(None)[0].items()}
+    ranges = {
+        name: (entry.low, entry.high) for name, entry in load_ranges("run_bayesopt")[0].items()
+    }
     assert ranges == {
         "num_leaves": (20, 90), "min_data_in_leaf": (5, 100), "learning_rate": (0.005, 0.5),
         "min_sum_hessian_in_leaf": (1e-5, 20), "feature_fraction": (0.001, 0.5),
@@ -263,25 +275,31 @@ def test_ranges_come_from_a_file(data: LabelledData, tmp_path: Path) -> None:
         })
     )  # fmt: skip
     ranges, fixed = load_ranges(tmp_path / "r.json")
-    assert ranges["learning_rate"] == Range(0.01, 0.3, log=True)
+    assert range_json(ranges["learning_rate"]) == {"low": 0.01, "high": 0.3, "log": True}
     assert fixed == {"min_data_in_leaf": 9}
-    found = search(data, ranges=ranges, fixed=fixed, trials=6, **QUICK)
+    found = search(data, ranges=str(tmp_path / "r.json"), epochs_num=6, **QUICK)
     for trial in found.trials:
-        assert 4 <= trial.params["num_leaves"] <= 8  # type: ignore[operator]
+        assert 4 <= trial.params["num_leaves"] <= 8
         assert trial.params["boosting"] in ("gbdt", "dart")
         assert trial.params["max_bin"] in (15, 31)
-    assert found.settings()["params"]["min_data_in_leaf"] == 9
+    assert found.parameters()["params"]["min_data_in_leaf"] == 9
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"num_leaves": [9, 4]}', "backwards"),
-        ('{"lambda_l1": {"low": 0, "high": 1, "log": true}}', "starts above 0"),
+        ('{"num_leaves": [9, 4]}', "invalid range: .*low=9, high=4"),
+        ('{"lambda_l1": {"low": 0, "high": 1, "log": true}}', "invalid range: .*low=0"),
+        ('{"num_leaves": {"low": 3, "high": 9, "step": 2}}', "needs low and high"),
+        ('{"num_leaves": {"choices": 3}}', "needs low and high .*or choices"),
+        ('{"num_leaves": {"choices": []}}', "invalid range"),
+        ('{"num_leaves": []}', "invalid range"),
+        ('{"rounds": [1, 9]}', "cannot be searched"),
+        ('{"boosting": ["gbdt", "rf", 5]}', "invalid boosting: 5"),
         ('{"num_leaves": {"low": 3}}', "needs low and high"),
         ('{"leaves": [3, 4]}', "leaves is no LightGBM parameter"),
-        ('{"num_leaves": 5}', "names no range"),
-        ('{"feature_fraction": [0.5, 2]}', "feature_fraction is 2"),
+        ('{"num_leaves": 5}', "has no range"),
+        ('{"feature_fraction": [0.5, 2]}', "invalid feature_fraction: 2"),
     ],
 )
 def test_a_range_that_cannot_be_meant_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -297,8 +315,8 @@ def test_two_lines_are_too_few_to_search(tmp_path: Path) -> None:
     write_case(tmp_path, train=2)
     write_labels(tmp_path / "train.tsv", np.array([0, 1]))
     data = load_labelled(tmp_path / "train.tsv", [str(tmp_path)], "train")
-    with pytest.raises(InputError, match="2 lines of data cannot be cut into 5 folds"):
-        search(data, trials=1)
+    with pytest.raises(InputError, match="2 lines of data cannot be split into 5 folds"):
+        search(data, epochs_num=1)
 
 
 def test_folds_too_small_for_the_ranges_are_refused(tmp_path: Path) -> None:
@@ -306,24 +324,24 @@ def test_folds_too_small_for_the_ranges_are_refused(tmp_path: Path) -> None:
     write_labels(tmp_path / "train.tsv", np.array([0, 1] * 5 + [1]))
     data = load_labelled(tmp_path / "train.tsv", [str(tmp_path)], "train")
     with pytest.raises(InputError, match="lines of data outside a fold, but with min_data_in_leaf"):
-        search(data, trials=1)
+        search(data, epochs_num=1)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sampler": "grid"}, "sampler 'grid' is unknown"),
-        ({"metric": "auc"}, "metric 'auc' is unknown"),
-        ({"trials": 0}, "0 trials"),
-        ({"timeout": -1.0}, "leaves no time"),
-        ({"folds": 1}, "1 folds cannot validate"),
+        ({"sampler": "grid"}, "invalid `sampler`: 'grid'"),
+        ({"metric": "auc"}, "invalid `metric`: 'auc'"),
+        ({"epochs_num": 0}, "invalid `epochs_num`: 0"),
+        ({"timeout": -1.0}, "invalid `timeout`: -1"),
+        ({"folds_num": 1}, "invalid `folds_num`: 1"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(
     data: LabelledData, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        search(data, **{"trials": 1, **QUICK, **options})
+        search(data, **{"epochs_num": 1, **QUICK, **options})
 
 
 def test_the_benchmark_runs_small(capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,10 +381,11 @@ def test_on_real_reviews_search_and_fit_beat_the_best_base_model(tmp_path: Path)
     sources = write_text_models(tmp_path, labelled["train"], labelled["test"], names, seq_length=32)
     train = load_labelled(labelled["train"], sources["train"], "train")
     test = load_labelled(labelled["test"], sources["test"], "test")
-    found = search(train, trials=20)
-    fitted = fit(train, test, params=found.settings()["params"], rounds=found.best.rounds)
-    scores = fitted.comparisons["test"].scores
+    found = search(train, epochs_num=20)
+    chosen = Parameters(found.parameters()["params"], found.parameters()["rounds"])
+    fitted = learn(train, test, chosen)
+    test_scores = fitted.comparisons["test"].scores
     best = fitted.comparisons["test"].best_base()
     assert best is not None
-    assert scores["ensemble"].macro_f1 > best[1].macro_f1
-    assert scores["ensemble"].accuracy > best[1].accuracy
+    assert test_scores["ensemble"].macro_f1 > best[1].macro_f1
+    assert test_scores["ensemble"].accuracy > best[1].accuracy

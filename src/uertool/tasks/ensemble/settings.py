@@ -1,414 +1,162 @@
-"""LightGBM parameters and search ranges: the defaults of the old scripts, files and checks."""
+"""Settings of `uertool ensemble`: what is learnt from, how, and where results are written."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import importlib
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Literal
 
-from uertool.errors import InputError, UsageError
+from uertool.settings import Setting, Settings
 
-Value = float | int | bool | str
-
-SETTINGS_FORMAT = "uertool-ensemble-settings"
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One LightGBM parameter that an ensemble may be given.
-
-    Attributes:
-        kind: int, float, bool or str.
-        low, high: the values that LightGBM takes, both included unless `above`.
-        above: whether low itself is forbidden.
-        choices: the words of a str parameter.
-        aliases: other names that LightGBM knows it by.
-    """
-
-    kind: type
-    low: float = -math.inf
-    high: float = math.inf
-    above: bool = False
-    choices: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-
-
-# Only what shapes the trees: anything that names files, devices or tasks has no place in a
-# settings file that may come from elsewhere.
-PARAMETERS: dict[str, Parameter] = {
-    "boosting": Parameter(str, choices=("gbdt", "dart", "rf"), aliases=("boosting_type", "boost")),
-    "data_sample_strategy": Parameter(str, choices=("bagging", "goss")),
-    "learning_rate": Parameter(float, 0, above=True, aliases=("eta", "shrinkage_rate")),
-    "num_leaves": Parameter(int, 2, 131072, aliases=("num_leaf", "max_leaves", "max_leaf_nodes")),
-    "max_depth": Parameter(int, -1, 100000),
-    "min_data_in_leaf": Parameter(
-        int, 0, aliases=("min_child_samples", "min_data", "min_samples_leaf")
-    ),
-    "min_sum_hessian_in_leaf": Parameter(
-        float, 0, aliases=("min_child_weight", "min_sum_hessian", "min_hessian")
-    ),
-    "min_gain_to_split": Parameter(float, 0, aliases=("min_split_gain",)),
-    "lambda_l1": Parameter(float, 0, aliases=("reg_alpha", "l1_regularization")),
-    "lambda_l2": Parameter(float, 0, aliases=("reg_lambda", "l2_regularization", "lambda")),
-    "feature_fraction": Parameter(
-        float, 0, 1, above=True, aliases=("colsample_bytree", "sub_feature")
-    ),
-    "feature_fraction_bynode": Parameter(float, 0, 1, above=True, aliases=("colsample_bynode",)),
-    "bagging_fraction": Parameter(
-        float, 0, 1, above=True, aliases=("subsample", "sub_row", "bagging")
-    ),
-    "bagging_freq": Parameter(int, 0, aliases=("subsample_freq",)),
-    "pos_bagging_fraction": Parameter(float, 0, 1, above=True),
-    "neg_bagging_fraction": Parameter(float, 0, 1, above=True),
-    "drop_rate": Parameter(float, 0, 1, aliases=("rate_drop",)),
-    "max_drop": Parameter(int),
-    "skip_drop": Parameter(float, 0, 1),
-    "xgboost_dart_mode": Parameter(bool),
-    "uniform_drop": Parameter(bool),
-    "top_rate": Parameter(float, 0, 1),
-    "other_rate": Parameter(float, 0, 1),
-    "extra_trees": Parameter(bool, aliases=("extra_tree",)),
-    "path_smooth": Parameter(float, 0),
-    "max_delta_step": Parameter(float),
-    "max_bin": Parameter(int, 2, 65535, aliases=("max_bins",)),
-    "min_data_in_bin": Parameter(int, 1),
-    "boost_from_average": Parameter(bool),
-    "is_unbalance": Parameter(bool, aliases=("unbalance", "unbalanced_sets")),
-    "scale_pos_weight": Parameter(float, 0, above=True),
-}
-
-ROUNDS = ("num_iterations", "num_boost_round", "num_round", "num_rounds", "n_estimators",
-          "num_trees", "num_iteration", "num_tree", "n_iter", "rounds")  # fmt: skip
-
-# These are uertool's own to say, by flag or by the data; old parameter sets hold them too.
-IGNORED = frozenset(
-    ("task", "verbose", "verbosity", "save_binary", "metric", "nthread", "num_threads", "n_jobs")
+_data = partial(Setting, panel="Data")
+_boosting = partial(
+    Setting, panel="LightGBM parameters (defaults are those of fit without a parameter file)"
 )
-DECIDED = {
-    "objective": "`objective`",
-    "num_class": "`labels_num`",
-    "seed": "`seed`",
-    "random_state": "`seed`",
-    "early_stopping_round": "`early_stopping`",
-    "early_stopping_rounds": "`early_stopping`",
-}
+_scoring = partial(Setting, panel="Scoring")
+_search = partial(Setting, panel="Search")
+_output = partial(Setting, panel="Output")
 
-# Where a change needs the features put into bins anew; all others act on the trees only.
-OF_BINS = frozenset(("max_bin", "min_data_in_bin"))
+_SOURCES = (
+    "Outputs of the base models, lines x labels: a folder or prefix of {0}_features_0.npy, "
+    "{0}_features_1.npy, ..., files, or a glob of .npy, .pt, .safetensors, .parquet or .jsonl"
+)
+_TRAIN_SOURCES = _SOURCES.format("train") + "; they should be out-of-fold predictions"
+_TEST_SOURCES = _SOURCES.format("test")
 
-_ALIASES = {alias: name for name, entry in PARAMETERS.items() for alias in entry.aliases}
-
-FIT_PARAMETERS: dict[str, Value] = {
-    "feature_fraction": 0.25,
-    "lambda_l1": 5.0,
-    "lambda_l2": 5.0,
-    "learning_rate": 0.02,
-    "max_depth": 100,
-    "min_data_in_leaf": 50,
-    "num_leaves": 10,
-}
-"""The settings of run_lgb."""
-
-FIT_ROUNDS = 100
-
-SEARCH_PARAMETERS: dict[str, Value] = {
-    "bagging_fraction": 0.4,
-    "bagging_freq": 5,
-    "max_bin": 63,
-}
-"""What run_bayesopt kept fixed, but for dart, which cannot stop early (see docs/ensemble.md)."""
-
-SEARCH_ROUNDS = 150
+Objective = Literal["auto", "multiclass", "binary"]
 
 
 @dataclass(frozen=True)
-class Range:
-    """Where a search looks for one parameter: between two numbers, or among some values.
+class TrainSettings(Settings):
+    """The lines that are learnt from."""
 
-    Attributes:
-        low, high: both included.
-        log: whether each doubling counts the same.
-        choices: the values, where it is no range of numbers.
-    """
-
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    choices: tuple[Value, ...] = ()
-
-    def clip(self, value: float) -> float:
-        return min(max(value, self.low), self.high)
-
-    def to_json(self) -> Any:
-        if self.choices:
-            return {"choices": list(self.choices)}
-        return {"low": self.low, "high": self.high, "log": self.log}
-
-
-_LATER_RANGES = {
-    "num_leaves": Range(10, 100),
-    "min_data_in_leaf": Range(10, 100),
-    "learning_rate": Range(0.005, 0.5),
-    "feature_fraction": Range(0.001, 0.5),
-    "lambda_l1": Range(0, 10),
-    "lambda_l2": Range(0, 10),
-    "max_depth": Range(3, 200),
-}
-
-RANGES: dict[str, dict[str, Range]] = {
-    # The seven hyperparameters of both old scripts and the two of the first, with its ranges.
-    "run_bayesopt": {
-        **_LATER_RANGES,
-        "num_leaves": Range(20, 90),
-        "min_data_in_leaf": Range(5, 100),
-        "min_sum_hessian_in_leaf": Range(1e-5, 20, log=True),
-        "min_gain_to_split": Range(0, 1),
-    },
-    "run_lgb_cv_bayesopt": _LATER_RANGES,
-}
-"""Sets of ranges by name."""
+    train_path: Annotated[str | None, _data("TSV with a header and a column label")] = None
+    train_features_path: Annotated[tuple[str, ...], _data(_TRAIN_SOURCES, several=True)] = ()
+    models_num: Annotated[
+        int | None, _data("Number of base models", min=1, default="all that are there")
+    ] = None
+    labels_num: Annotated[
+        int | None, _data("Number of labels", min=2, default="the highest label plus 1")
+    ] = None
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a settings file says.
+class BoostingSettings(Settings):
+    """LightGBM parameters, which LightGBM validates; None means not given."""
 
-    Attributes:
-        params: LightGBM parameters under their main names.
-        rounds: number of boosting rounds, or None.
-        models: names of the base models to use, or None for all.
-        labels_num: the number of labels they were found for, or None.
-        objective: "multiclass" or "binary", or None.
-    """
-
-    params: dict[str, Value] = field(default_factory=dict)
-    rounds: int | None = None
-    models: tuple[str, ...] | None = None
-    labels_num: int | None = None
-    objective: str | None = None
-
-
-# -- checks ---------------------------------------------------------------------------------------
-
-
-def check_parameters(given: Mapping[str, Any], source: str) -> Settings:
-    """LightGBM parameters under their main names, with values of their kind.
-
-    Args:
-        given: names, main or alias, to values; text is read as number or truth value.
-        source: where they come from, for messages.
-
-    Raises:
-        UsageError: a name is unknown or not for a settings file, or a value cannot be. All faults
-            are named together.
-    """
-    params: dict[str, Value] = {}
-    rounds: int | None = None
-    faults: list[str] = []
-    for name, value in given.items():
-        if name in IGNORED:
-            continue
-        try:
-            if name in ROUNDS:
-                rounds = int(_convert(Parameter(int, 1), name, value))
-                continue
-            main = _main_name(name)
-            params[main] = _convert(PARAMETERS[main], name, value)
-        except UsageError as error:
-            faults.append(str(error))
-    if faults:
-        raise UsageError(f"{source}: " + " ".join(faults))
-    return Settings(params, rounds)
-
-
-def _main_name(name: str) -> str:
-    main = _ALIASES.get(name, name)
-    if main in PARAMETERS:
-        return main
-    if name in DECIDED:
-        raise UsageError(f"{name} is set by the flag {DECIDED[name]}.")
-    close = difflib.get_close_matches(name, [*PARAMETERS, *_ALIASES], n=1)
-    raise UsageError(
-        f"{name} is no LightGBM parameter that an ensemble takes"
-        + (f"; did you mean {close[0]}?" if close else ".")
+    learning_rate: Annotated[float | None, _boosting("Step of each tree", default="0.02")] = None
+    num_leaves: Annotated[int | None, _boosting("Leaves of a tree", default="10")] = None
+    max_depth: Annotated[int | None, _boosting("Depth of a tree", default="100")] = None
+    min_data_in_leaf: Annotated[int | None, _boosting("Lines in a leaf", default="50")] = None
+    min_sum_hessian_in_leaf: Annotated[float | None, _boosting("Weight in a leaf")] = None
+    min_gain_to_split: Annotated[float | None, _boosting("Gain of a split")] = None
+    feature_fraction: Annotated[
+        float | None, _boosting("Share of the columns that a tree uses", default="0.25")
+    ] = None
+    bagging_fraction: Annotated[float | None, _boosting("Share of the lines that a tree uses")] = (
+        None
     )
+    bagging_freq: Annotated[int | None, _boosting("Rounds before other lines are drawn")] = None
+    lambda_l1: Annotated[float | None, _boosting("L1 regularization", default="5")] = None
+    lambda_l2: Annotated[float | None, _boosting("L2 regularization", default="5")] = None
+    max_bin: Annotated[int | None, _boosting("Bins of a column")] = None
+    boosting: Annotated[str | None, _boosting("gbdt, dart or rf")] = None
+    param: Annotated[
+        tuple[str, ...], _boosting("Any other parameter; may be repeated", metavar="NAME=VALUE")
+    ] = ()
 
 
-_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+@dataclass(frozen=True)
+class FolderSettings(Settings):
+    """Where results are written, and how the work is done."""
+
+    output_path: Annotated[
+        str | None, _output("A folder for all results", names=("output", "o"))
+    ] = None
+    overwrite: Annotated[bool, _output("Replace an existing output")] = False
+    plot: Annotated[bool | None, _output("Draw charts into the folder")] = None
+    json: Annotated[bool, _output("The report as one line of JSON")] = False
+    seed: Annotated[int, _output("Seed of everything random", min=0)] = 7
+    threads: Annotated[int | None, _output("Processor threads", min=1, default="all")] = None
 
 
-def _convert(entry: Parameter, name: str, value: Any) -> Value:
-    """`value` as the kind that the parameter has, within what LightGBM takes."""
-    if entry.kind is bool:
-        truth = _TRUTH.get(str(value).lower())
-        if truth is None:
-            raise UsageError(f"{name} is {value!r}, but true or false was expected.")
-        return truth
-    if entry.kind is str:
-        if value not in entry.choices:
-            raise UsageError(f"{name} is {value!r}, but one of {', '.join(entry.choices)} was "
-                             "expected.")  # fmt: skip
-        return str(value)
-    if isinstance(value, bool):
-        raise UsageError(f"{name} is {value}, but a number was expected.")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"{name} is {value!r}, but a number was expected.") from None
-    if entry.kind is int and not number.is_integer():
-        raise UsageError(f"{name} is {value}, but a whole number was expected.")
-    low_ok = number > entry.low if entry.above else number >= entry.low
-    if not (low_ok and number <= entry.high and math.isfinite(number)):
-        low = f"above {entry.low:g}" if entry.above else f"from {entry.low:g}"
-        high = f" up to {entry.high:g}" if math.isfinite(entry.high) else ""
-        raise UsageError(f"{name} is {value}, but a number {low}{high} was expected.")
-    return int(number) if entry.kind is int else number
+@dataclass(frozen=True)
+class FitSettings(FolderSettings, BoostingSettings, TrainSettings):
+    """How an ensemble is learnt and scored."""
+
+    test_path: Annotated[str | None, _data("TSV of labelled lines for the scores")] = None
+    test_features_path: Annotated[tuple[str, ...], _data(_TEST_SOURCES, several=True)] = ()
+    params: Annotated[
+        str | None,
+        _boosting("best.json of `ensemble search`, or any JSON or TOML of parameters",
+                  metavar="FILE"),
+    ] = None  # fmt: skip
+    rounds: Annotated[
+        int | None, _boosting("Rounds", names=("num_boost_round",), min=1, default="100")
+    ] = None
+    objective: Annotated[
+        Objective | None, _boosting("auto is binary for two labels", default="auto")
+    ] = None
+    folds: Annotated[
+        int, _scoring("Folds of a cross validation; 0 for none", names=("folds_num",), min=0)
+    ] = 0
+    early_stopping: Annotated[
+        int,
+        _scoring("Stop after so many rounds without a better log loss on a held-out tenth of the "
+                 "training lines; 0 for never", min=0),
+    ] = 0  # fmt: skip
 
 
-# -- files ----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class SearchSettings(FolderSettings, BoostingSettings, TrainSettings):
+    """How LightGBM parameters are searched."""
 
-
-def read_table(path: str | Path) -> dict[str, Any]:
-    """A JSON or TOML file (by its end .toml) whose top is a table of names.
-
-    Raises:
-        InputError: it is missing, or not what its name says.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text.", "Give a JSON or TOML file.") from None
-    except FileNotFoundError:
-        raise InputError(f"The file {path} does not exist.", "Check the path.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    toml = Path(path).suffix.lower() == ".toml"
-    try:
-        table = _toml(text) if toml else json.loads(text)
-    except ValueError as error:  # both parsers' errors are ValueErrors
-        raise InputError(f"{path} is no valid {'TOML' if toml else 'JSON'}: {error}.") from None
-    if not isinstance(table, dict):
-        raise InputError(
-            f"{path} holds a {type(table).__name__}, but names with values were expected."
-        )
-    return table
-
-
-def _toml(text: str) -> Any:
-    # tomllib came with Python 3.11; tomli is the same for 3.10.
-    for name in ("tomllib", "tomli"):
-        with contextlib.suppress(ImportError):
-            return importlib.import_module(name).loads(text)
-    raise InputError(
-        "A TOML file was given, but Python before 3.11 cannot read it without the package tomli.",
-        "Write the same as JSON.",
+    folds_num: Annotated[int, _search("Stratified folds", names=("folds",), min=2)] = 5
+    epochs_num: Annotated[
+        int, _search("Number of trials, including stored ones", names=("trials",), min=1)
+    ] = 300
+    ranges: Annotated[
+        str,
+        _search("JSON or TOML of ranges, or run_bayesopt or run_lgb_cv_bayesopt for those of the "
+                "old scripts"),
+    ] = "run_bayesopt"  # fmt: skip
+    metric: Annotated[
+        Literal["macro_f1", "accuracy", "log_loss"], _search("What decides which trial is best")
+    ] = "macro_f1"
+    sampler: Annotated[
+        Literal["tpe", "gp", "random"],
+        _search("How trials are chosen; gp is a Gaussian process"),
+    ] = "tpe"
+    pruner: Annotated[
+        Literal["median", "hyperband", "none"], _search("How trials that fall behind are stopped")
+    ] = "median"
+    rounds: Annotated[int, _search("Most rounds", names=("num_boost_round",), min=1)] = 150
+    early_stopping: Annotated[
+        int, _search("End a trial after so many rounds without improvement; 0 for never", min=0)
+    ] = 20
+    select_models: Annotated[bool, _search("Choose the base models as well")] = False
+    timeout: Annotated[float | None, _search("Start no trial after so many seconds", above=0)] = (
+        None
     )
+    storage: Annotated[
+        str | None,
+        _search("Keep trials here, to stop and resume, or for several workers at once",
+                metavar="sqlite:///FILE"),
+    ] = None  # fmt: skip
+    study_name: Annotated[str, _search("Name of the search in the storage")] = "uertool-ensemble"
+    objective: Annotated[Objective, _search("auto is binary for two labels")] = "auto"
 
 
-def load_settings(path: str | Path) -> Settings:
-    """A settings file: what `ensemble search` writes, or a plain table of LightGBM parameters.
+@dataclass(frozen=True)
+class PredictSettings(Settings):
+    """What an ensemble is applied to."""
 
-    Raises:
-        InputError: the file cannot be read, or was written by a newer uertool.
-        UsageError: a parameter in it cannot be meant.
-    """
-    table = read_table(path)
-    if not isinstance(table.get("params"), dict):
-        return check_parameters(table, str(path))
-    if table.get("format", SETTINGS_FORMAT) != SETTINGS_FORMAT or table.get("version", 1) != 1:
-        raise InputError(
-            f"{path} has the format {table.get('format')} {table.get('version')}, but "
-            f"{SETTINGS_FORMAT} 1 was expected.",
-            "Was it written by a newer uertool?",
-        )
-    read = check_parameters(table["params"], str(path))
-    rounds = table.get("rounds", read.rounds)
-    if rounds is not None:
-        rounds = check_parameters({"rounds": rounds}, str(path)).rounds
-    models, labels_num = table.get("models"), table.get("labels_num")
-    if models is not None and not (
-        isinstance(models, list) and models and all(isinstance(name, str) for name in models)
-    ):
-        raise InputError(f"{path}: models is {models!r}, but a list of names was expected.")
-    if labels_num is not None and not isinstance(labels_num, int):
-        raise InputError(f"{path}: labels_num is {labels_num!r}, but a number was expected.")
-    objective = table.get("objective")
-    return Settings(
-        read.params,
-        rounds,
-        tuple(models) if models else None,
-        labels_num,
-        str(objective) if objective is not None else None,
-    )
-
-
-def load_ranges(source: str | Path | None) -> tuple[dict[str, Range], dict[str, Value]]:
-    """Search ranges by the name of a set in `RANGES`, or from a JSON or TOML file.
-
-    In a file `[low, high]` is a range, `{"low": .., "high": .., "log": true}` one where each
-    doubling counts the same, `{"choices": [..]}` a list of values, and a single value is fixed.
-
-    Returns:
-        The ranges, and the parameters that are fixed.
-
-    Raises:
-        InputError, UsageError: the file cannot be read, or a range cannot be meant.
-    """
-    name = str(source) if source is not None else "run_bayesopt"
-    if name in RANGES:
-        return dict(RANGES[name]), {}
-    if not Path(name).is_file() and not Path(name).suffix:
-        raise UsageError(
-            f"The ranges {name!r} are neither a file nor one of {', '.join(RANGES)}.",
-            "Give a JSON or TOML file.",
-        )
-    table = read_table(name)
-    table = table["ranges"] if isinstance(table.get("ranges"), dict) else table
-    ranges: dict[str, Range] = {}
-    fixed: dict[str, Value] = {}
-    faults: list[str] = []
-    for key, entry in table.items():
-        try:
-            main = _main_name(key)
-            if isinstance(entry, (list, dict)):
-                ranges[main] = _range(main, entry)
-            else:
-                fixed[main] = _convert(PARAMETERS[main], key, entry)
-        except UsageError as error:
-            faults.append(str(error))
-    if faults:
-        raise UsageError(f"{name}: " + " ".join(faults))
-    if not ranges:
-        raise UsageError(f"{name} names no range, so there is nothing to search.")
-    return ranges, fixed
-
-
-def _range(name: str, entry: list[Any] | dict[str, Any]) -> Range:
-    parameter = PARAMETERS[name]
-    if isinstance(entry, list):
-        numbers = parameter.kind in (int, float) and len(entry) == 2
-        entry = {"low": entry[0], "high": entry[1]} if numbers else {"choices": entry}
-    unknown = sorted(set(entry) - {"low", "high", "log", "choices"})
-    if unknown:
-        raise UsageError(f"{name} has {', '.join(unknown)}; known are low, high, log, choices.")
-    if "choices" in entry:
-        values = entry["choices"]
-        if not isinstance(values, list) or not values:
-            raise UsageError(f"{name}: choices must be a list of values.")
-        return Range(choices=tuple(_convert(parameter, name, value) for value in values))
-    if parameter.kind not in (int, float) or not {"low", "high"} <= set(entry):
-        raise UsageError(f"{name} needs low and high, or choices.")
-    low = float(_convert(parameter, name, entry["low"]))
-    high = float(_convert(parameter, name, entry["high"]))
-    log = bool(entry.get("log", False))
-    if low > high:
-        raise UsageError(f"{name} goes from {low:g} to {high:g}, which is backwards.")
-    if log and low <= 0:
-        raise UsageError(f"{name} starts at {low:g}, but a logarithmic range starts above 0.")
-    return Range(low, high, log)
+    model_path: Annotated[
+        str | None, Setting("The folder that `ensemble fit` wrote", names=("model", "m"))
+    ] = None
+    test_features_path: Annotated[
+        tuple[str, ...], Setting(_TEST_SOURCES, names=("features_path",), several=True)
+    ] = ()
+    test_path: Annotated[str | None, Setting("TSV with labels, to score the predictions")] = None
+    probabilities_path: Annotated[str | None, Setting("Write lines x labels as .npy here")] = None
+    threads: Annotated[int | None, Setting("Processor threads", min=1, default="all")] = None
