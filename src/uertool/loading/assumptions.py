@@ -211,6 +211,8 @@ def require_known(checkpoint: Checkpoint, config: ModelConfig, assumed: str | No
             f"; `assume` {HEADS_BY_SIZE} accepts {config.heads_num} heads, one for every "
             f"{config.head_size} channels"
         )
+    if "heads_num" in names:
+        hint += "; `run` of `uertool check` shows the likeliest number of heads"
     raise ConfigError(
         f"{' and '.join(_REQUIRED[name] for name in names).capitalize()} of {checkpoint.path} "
         "cannot be read from the tensors, and a model is not written with a guess.",

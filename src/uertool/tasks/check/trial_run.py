@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
@@ -20,7 +19,7 @@ from uertool.loading.config_resolution import resolve_config
 from uertool.loading.device import resolve_device, resolve_dtype
 from uertool.loading.settings import DeviceSettings
 from uertool.loading.tokenizers import TOKENIZER_FILES, Named, TokenizerFinder
-from uertool.models.model import UerModel
+from uertool.models.outputs import all_outputs
 from uertool.tasks.check.head_evidence import best_heads, head_perplexities
 from uertool.tasks.check.settings import CompanionSettings
 from uertool.text.tokenizers.base import Tokenizer
@@ -104,7 +103,8 @@ def trial_run(
         length = min(_LENGTH, config.max_seq_length)
         ids = torch.arange(length, device=place)[None] % config.vocab_size
         with torch.inference_mode():
-            outputs = _outputs(model, ids)
+            targets = ids % (config.tgt_vocab_size or config.vocab_size)
+            outputs = all_outputs(model, ids, torch.ones_like(ids), targets)
         bad = tuple(name for name, out in outputs.items() if not bool(torch.isfinite(out).all()))
         done = time.perf_counter()
     return replace(
@@ -127,29 +127,3 @@ def _tokenizer(
         return TokenizerFinder(checkpoint, config, named, Named()).source()
     except UertoolError:
         return None
-
-
-def _outputs(model: UerModel, ids: Tensor) -> dict[str, Tensor]:
-    """The hidden states, and what every head makes of them."""
-    segs = torch.ones_like(ids)
-    hidden = model.encode(ids, segs)
-    assert isinstance(hidden, Tensor)
-    found = {"hidden": hidden}
-    first = hidden[:, 0]
-    if model.decoder is not None:
-        rows = model.config.tgt_vocab_size or model.config.vocab_size
-        hidden = found["decoder"] = model.decode(ids, segs, ids % rows)
-    heads: tuple[tuple[str, Any, Callable[[Any], Tensor]], ...] = (
-        ("mlm", model.mlm, lambda head: head(found["hidden"])),
-        ("lm", model.lm, lambda head: head(hidden)),
-        ("pooler", model.pooler, lambda head: head(first)),
-        ("sp", model.sp, lambda head: head(first)),
-        ("cls", model.classifier, lambda head: head(first)),
-        ("token_cls", model.token_classifier, lambda head: head(found["hidden"])),
-        ("qa", model.qa, lambda head: head(found["hidden"])),
-        ("siamese", model.siamese, lambda head: head(first, first)),
-    )
-    for name, head, run in heads:
-        if head is not None:
-            found[name] = run(head)
-    return found

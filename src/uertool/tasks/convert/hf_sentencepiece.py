@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uertool.text.tokenizers.sentencepiece import UNDERLINE, SentencePieceTokenizer
+from uertool.text.vocab import Vocab
 
 # Fields of sentencepiece's ModelProto, by their numbers in sentencepiece_model.proto.
 _TRAINER, _NORMALIZER = 2, 3
@@ -22,9 +23,8 @@ def rust_sentencepiece(tokenizer: SentencePieceTokenizer, spm: Path) -> Any | No
         tokenizer: the model with its ids.
         spm: its file.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
     from tokenizers.models import Unigram
-    from tokenizers.processors import TemplateProcessing
 
     proto = dict(_fields(spm.read_bytes()))
     trainer = dict(_fields(_bytes(proto.get(_TRAINER))))
@@ -50,16 +50,24 @@ def rust_sentencepiece(tokenizer: SentencePieceTokenizer, spm: Path) -> Any | No
     rust.pre_tokenizer = pre_tokenizers.Metaspace(UNDERLINE, prepend_scheme=prefix)
     rust.decoder = decoders.Metaspace(UNDERLINE, prepend_scheme=prefix)
     vocab = tokenizer.vocab
-    named = [token for token in (vocab.pad, vocab.unk, vocab.cls, vocab.sep, vocab.mask) if token]
-    sentinels = [vocab.token(index) for index in vocab.sentinels]
-    rust.add_special_tokens([AddedToken(token, special=True) for token in [*named, *sentinels]])
-    if vocab.cls is not None and vocab.sep is not None:
-        rust.post_processor = TemplateProcessing(
-            single=f"{vocab.cls}:0 $A:0 {vocab.sep}:0",
-            pair=f"{vocab.cls}:0 $A:0 {vocab.sep}:0 $B:1 {vocab.sep}:1",
-            special_tokens=[(vocab.cls, vocab.id(vocab.cls)), (vocab.sep, vocab.id(vocab.sep))],
-        )
+    add_special_tokens(rust, vocab, [vocab.token(index) for index in vocab.sentinels])
     return rust
+
+
+def add_special_tokens(rust: Any, vocab: Vocab, more: Sequence[str] = ()) -> None:
+    """Give a Rust tokenizer the special tokens of a vocabulary, [CLS] and [SEP] around texts."""
+    from tokenizers import AddedToken
+    from tokenizers.processors import TemplateProcessing
+
+    cls, sep = vocab.cls, vocab.sep
+    named = [token for token in (vocab.pad, vocab.unk, cls, sep, vocab.mask) if token]
+    rust.add_special_tokens([AddedToken(token, special=True) for token in [*named, *more]])
+    if cls is not None and sep is not None:
+        rust.post_processor = TemplateProcessing(
+            single=f"{cls}:0 $A:0 {sep}:0",
+            pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+            special_tokens=[(cls, vocab.id(cls)), (sep, vocab.id(sep))],
+        )
 
 
 def _scored(tokenizer: SentencePieceTokenizer) -> list[tuple[str, float]]:

@@ -11,13 +11,10 @@ from typing import Any
 
 from uertool.checkpoints.architectures.base import Architecture
 from uertool.checkpoints.model_folder import SPIECE_FILES, TOKENIZER_FILES
-from uertool.tasks.convert.hf_sentencepiece import rust_sentencepiece
+from uertool.tasks.convert.hf_sentencepiece import add_special_tokens, rust_sentencepiece
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.tokenizers.sentencepiece import SentencePieceTokenizer, XlmRobertaTokenizer
-from uertool.text.vocab import Vocab
-
-#: Roles of special tokens, as transformers names them.
-_ROLES = ("unk", "sep", "pad", "cls", "mask")
+from uertool.text.vocab import SPECIAL_TOKENS, Vocab
 
 #: Names that a sentencepiece model has in the folders of an architecture.
 _SPIECE_NAMES: Mapping[str, str] = {"xlm-roberta": "sentencepiece.bpe.model"}
@@ -61,22 +58,47 @@ def json_text(content: Mapping[str, Any]) -> str:
 
 def write_tokenizer(
     folder: Path, source: TokenizerSource, arch: Architecture, max_length: int
-) -> list[str]:
-    """Write the tokenizer files of a Hugging Face folder; returns their names.
+) -> bool:
+    """Write the tokenizer files of a Hugging Face folder; False if the source has none.
 
     Args:
         folder: the output.
-        source: the tokenizer; if it is empty, nothing is written.
+        source: the tokenizer.
         arch: decides which class reads a sentencepiece model.
         max_length: the longest text of the model.
     """
     if source.folder is not None:
-        return _copied(folder, source.folder)
+        names = [name for name in TOKENIZER_FILES if (source.folder / name).is_file()]
+        for name in names:
+            shutil.copyfile(source.folder / name, folder / name)
+        return bool(names)
     if source.spm_path is not None:
-        return _sentence_pieces(folder, source.spm_path, arch, max_length)
-    if source.vocab_path is not None:
-        return _word_pieces(folder, source, max_length)
-    return []
+        _write_pieces(folder, source.spm_path, arch, max_length)
+    elif source.vocab_path is not None:
+        _write_words(folder, Vocab.load(source.vocab_path), source.do_lower_case, max_length)
+    return source.spm_path is not None or source.vocab_path is not None
+
+
+def write_vocab(path: Path, vocab: Vocab) -> None:
+    """Write a vocabulary, only the tokens without what may follow them, so that ids agree."""
+    text = "".join(f"{token}\n" for token in vocab.tokens)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_tokenizer_settings(folder: Path, vocab: Vocab, max_length: int, **settings: Any) -> None:
+    """Write tokenizer_config.json and special_tokens_map.json.
+
+    Args:
+        folder: the output.
+        vocab: its special tokens are named.
+        max_length: the longest text of the model.
+        settings: of the tokenizer, at least `tokenizer_class`.
+    """
+    special = {f"{role}_token": getattr(vocab, role) for role in SPECIAL_TOKENS}
+    special = {name: token for name, token in special.items() if token is not None}
+    common = {"model_max_length": max_length, "clean_up_tokenization_spaces": False}
+    write_json(folder / "tokenizer_config.json", {**settings, **common, **special})
+    write_json(folder / "special_tokens_map.json", special)
 
 
 def vocab_files(source: TokenizerSource) -> list[tuple[str, bytes]]:
@@ -100,48 +122,22 @@ def vocab_files(source: TokenizerSource) -> list[tuple[str, bytes]]:
     return [("vocab.txt", "".join(f"{token}\n" for token in tokens).encode())]
 
 
-def _copied(folder: Path, source: Path) -> list[str]:
-    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    for name in names:
-        shutil.copyfile(source / name, folder / name)
-    return names
-
-
-def _word_pieces(folder: Path, source: TokenizerSource, max_length: int) -> list[str]:
-    assert source.vocab_path is not None
-    vocab = Vocab.load(source.vocab_path)
-    # Only the tokens, without what may follow them on a line, so that ids agree.
-    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocab.tokens), "utf-8")
-    special = _special(vocab)
-    lower = source.do_lower_case
-    settings = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lower,
-        "do_basic_tokenize": True,
-        "tokenize_chinese_chars": True,
-        "strip_accents": None,
-        "model_max_length": max_length,
-        "clean_up_tokenization_spaces": False,
-        **special,
-    }
-    write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "special_tokens_map.json", special)
-    _rust_word_pieces(vocab, lower).save(str(folder / "tokenizer.json"))
-    return ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-
-
-def _special(vocab: Vocab) -> dict[str, str]:
-    """The special tokens under transformers' names."""
-    found = {f"{role}_token": getattr(vocab, role) for role in _ROLES}
-    return {name: token for name, token in found.items() if token is not None}
-
-
-def _rust_word_pieces(vocab: Vocab, lower: bool) -> Any:
-    from tokenizers import AddedToken, Tokenizer, decoders
+def _write_words(folder: Path, vocab: Vocab, lower: bool, max_length: int) -> None:
+    write_vocab(folder / "vocab.txt", vocab)
+    write_tokenizer_settings(
+        folder,
+        vocab,
+        max_length,
+        tokenizer_class="BertTokenizer",
+        do_lower_case=lower,
+        do_basic_tokenize=True,
+        tokenize_chinese_chars=True,
+        strip_accents=None,
+    )
+    from tokenizers import Tokenizer, decoders
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
-    from tokenizers.processors import TemplateProcessing
 
     rust = Tokenizer(
         WordPiece(dict(vocab.mapping), unk_token=vocab.unk or "[UNK]", max_input_chars_per_word=200)
@@ -151,15 +147,8 @@ def _rust_word_pieces(vocab: Vocab, lower: bool) -> Any:
     )
     rust.pre_tokenizer = BertPreTokenizer()
     rust.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    named = (vocab.pad, vocab.unk, vocab.cls, vocab.sep, vocab.mask)
-    rust.add_special_tokens([AddedToken(token, special=True) for token in named if token])
-    if vocab.cls is not None and vocab.sep is not None:
-        rust.post_processor = TemplateProcessing(
-            single=f"{vocab.cls}:0 $A:0 {vocab.sep}:0",
-            pair=f"{vocab.cls}:0 $A:0 {vocab.sep}:0 $B:1 {vocab.sep}:1",
-            special_tokens=[(vocab.cls, vocab.id(vocab.cls)), (vocab.sep, vocab.id(vocab.sep))],
-        )
-    return rust
+    add_special_tokens(rust, vocab)
+    rust.save(str(folder / "tokenizer.json"))
 
 
 def spiece_tokenizer(spm: Path, arch: Architecture) -> SentencePieceTokenizer:
@@ -168,27 +157,15 @@ def spiece_tokenizer(spm: Path, arch: Architecture) -> SentencePieceTokenizer:
     return kind.load(spm)
 
 
-def _sentence_pieces(folder: Path, spm: Path, arch: Architecture, max_length: int) -> list[str]:
-    name = _SPIECE_NAMES.get(arch.name, "spiece.model")
-    shutil.copyfile(spm, folder / name)
+def _write_pieces(folder: Path, spm: Path, arch: Architecture, max_length: int) -> None:
+    shutil.copyfile(spm, folder / _SPIECE_NAMES.get(arch.name, "spiece.model"))
     tokenizer = spiece_tokenizer(spm, arch)
-    vocab = tokenizer.vocab
-    special = _special(vocab)
-    settings: dict[str, Any] = {
-        # The classes of transformers for such models change ids or letters; this one reads
-        # tokenizer.json as it is.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
-        "clean_up_tokenization_spaces": False,
-        **special,
-    }
-    written = [name]
     rust = rust_sentencepiece(tokenizer, spm)
     if rust is None:
-        settings["tokenizer_class"] = _SPIECE_CLASSES.get(arch.name, "T5Tokenizer")
+        kind = _SPIECE_CLASSES.get(arch.name, "T5Tokenizer")
     else:
+        # The classes of transformers for such models change ids or letters; this one reads
+        # tokenizer.json as it is.
+        kind = "PreTrainedTokenizerFast"
         rust.save(str(folder / "tokenizer.json"))
-        written.append("tokenizer.json")
-    write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "special_tokens_map.json", special)
-    return [*written, "tokenizer_config.json", "special_tokens_map.json"]
+    write_tokenizer_settings(folder, tokenizer.vocab, max_length, tokenizer_class=kind)

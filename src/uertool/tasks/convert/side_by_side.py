@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,8 @@ from uertool.checkpoints.architectures.base import Architecture
 from uertool.config import ModelConfig
 from uertool.errors import CheckpointError
 from uertool.io.memory import release_after_use
-
-if TYPE_CHECKING:
-    from uertool.models.model import UerModel
+from uertool.models.model import UerModel
+from uertool.models.outputs import all_outputs
 
 #: Most tokens of a probe, source and target.
 _SOURCE, _TARGET = 16, 7
@@ -79,24 +78,14 @@ def uertool_outputs(model: UerModel, probe: Probe) -> dict[str, Tensor]:
         "hidden states" [tokens, hidden], and the scores of every head by its name.
     """
     with torch.inference_mode():
-        hidden = model.encode(probe.ids, probe.segs)
-        assert isinstance(hidden, Tensor)
-        first, tokens = hidden[:, 0], hidden[probe.real]
-        found = {"hidden states": tokens}
-        heads: tuple[tuple[str, Any, Tensor], ...] = (
-            ("mlm", model.mlm, tokens),
-            ("sp", model.sp, first),
-            ("cls", model.classifier, first),
-            ("token_cls", model.token_classifier, tokens),
-            ("qa", model.qa, tokens),
-            ("pooler", model.pooler, first),
-        )
-        found.update({name: head(states) for name, head, states in heads if head is not None})
-        if model.lm is not None and probe.tgt_ids is not None:
-            found["lm"] = model.lm(model.decode(probe.ids, probe.segs, probe.tgt_ids))
-        elif model.lm is not None:
-            found["lm"] = model.lm(tokens)
-    return {name: tensor.float() for name, tensor in found.items()}
+        found = all_outputs(model, probe.ids, probe.segs, probe.tgt_ids)
+    names = {"hidden": "hidden states"}
+    of_tokens = {"hidden", "mlm", "token_cls", "qa", *(["lm"] if probe.tgt_ids is None else [])}
+    return {
+        names.get(name, name): (out[probe.real] if name in of_tokens else out).float()
+        for name, out in found.items()
+        if name not in ("decoder", "siamese")
+    }
 
 
 def transformers_outputs(folder: Path, hf_class: str, probe: Probe) -> dict[str, Tensor] | None:

@@ -11,10 +11,16 @@ from typing import Any
 from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.model_folder import TOKENIZER_FILES
 from uertool.checkpoints.reader import Checkpoint
-from uertool.tasks.convert.hf_tokenizer import TokenizerSource, write_json, write_tokenizer
+from uertool.tasks.convert.hf_tokenizer import (
+    TokenizerSource,
+    write_json,
+    write_tokenizer,
+    write_tokenizer_settings,
+    write_vocab,
+)
 from uertool.tasks.vocab.building import side_file
 from uertool.tasks.vocab.change import Change, Side, VocabChange, is_folder
-from uertool.text.vocab import SPECIAL_TOKENS, Vocab
+from uertool.text.vocab import Vocab
 
 #: Files of a folder that hold ids or sizes.
 _CONFIGS = ("config.json", "generation_config.json")
@@ -79,7 +85,7 @@ def write_beside(
         else:
             shutil.copyfile(item, folder / item.name)
     if own_target:
-        _write_vocab(folder / "tgt_vocab.txt", changes["target"].vocab)
+        write_vocab(folder / "tgt_vocab.txt", changes["target"].vocab)
     if "source" not in changes:
         return []
     if checkpoint.layout == "uer":
@@ -88,18 +94,12 @@ def write_beside(
     return _write_hf_files(folder, source, checkpoint, changes["source"])
 
 
-def _write_vocab(path: Path, vocab: Vocab) -> None:
-    # As it is read: what stood behind a blank would make it another file for Hugging Face.
-    text = "".join(f"{token}\n" for token in vocab.tokens)
-    path.write_text(text, encoding="utf-8", newline="\n")
-
-
 def _write_uer_files(folder: Path, change: Change) -> None:
     """The vocabulary as UER-py takes it, with the merges that `vocab build` puts beside it."""
     if change.asked.new_spm is not None:
         shutil.copyfile(change.asked.new_spm, folder / "spiece.model")
         return
-    _write_vocab(folder / "vocab.txt", change.vocab)
+    write_vocab(folder / "vocab.txt", change.vocab)
     merges = _beside(change.asked, ".merges.txt")
     if merges is not None:
         shutil.copyfile(merges, folder / "merges.txt")
@@ -117,7 +117,7 @@ def _write_hf_files(
         _write_trained(folder, trained, change.vocab, length)
         return []
     if asked.new_spm is None and not is_folder(asked.new) and change.joining != "wordpieces":
-        _write_vocab(folder / "vocab.txt", change.vocab)
+        write_vocab(folder / "vocab.txt", change.vocab)
         return [
             "There are no tokenizer files in the output: a vocabulary of such tokens does not "
             "say how text is cut. Name a folder with a tokenizer, or a sentencepiece model, "
@@ -137,20 +137,8 @@ def _write_hf_files(
 def _write_trained(folder: Path, trained: Path, vocab: Vocab, length: int) -> None:
     """The tokenizer.json of a trained subword model, with its special tokens named."""
     shutil.copyfile(trained, folder / "tokenizer.json")
-    _write_vocab(folder / "vocab.txt", vocab)
-    special = {
-        f"{role}_token": token
-        for role in SPECIAL_TOKENS
-        if (token := getattr(vocab, role)) is not None
-    }
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": length,
-        "clean_up_tokenization_spaces": False,
-        **special,
-    }
-    write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "special_tokens_map.json", special)
+    write_vocab(folder / "vocab.txt", vocab)
+    write_tokenizer_settings(folder, vocab, length, tokenizer_class="PreTrainedTokenizerFast")
 
 
 def _beside(asked: VocabChange, ending: str) -> Path | None:
