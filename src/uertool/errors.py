@@ -36,7 +36,7 @@ def listed(names: Iterable[object], most: int = 6) -> str:
     found = list(names)
     words: list[str] = []
     for name in found[:most]:
-        word = shown(name)
+        word = shown(name, _WIDTH // 2)
         if words and sum(map(len, words)) + len(word) > _WIDTH:
             break
         words.append(word)

@@ -152,9 +152,9 @@ NOT_CHECKPOINTS = {
     "zeros": (b"\0" * 5000, "zero bytes"),
     "pickle": (b"\x80\x04\x95\x05\0\0\0\0\0\0\0}\x94.", "a Python pickle"),
     "torchscript": (pack({"m/data.pkl": b"", "m/code/a.py": b""}), "TorchScript"),
-    "binary": (bytes(range(128, 256)) * 4, "no checkpoint format"),
+    "binary": (bytes(range(128, 256)) * 4, "unknown format"),
     "png": (b"\x89PNG\r\n\x1a\n", "picture"),
-    "gbk": ("中文词表\n".encode("gbk") * 3, "no checkpoint format"),
+    "gbk": ("中文词表\n".encode("gbk") * 3, "unknown format"),
 }
 
 

@@ -75,4 +75,4 @@ def test_names_in_messages_are_cut_and_printable() -> None:
     assert len(shown("x" * 3_000_000)) == 203
     assert listed(["a", "b"]) == "a, b"
     assert listed("abcdefgh") == "a, b, c, d, e, f and 2 more"
-    assert listed(["a" * 150, "b" * 150, "c"]) == "a" * 150 + " and 2 more"
+    assert listed(["a" * 150, "b" * 99, "c"]) == f"{'a' * 100}... and 2 more"

@@ -338,7 +338,7 @@ def test_a_file_that_is_missing_is_asked_for(name: str, option: str) -> None:
 
 @pytest.mark.parametrize("name", ["xlmroberta", "bert-spm"])
 def test_half_a_character_is_an_input_error(name: str) -> None:
-    with pytest.raises(InputError, match="no character"):
+    with pytest.raises(InputError, match="not a character"):
         make(name).encode("a\ud800")
 
 

@@ -110,7 +110,7 @@ def test_pieces_of_a_sentencepiece_model_are_a_vocabulary() -> None:
 
 def test_a_json_vocabulary_is_read_in_the_order_of_its_ids(tmp_path: Path) -> None:
     assert Vocab.load(write(tmp_path, b'{"b": 1, "a": 0}')).tokens == ["a", "b"]
-    with pytest.raises(VocabError, match="do not run"):
+    with pytest.raises(VocabError, match="are not 0, 1, 2"):
         Vocab.load(write(tmp_path, b'{"b": 3, "a": 0}'))
 
 

@@ -94,7 +94,7 @@ def plan_out(
     if side == "hf" and all(head.name == "pooler" for head in chosen):
         arch = arch.without_base()
         chosen = fitting_heads(arch, heads)
-    elif whole:  # transformers calls a pooler beside another head unexpected
+    elif whole:  # transformers reports a pooler next to another head as unexpected
         chosen = tuple(head for head in chosen if head.name != "pooler")
     planned: list[Planned] = []
     tied: list[tuple[str, str]] = []

@@ -14,7 +14,7 @@ _EMBEDDING_PARTS: tuple[tuple[str, str], ...] = (
     ("segment_embedding.", "seg.embedding."),
 )
 
-#: Prefix in legacy files, prefix in modular ones. Longer prefixes stand first.
+#: Prefix in legacy files, prefix in modular ones. Longer prefixes come first.
 _PREFIXES: tuple[tuple[str, str], ...] = (
     *((f"target.embedding.{old}", f"tgt_embedding.{new}") for old, new in _EMBEDDING_PARTS),
     ("target.embedding.pe", "tgt_embedding.sinusoidalpos.pe"),
@@ -126,7 +126,7 @@ def to_legacy(name: str, *, pair_head: str = "nsp") -> str:
 
 
 def generation_of(names: Iterable[str]) -> Generation | None:
-    """Which generation wrote these names; None where nothing tells (a bare encoder)."""
+    """Which generation wrote these names; None if they do not show it (a bare encoder)."""
     legacy = modular = 0
     for name in names:
         legacy += _LEGACY_MARKS.match(name) is not None

@@ -1,7 +1,7 @@
-"""infer_config: what the tensors of a checkpoint tell about the model, without reading a number.
+"""infer_config: the configuration that names and shapes of tensors imply.
 
-Everything here follows from names and shapes alone. What they cannot tell (head count, activation,
-mask) is assumed, and said to be assumed, in `uertool.loading.config_resolution`.
+Everything here follows from names and shapes alone. What they do not show (head count, activation,
+mask) is assumed, and reported as assumed, in `uertool.loading.config_resolution`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Names(Protocol):
 
 
 def infer_config(checkpoint: Names) -> dict[str, Any]:
-    """What tensors tell, as fields of `ModelConfig`.
+    """The fields of `ModelConfig` that follow from names and shapes.
 
     Args:
         checkpoint: canonical names and shapes.
@@ -142,7 +142,7 @@ def _transformer(shape: _Shapes, names: list[str]) -> dict[str, Any]:
 
 
 def _relative(bias: tuple[int, ...] | None, query: tuple[int, ...] | None) -> dict[str, Any]:
-    """Relative positions; their table is the one place that tells the number of heads."""
+    """Relative positions; only their table shows the number of heads."""
     if bias is None:
         return {"relative_position_embedding": False}
     found: dict[str, Any] = {

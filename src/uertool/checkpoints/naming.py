@@ -78,16 +78,13 @@ JOIN3 = Transform(
     "query, key, value joined", lambda parts: _cat(parts), lambda tensor: _thirds(tensor, 0)
 )
 
-#: UER-py's segment table has a first row for padding that nobody else has.
+#: UER-py's segment table has a first row for padding that no other library has.
 DROP_PAD_ROW = Transform(
     "first row (padding) dropped",
     lambda parts: parts[0][1:],
     lambda tensor: (_zeros_before(tensor, 1),),
     lambda tensor: tensor[1:],
 )
-
-#: Alias for readers of the way back, which adds the row that DROP_PAD_ROW drops.
-ADD_PAD_ROW = DROP_PAD_ROW
 
 #: BART keeps two unused rows in front of its positions.
 OFFSET2 = Transform(
@@ -101,7 +98,7 @@ LEADING_AXIS = Transform(
     "leading axis added", lambda parts: parts[0][None], lambda tensor: (tensor.reshape(-1),)
 )
 
-#: One tensor elsewhere stands for both streams of a siamese model.
+#: Both streams of a siamese model share one tensor in the other format.
 BOTH_STREAMS = Transform(
     "first of two equal streams",
     lambda parts: parts[0],
@@ -168,7 +165,7 @@ class Rule:
             transformers asks for them and UER-py's converters do not write them.
         untied: the one of several Hugging Face names that counts where config.json says that
             words are not tied.
-        tied: canonical name whose tensor this is when the other side does not store it.
+        tied: canonical name of the tensor that is used when the other side does not store this one.
         tie_if: canonical name that must be there for `tied` to hold.
         optional: whether a complete model may lack it.
         script: transform of UER-py's converter where that differs from the right one.
@@ -204,36 +201,11 @@ class Rule:
         return "{i}" in self.uer[0]
 
 
-def rule(
-    uer: str | tuple[str, ...],
-    hf: str | tuple[str, ...] = (),
-    *,
-    tf: str = "",
-    how: Transform = KEEP,
-    tf_how: Transform = KEEP,
-    accept: tuple[str, ...] = (),
-    untied: str = "",
-    tied: str = "",
-    tie_if: str = "",
-    optional: bool = False,
-    script: Transform | None = None,
-    derived: Derived | None = None,
-) -> Rule:
-    """A Rule from single names or tuples."""
-    return Rule(
-        uer=(uer,) if isinstance(uer, str) else uer,
-        hf=((hf,) if hf else ()) if isinstance(hf, str) else hf,
-        tf=tf,
-        how=how,
-        tf_how=tf_how,
-        accept=accept,
-        untied=untied,
-        tied=tied,
-        tie_if=tie_if,
-        optional=optional,
-        script=script,
-        derived=derived,
-    )
+def rule(uer: str | tuple[str, ...], hf: str | tuple[str, ...] = (), **more: Any) -> Rule:
+    """A Rule from single names or tuples; `more` are its other fields."""
+    names = (uer,) if isinstance(uer, str) else uer
+    others = ((hf,) if hf else ()) if isinstance(hf, str) else hf
+    return Rule(names, others, **more)
 
 
 def dense(
@@ -260,6 +232,17 @@ def norm(uer: str, hf: str, *, tf: str = "") -> list[Rule]:
         rule(f"{uer}.gamma", f"{hf}.weight" if hf else "", tf=f"{tf}/gamma" if tf else ""),
         rule(f"{uer}.beta", f"{hf}.bias" if hf else "", tf=f"{tf}/beta" if tf else ""),
     ]
+
+
+def prefixed(
+    rows: Iterable[tuple[Callable[..., list[Rule]], str, str, str]], uer: str, hf: str, tf: str
+) -> tuple[Rule, ...]:
+    """The rules of a table of `dense` and `norm` rows, with a prefix for each column of names."""
+    return tuple(
+        made
+        for make, own, theirs, google in rows
+        for made in make(uer + own, hf + theirs, tf=tf + google)
+    )
 
 
 def renamed(rules: Iterable[Rule], **renames: tuple[str, str]) -> tuple[Rule, ...]:
@@ -345,7 +328,7 @@ _NUMBER = re.compile(r"(?<![^._/])(?:layer_)?(\d+)(?![^./])")
 
 
 def layers_upto(names: Iterable[str]) -> int:
-    """One more than the largest number that stands as a part of any name.
+    """One more than the largest number that is a part of any name.
 
     It bounds the layers to look for, and is itself bounded by the number of names, since layers
     without gaps cannot be more than that.

@@ -32,19 +32,19 @@ class Checkpoint:
         path: what was opened.
         format: how it is stored: "torch-zip", "torch-legacy", "safetensors", "hf-folder" or
             "tf-checkpoint".
-        layout: whose names it has: "uer", "hf" or "tf".
-        generation: of UER-py's names: "legacy", "modular" or None where nothing tells.
+        layout: the naming: "uer", "hf" or "tf".
+        generation: of UER-py's names: "legacy", "modular" or None if unknown.
         architecture: the architecture it is read as, or None for what only UER-py has.
         candidates: every architecture that its names fit; the first is the likeliest.
         heads: "mlm", "sp", "cls", "qa", "token_cls", "lm", "pooler": what it has of them.
         multi_gpu: whether every name began with `module.`.
-        metadata: what the file says about itself.
+        metadata: the file's own metadata.
         hf_config: config.json of a Hugging Face model, None for other layouts.
-        uer_config: config.json found in a folder whose weights have UER-py's names.
-        stored_config: ModelConfig fields kept in the file itself, None where there are none.
-        stored_hf_config: config.json of the model that the file was made from, None likewise.
+        uer_config: config.json of a folder with weights under UER-py's names.
+        stored_config: ModelConfig fields kept in the file itself, or None.
+        stored_hf_config: config.json of the model that the file was made from, or None.
         tied: groups of canonical names that are one tensor.
-        dropped: raw names known to carry nothing: position ids, masks, optimizer slots.
+        dropped: raw names without weights: position ids, masks, optimizer slots.
         unmapped: raw names that are not recognised.
         ignored: those of them that match a pattern of `ignore_unexpected`.
         missing: canonical names that the architecture needs and the file lacks.
@@ -131,7 +131,7 @@ class Checkpoint:
         return source.transform.back(tensor)[source.index]
 
     def release(self, name: str) -> None:
-        """Give mapped pages of a tensor back to the system; see `TensorFile.release`."""
+        """Release mapped pages of a tensor; see `TensorFile.release`."""
         source = self._source(name)
         if source.make is None:
             self.file.release(source.raw)
@@ -141,7 +141,7 @@ class Checkpoint:
         return self._source(name).raw
 
     def raw_names(self, name: str) -> tuple[str, ...]:
-        """Every raw name that stands for a canonical one: its source, and copies of that.
+        """Every raw name of a canonical one: its source, and copies of that.
 
         Empty for a tensor that is computed or that the file does not store (a tied one).
         """
@@ -172,7 +172,7 @@ class Checkpoint:
             )
 
     def close(self) -> None:
-        """Let go of the file; tensors handed out stay valid."""
+        """Close the file; tensors that were returned stay valid."""
         self.file.close()
 
     def __enter__(self) -> Checkpoint:  # noqa: PYI034

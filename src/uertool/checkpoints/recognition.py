@@ -246,7 +246,7 @@ class _Reading:
     def _decide(
         self, found: Mapping[str, dict[str, str]], modern: Mapping[str, str]
     ) -> Architecture:
-        """The architecture among those whose marks are there; config.json speaks first."""
+        """The architecture among those found; config.json decides first."""
         kind = (self.found.hf_config or {}).get("model_type")
         if kind is not None:
             typed = [arch for arch in all_architectures() if kind in arch.model_types]

@@ -81,7 +81,7 @@ def save_tensors(
         metadata: strings for the header of a safetensors file ("format": "pt" is added).
         infos: names, shapes and types of all that an iterator will yield, in its order. With it
             safetensors is written straight to its place; without it an iterator's bytes pass
-            through a temporary file beside the target, since the header comes first.
+            through a temporary file next to the target, since the header comes first.
         tied: alias to kept name, for tensors that are one. In a mapping or sequence, tensors that
             share their memory are recognised by themselves. The alias may be yielded or not.
         ties: how safetensors stores an alias. "copy" stores it a second time, which every program
@@ -90,7 +90,7 @@ def save_tensors(
         max_shard_size: the most bytes of one file, as a number or "5GB"; larger outputs become
             NAME-00001-of-0000N files with an index, of which each tensor is in one.
         overwrite: whether existing files may be replaced.
-        check: looks at the finished file under its partial name; if it raises, the target stays
+        check: called with the finished file under its partial name; if it raises, the target stays
             as it was. Shards are not checked like this.
 
     Returns:
@@ -123,7 +123,7 @@ def save_tensors(
 
 
 class _Job:
-    """What all files of one call have in common."""
+    """What all files of one call to `save_tensors` share."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class _Job:
     def _spool_safetensors(
         self, stream: IO[bytes], folder: Path, pairs: Iterable[tuple[str, torch.Tensor]]
     ) -> None:
-        """Write the bytes aside first, because the header needs to know all of them."""
+        """Write the bytes to a temporary file first, because the header needs all sizes."""
         infos: list[TensorInfo] = []
         with tempfile.TemporaryFile(dir=folder) as aside:
             starts: dict[str, int] = {}
@@ -263,7 +263,7 @@ def _ends(tied: Mapping[str, str], infos: Sequence[TensorInfo] | None) -> dict[s
 
 
 def is_weight_file(path: Path) -> bool:
-    """Whether a name says that weights alone are to be written: model.bin, model.bin-1000."""
+    """Whether a path has the suffix of a weight file: model.bin, model.bin-1000."""
     return _suffix_of(path) in FORMATS
 
 
@@ -275,7 +275,7 @@ def _suffix_of(path: Path) -> str:
 def _format_of(path: Path) -> Format:
     if not is_weight_file(path):
         raise OutputError(
-            f"The format of the output {path} cannot be told from its suffix {path.suffix!r}.",
+            f"The output {path} has the suffix {path.suffix!r}, which is no format of weights.",
             f"Use one of: {', '.join(FORMATS)}.",
         )
     return FORMATS[_suffix_of(path)]
@@ -292,7 +292,7 @@ def _bytes_of(size: int | str) -> int:
     except (ValueError, KeyError):
         value = 0
     if not 0 < value < float("inf"):
-        raise OutputError(f"The shard size {size!r} is no size such as 5GB or 500MB.")
+        raise OutputError(f"Invalid shard size: {size!r} (for example 5GB or 500MB).")
     return int(value)
 
 
@@ -336,14 +336,14 @@ def _copy(source: IO[bytes], target: IO[bytes], count: int) -> None:
 
 
 class _StorageStub:
-    """Stands for a storage while data.pkl is pickled."""
+    """Represents a storage while data.pkl is pickled."""
 
     def __init__(self, key: str, kind: type, numel: int) -> None:
         self.key, self.kind, self.numel = key, kind, numel
 
 
 class _TensorStub:
-    """Stands for a tensor: pickles as the call that torch.load makes to rebuild it."""
+    """Represents a tensor: pickles as the call that torch.load makes to rebuild it."""
 
     def __init__(self, storage: _StorageStub, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.storage, self.shape, self.dtype = storage, shape, dtype
@@ -407,7 +407,7 @@ def _write_torch(
 
 @contextlib.contextmanager
 def _aligned(archive: zipfile.ZipFile, name: str, size: int) -> Iterator[IO[bytes]]:
-    """An entry whose bytes begin at a multiple of 64, as in torch's own files.
+    """An entry with its bytes at a multiple of 64, as in torch's own files.
 
     A padding field before the bytes does that, so that memory maps are aligned.
     """

@@ -50,7 +50,7 @@ _OUTPUT_ERRNOS = {
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """Raise OutputError if `path` holds something and `overwrite` is not set.
 
-    An empty folder and anything that is no ordinary file (a pipe, /dev/null) may be written to.
+    An empty folder and anything that is not a regular file (a pipe, /dev/null) may be written to.
     """
     target = Path(path)
     if overwrite or str(path) == "-" or not os.path.lexists(target):

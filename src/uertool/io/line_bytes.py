@@ -40,7 +40,7 @@ class RawLine(NamedTuple):
 
 
 def name_of(source: object) -> str:
-    """What to call an input in messages."""
+    """The name of an input in messages."""
     if isinstance(source, (str, Path)):
         return "standard input" if str(source) == "-" else str(source)
     return str(getattr(source, "name", "the input"))
@@ -108,7 +108,7 @@ def read_blocks(
     Args:
         stream: what `open_bytes` gave.
         name: what to call it.
-        on_bytes: told how many more bytes were read (of an archive, as it lies on the disk).
+        on_bytes: called with the number of bytes just read (compressed ones of an archive).
 
     Raises:
         InputError: the stream or the archive is broken, or the text is UTF-16.

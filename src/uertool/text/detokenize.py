@@ -14,9 +14,9 @@ UNDERLINE = "\u2581"
 
 
 def _byte_characters() -> dict[int, str]:
-    """The character that stands for each byte in byte-level BPE.
+    """The character that represents each byte in byte-level BPE.
 
-    Printable characters of Latin-1 stand for themselves, the others get U+0100 and on in order.
+    Printable characters of Latin-1 represent themselves, the others are U+0100 and on in order.
     """
     table: dict[int, str] = {}
     shifted = 0x100
@@ -66,7 +66,7 @@ _OPEN_AFTER = frozenset(",.!?;:)]}%\u2026")
 
 
 def _join_wordpieces(tokens: Iterable[str]) -> str:
-    """Words of pieces, with a blank where Latin text has one and none in Chinese."""
+    """Words of pieces, with blanks between Latin words and without blanks in Chinese."""
     words: list[str] = []
     for token in tokens:
         if token.startswith("##") and len(token) > 2 and words:
@@ -82,7 +82,7 @@ def _join_wordpieces(tokens: Iterable[str]) -> str:
 
 
 def _needs_blank(before: str, left: str, right: str) -> bool:
-    """Whether a blank stands between two words; `before` is the word in front of `left`."""
+    """Whether two words have a blank between them; `before` is the word before `left`."""
     last, first = left[-1], right[0]
     if not (_is_spaced(last) and _is_spaced(first)):
         return False
@@ -162,7 +162,7 @@ def _bytes_go_on(tokens: Sequence[str]) -> list[bool]:
 
 
 def _is_word_letter(char: str) -> bool:
-    """A letter or digit of a script whose words have several characters and blanks between."""
+    """A letter or digit of a script that puts blanks between words."""
     return bool(char) and char.isalnum() and _is_spaced(char)
 
 

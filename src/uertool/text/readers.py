@@ -70,13 +70,13 @@ def read_lines(
         column: read tab-separated values and give this column: the name of a column of the header
             line, or a number from 0 for a file without header.
         field: read one JSON object a line and give this field.
-        shard: (i, n) keeps the lines whose number leaves the remainder i - 1 when divided by n.
+        shard: (i, n) keeps the lines i - 1, i - 1 + n, i - 1 + 2n, ...
             This streams from pipes too and balances the parts; a part's results are put back by
             `Line.number`, or by taking one row from each part in turn. The header of a table
             belongs to every part.
         on_bad: called for a line that cannot be read, which is then left out. Without it such a
             line ends the reading.
-        on_bytes: told how many more bytes were read (of an archive, as it lies on the disk).
+        on_bytes: called with the number of bytes just read (compressed ones of an archive).
         limit: the most bytes of a line that are read; a longer one is cut, which `Line.cut` tells,
             or bad where it is a JSON record. None reads all.
 

@@ -1,4 +1,4 @@
-"""The vocabulary: which token has which id, and which tokens have a special role."""
+"""Vocabularies: tokens, their ids, and the special tokens among them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 _LIMIT = 64 << 20
 _MOST_LINES = 5_000_000
 
-# Files that stand in the place of the one that was meant: (first characters, what it is, hint).
+# Files that are often found in place of a vocabulary: (first characters, what it is, hint).
 _IMPOSTORS = (
     ("version https://git-lfs", "a git-lfs pointer", "Fetch the file itself: git lfs pull."),
     ("<!doctype html", "a web page", "Download the file itself, not the page about it."),
@@ -34,16 +34,16 @@ _IMPOSTORS = (
 
 
 class Vocab:
-    """An ordered list of tokens and the way back from a token to its id.
+    """An ordered list of tokens with a mapping from token to id.
 
     As in UER-py an id is a line number, so every line is an entry, the empty one too. A token that
-    stands twice keeps both entries, and its id is that of the later one; `duplicates` lists them.
+    occurs twice keeps both entries, and its id is that of the later one; `duplicates` lists them.
 
     Args:
         tokens: the entries, in the order of their ids.
         source: where they came from, for messages.
         special: role ("pad", "unk", "cls", "sep", "mask") to token, where the usual spellings of
-            `SPECIAL_TOKENS` do not serve.
+            `SPECIAL_TOKENS` do not apply.
 
     Raises:
         VocabError: a token of `special` is not in the vocabulary, or there are no tokens.
@@ -89,7 +89,7 @@ class Vocab:
 
         Args:
             path: the vocabulary file.
-            spm: a sentencepiece model, whose pieces are the vocabulary (then no `path`).
+            spm: a sentencepiece model; its pieces are the vocabulary (then no `path`).
             special: see the class.
 
         Raises:
@@ -170,32 +170,32 @@ class Vocab:
 
     @property
     def mapping(self) -> Mapping[str, int]:
-        """Token to id; of a token that stands twice, the later id."""
+        """Token to id; the later id of a token that occurs twice."""
         return self._ids
 
     @property
     def pad_id(self) -> int | None:
-        """The id of [PAD], or of what stands for it; None where nothing does."""
+        """The id of the padding token, or None."""
         return self._ids[self.pad] if self.pad is not None else None
 
     @property
     def unk_id(self) -> int | None:
-        """The id of [UNK], or of what stands for it; None where nothing does."""
+        """The id of the unknown token, or None."""
         return self._ids[self.unk] if self.unk is not None else None
 
     @property
     def cls_id(self) -> int | None:
-        """The id of [CLS], or of what stands for it; None where nothing does."""
+        """The id of the classification token, or None."""
         return self._ids[self.cls] if self.cls is not None else None
 
     @property
     def sep_id(self) -> int | None:
-        """The id of [SEP], or of what stands for it; None where nothing does."""
+        """The id of the separator token, or None."""
         return self._ids[self.sep] if self.sep is not None else None
 
     @property
     def mask_id(self) -> int | None:
-        """The id of [MASK], or of what stands for it; None where nothing does."""
+        """The id of the mask token, or None."""
         return self._ids[self.mask] if self.mask is not None else None
 
     @cached_property
@@ -210,7 +210,7 @@ class Vocab:
 
     @cached_property
     def duplicates(self) -> dict[str, tuple[int, ...]]:
-        """Every token that stands more than once, with all its ids."""
+        """Every token that occurs more than once, with all its ids."""
         if len(self._ids) == len(self.tokens):
             return {}
         places: dict[str, list[int]] = {}
@@ -259,7 +259,7 @@ def read_vocab_text(path: str | Path) -> str:
 def split_lines(text: str) -> list[str]:
     """The lines of a text, ended by a line feed, a carriage return or both, as Python reads files.
 
-    `str.splitlines` would also cut at characters such as U+2028, which stand in vocabularies.
+    `str.splitlines` would also cut at characters such as U+2028, which occur in vocabularies.
     """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -270,7 +270,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def _entry(line: str) -> str:
-    """What of a vocabulary line is the token: the part before the first blank."""
+    """The token of a vocabulary line: the part before the first blank."""
     parts = line.split(maxsplit=1)
     return parts[0] if parts else line
 
@@ -287,7 +287,7 @@ def _tokens_of_json(text: str, path: str | Path) -> list[str] | None:
         raise VocabError(f"The vocabulary {path} is JSON, but not a table of token to id.")
     tokens = sorted(table, key=table.__getitem__)
     if [table[token] for token in tokens] != list(range(len(tokens))):
-        raise VocabError(f"The vocabulary {path} is JSON, and its ids do not run 0, 1, 2, ...")
+        raise VocabError(f"The vocabulary {path} is JSON, but its ids are not 0, 1, 2, ...")
     return tokens
 
 

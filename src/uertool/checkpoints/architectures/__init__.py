@@ -1,4 +1,4 @@
-"""Architectures that have names elsewhere, one file each; to add one takes a file and a row."""
+"""Architectures with names in other libraries, one file each; a new one needs a file and a row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REGISTERED: Mapping[str, tuple[str, str]] = {
 
 NAMES: tuple[str, ...] = tuple(_REGISTERED)
 
-#: Other words that people use.
+#: Other spellings.
 ALIASES: Mapping[str, str] = {
     "roberta": "xlm-roberta",
     "xlmroberta": "xlm-roberta",
@@ -35,7 +35,7 @@ ALIASES: Mapping[str, str] = {
 }
 
 
-#: One of so many names of a signature may be absent from what is still called near to it.
+#: One in this many names of a signature may be missing from what still counts as near to it.
 _NEAR = 3
 
 
@@ -51,13 +51,11 @@ def architecture(name: str) -> Architecture:
     """The architecture of that name.
 
     Raises:
-        UsageError: there is none; the message lists them.
+        UsageError: the name is unknown; the message lists the known ones.
     """
     known = ALIASES.get(name, name)
     if known not in _REGISTERED:
-        raise UsageError(
-            f"There is no architecture {name!r}.", f"Known ones are: {', '.join(NAMES)}."
-        )
+        raise UsageError(f"Unknown architecture: {name!r}.", f"Known ones are: {', '.join(NAMES)}.")
     return _load(known)
 
 
@@ -67,9 +65,9 @@ def all_architectures() -> tuple[Architecture, ...]:
 
 
 def nearest_architecture(names: set[str]) -> str | None:
-    """A sentence about the architecture that canonical names would be of, but for a few.
+    """A sentence about the architecture that canonical names nearly match.
 
-    None where they come near none.
+    None if they match none nearly.
     """
     found = []
     for arch in all_architectures():
@@ -81,4 +79,4 @@ def nearest_architecture(names: set[str]) -> str | None:
     if not found:
         return None
     _, name, lacking = min(found)
-    return f"it comes nearest to {name}, but lacks {', '.join(lacking)}."
+    return f"it is nearest to {name}, but lacks {', '.join(lacking)}."

@@ -14,14 +14,10 @@ from uertool.checkpoints.architectures.base import (
     number,
     refuse,
 )
-from uertool.checkpoints.naming import Rule, dense, norm, renamed, rule
+from uertool.checkpoints.naming import Rule, dense, norm, prefixed, renamed, rule
 
 if TYPE_CHECKING:
     from uertool.config import ModelConfig
-
-_UER = "encoder.transformer."
-_HF = "albert.encoder.albert_layer_groups.0.albert_layers.0."
-_TF = "bert/encoder/transformer/group_0/inner_group_0/"
 
 _CORE: tuple[Rule, ...] = (
     *renamed(bert.EMBEDDINGS, hf=("bert.", "albert.")),
@@ -30,38 +26,21 @@ _CORE: tuple[Rule, ...] = (
         "albert.encoder.embedding_hidden_mapping_in",
         tf="bert/encoder/embedding_hidden_mapping_in",
     ),
-    *dense(
-        f"{_UER}self_attn.linear_layers.0",
-        f"{_HF}attention.query",
-        tf=f"{_TF}attention_1/self/query",
+    *prefixed(
+        (
+            (dense, "self_attn.linear_layers.0", "attention.query", "attention_1/self/query"),
+            (dense, "self_attn.linear_layers.1", "attention.key", "attention_1/self/key"),
+            (dense, "self_attn.linear_layers.2", "attention.value", "attention_1/self/value"),
+            (dense, "self_attn.final_linear", "attention.dense", "attention_1/output/dense"),
+            (norm, "layer_norm_1", "attention.LayerNorm", "LayerNorm"),
+            (dense, "feed_forward.linear_1", "ffn", "ffn_1/intermediate/dense"),
+            (dense, "feed_forward.linear_2", "ffn_output", "ffn_1/intermediate/output/dense"),
+            (norm, "layer_norm_2", "full_layer_layer_norm", "LayerNorm_1"),
+        ),
+        "encoder.transformer.",
+        "albert.encoder.albert_layer_groups.0.albert_layers.0.",
+        "bert/encoder/transformer/group_0/inner_group_0/",
     ),
-    *dense(
-        f"{_UER}self_attn.linear_layers.1",
-        f"{_HF}attention.key",
-        tf=f"{_TF}attention_1/self/key",
-    ),
-    *dense(
-        f"{_UER}self_attn.linear_layers.2",
-        f"{_HF}attention.value",
-        tf=f"{_TF}attention_1/self/value",
-    ),
-    *dense(
-        f"{_UER}self_attn.final_linear",
-        f"{_HF}attention.dense",
-        tf=f"{_TF}attention_1/output/dense",
-    ),
-    *norm(f"{_UER}layer_norm_1", f"{_HF}attention.LayerNorm", tf=f"{_TF}LayerNorm"),
-    *dense(
-        f"{_UER}feed_forward.linear_1",
-        f"{_HF}ffn",
-        tf=f"{_TF}ffn_1/intermediate/dense",
-    ),
-    *dense(
-        f"{_UER}feed_forward.linear_2",
-        f"{_HF}ffn_output",
-        tf=f"{_TF}ffn_1/intermediate/output/dense",
-    ),
-    *norm(f"{_UER}layer_norm_2", f"{_HF}full_layer_layer_norm", tf=f"{_TF}LayerNorm_1"),
 )
 
 _MLM = Head(

@@ -1,4 +1,4 @@
-"""What an architecture is made of: a table of rules, heads, a signature, two config maps."""
+"""The parts of an architecture: a table of rules, heads, a signature, two config maps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ACTIVATIONS_OUT: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Head:
-    """A group of rules that a checkpoint has or has not as a whole.
+    """An output head: a group of rules that a checkpoint has completely or not at all.
 
     Attributes:
         name: "mlm", "sp", "cls", "qa", "token_cls", "lm" or "pooler".
@@ -55,7 +55,7 @@ class Head:
         uer_without: canonical names that must not be there.
         hf_class: a class name in config.json that decides for this head where names do not.
         implied: its own Hugging Face name where its marks are the body's, because its weights are
-            usually tied; a config.json that names the bare body then speaks against it.
+            usually tied; a config.json with the class of the bare body then excludes it.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Head:
         return {"hf": self.hf, "tf": self.tf, None: self.uer}[side]
 
     def in_names(self, names: set[str], side: Side | None) -> bool:
-        """Whether the names of one side (None: canonical ones) show this head."""
+        """Whether the names of one side (None: canonical ones) include this head's."""
         marks = self._marks(side)
         absent = {"hf": self.hf_without, None: self.uer_without}.get(side, ())
         return bool(marks) and names.issuperset(marks) and names.isdisjoint(absent)
@@ -80,7 +80,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Signature:
-    """Canonical names that tell an architecture; `{i}` is not expanded, layer 0 is meant."""
+    """Canonical names that identify an architecture; those of layers are of layer 0."""
 
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
@@ -103,14 +103,14 @@ class Architecture:
         model_types: Hugging Face's model_type values that it reads; the first is written.
         core: rules of the body.
         heads: in the order in which they are looked for; an earlier one shadows `shadows`.
-        signature: what tells it among UER-py's checkpoints.
+        signature: how it is recognised among UER-py's checkpoints.
         base: prefix of the body in Hugging Face's names, which a bare body lacks.
         hf_marks: Hugging Face names that must all be there for it to be a candidate.
-        hf_without: none of these may be there.
+        hf_without: Hugging Face names that must not be there.
         classes: heads, joined by "+", to Hugging Face's class.
         config_from_hf: config.json to ModelConfig fields.
         config_to_hf: a ModelConfig to config.json.
-        ignored_hf: patterns of Hugging Face names that carry nothing.
+        ignored_hf: patterns of Hugging Face names that hold no weights.
         rules_for: rules that depend on config.json, in place of those with the same names.
         google: whether there is an original TensorFlow format.
         pair_head: what the 2021 generation calls the sentence-pair head.
@@ -169,7 +169,7 @@ class Architecture:
         return WeightMap(rows)
 
     def without_base(self) -> Architecture:
-        """The same with the names of a bare body, which has no prefix and no heads but a pooler."""
+        """The same with the names of a bare body, without prefix and heads except a pooler."""
 
         def bare(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
             return renamed(rules, hf=(self.base, ""))
@@ -187,11 +187,11 @@ class Architecture:
         return self.classes.get("+".join(sorted(names)), self.classes[""])
 
     def ignores(self, name: str) -> bool:
-        """Whether a Hugging Face name is known to carry nothing."""
+        """Whether a Hugging Face name is known to hold no weights."""
         return any(re.search(pattern, name) for pattern in (*IGNORED_HF, *self.ignored_hf))
 
 
-#: Buffers that many Hugging Face files hold and nobody needs.
+#: Buffers in many Hugging Face files that models do not need.
 IGNORED_HF = (
     r"(^|\.)position_ids$",
     r"(^|\.)embeddings\.token_type_ids$",
@@ -281,7 +281,7 @@ def activation(config: Mapping[str, Any], name: str, default: str) -> str:
 
 
 def refuse(config: Mapping[str, Any], **allowed: tuple[Any, ...]) -> None:
-    """Raise ConfigError naming every setting whose value is not among the allowed ones."""
+    """Raise ConfigError naming every setting with a value that is not allowed."""
     wrong = [
         f"{name} = {_value(config[name])}"
         for name, values in allowed.items()

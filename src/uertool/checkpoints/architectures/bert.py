@@ -16,14 +16,10 @@ from uertool.checkpoints.architectures.base import (
     real,
     refuse,
 )
-from uertool.checkpoints.naming import DROP_PAD_ROW, Rule, dense, norm, rule
+from uertool.checkpoints.naming import DROP_PAD_ROW, Rule, dense, norm, prefixed, rule
 
 if TYPE_CHECKING:
     from uertool.config import ModelConfig
-
-_UER = "encoder.transformer.{i}."
-_HF = "bert.encoder.layer.{i}."
-_TF = "bert/encoder/layer_{i}/"
 
 EMBEDDINGS: tuple[Rule, ...] = (
     rule(
@@ -46,39 +42,20 @@ EMBEDDINGS: tuple[Rule, ...] = (
     *norm("embedding.layer_norm", "bert.embeddings.LayerNorm", tf="bert/embeddings/LayerNorm"),
 )
 
-LAYER: tuple[Rule, ...] = (
-    *dense(
-        f"{_UER}self_attn.linear_layers.0",
-        f"{_HF}attention.self.query",
-        tf=f"{_TF}attention/self/query",
+LAYER: tuple[Rule, ...] = prefixed(
+    (
+        (dense, "self_attn.linear_layers.0", "attention.self.query", "attention/self/query"),
+        (dense, "self_attn.linear_layers.1", "attention.self.key", "attention/self/key"),
+        (dense, "self_attn.linear_layers.2", "attention.self.value", "attention/self/value"),
+        (dense, "self_attn.final_linear", "attention.output.dense", "attention/output/dense"),
+        (norm, "layer_norm_1", "attention.output.LayerNorm", "attention/output/LayerNorm"),
+        (dense, "feed_forward.linear_1", "intermediate.dense", "intermediate/dense"),
+        (dense, "feed_forward.linear_2", "output.dense", "output/dense"),
+        (norm, "layer_norm_2", "output.LayerNorm", "output/LayerNorm"),
     ),
-    *dense(
-        f"{_UER}self_attn.linear_layers.1",
-        f"{_HF}attention.self.key",
-        tf=f"{_TF}attention/self/key",
-    ),
-    *dense(
-        f"{_UER}self_attn.linear_layers.2",
-        f"{_HF}attention.self.value",
-        tf=f"{_TF}attention/self/value",
-    ),
-    *dense(
-        f"{_UER}self_attn.final_linear",
-        f"{_HF}attention.output.dense",
-        tf=f"{_TF}attention/output/dense",
-    ),
-    *norm(
-        f"{_UER}layer_norm_1",
-        f"{_HF}attention.output.LayerNorm",
-        tf=f"{_TF}attention/output/LayerNorm",
-    ),
-    *dense(
-        f"{_UER}feed_forward.linear_1",
-        f"{_HF}intermediate.dense",
-        tf=f"{_TF}intermediate/dense",
-    ),
-    *dense(f"{_UER}feed_forward.linear_2", f"{_HF}output.dense", tf=f"{_TF}output/dense"),
-    *norm(f"{_UER}layer_norm_2", f"{_HF}output.LayerNorm", tf=f"{_TF}output/LayerNorm"),
+    "encoder.transformer.{i}.",
+    "bert.encoder.layer.{i}.",
+    "bert/encoder/layer_{i}/",
 )
 
 #: Google's format has no output matrix of its own: it is the word table.

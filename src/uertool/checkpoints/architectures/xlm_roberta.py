@@ -46,7 +46,7 @@ def _rules(offset: int, segments: int) -> tuple[Rule, ...]:
 
 
 def rules_for(config: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """The body's rules for a config.json, whose pad_token_id moves the positions."""
+    """The body's rules for a config.json; its pad_token_id shifts the positions."""
     return _rules(
         number(config, "pad_token_id", default=_PAD) + 1,
         number(config, "type_vocab_size", default=1),

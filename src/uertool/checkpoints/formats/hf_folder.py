@@ -150,7 +150,7 @@ def open_folder(path: Path) -> TensorFile:
     """Open the weights of a folder.
 
     Raises:
-        CheckpointError: there are none, or several and none with a standard name.
+        CheckpointError: the folder has no weights, or several files without a standard name.
     """
     for name in STANDARD_NAMES:
         if (path / name).exists():
@@ -171,7 +171,7 @@ def open_folder(path: Path) -> TensorFile:
     if found:
         raise CheckpointError(
             f"{path} holds {len(found)} weight files ({listed(file.name for file in found)}), "
-            "and none has a standard name such as model.safetensors.",
+            "but none with a standard name such as model.safetensors.",
             "Name one of the files instead of the folder.",
         )
     raise _no_weights(path)
@@ -212,7 +212,7 @@ def _read_config(path: Path) -> dict[str, Any] | None:
 
 
 def _read_index(path: Path) -> dict[str, Path]:
-    """Tensor name to shard path; every shard must lie in the folder of the index."""
+    """Tensor name to shard path; every shard must be in the folder of the index."""
     mapping = read_json_object(path, what="index", error=CheckpointError).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise CheckpointError(f"{path} has no weight_map, so it is not an index of shards.")

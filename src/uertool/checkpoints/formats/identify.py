@@ -1,4 +1,4 @@
-"""What a file is, judged by its first bytes and not by its name."""
+"""The kind of a file, recognised by its first bytes and not by its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TORCH_LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 class FileKind(Enum):
-    """Kinds of files that are met where a checkpoint is expected; the value says it in words."""
+    """Kinds of files that users give as checkpoints; the value describes it in words."""
 
     TORCH_ZIP = "a torch checkpoint"
     TORCH_LEGACY = "a torch checkpoint of the format before torch 1.6"
@@ -28,7 +28,7 @@ class FileKind(Enum):
     HTML = "an HTML page"
     XML = "an XML document"
     JSON = "a JSON file"
-    TORCH_TRUNCATED = "a zip archive whose end is missing (a truncated download?)"
+    TORCH_TRUNCATED = "a zip archive without its end (a truncated download?)"
     TORCH_SCRIPT = "a TorchScript program, not a state dict"
     TORCH_TAR = "a torch checkpoint of the tar format before torch 0.1.10, which is not supported"
     TAR = "a tar archive"
@@ -44,9 +44,9 @@ class FileKind(Enum):
     TF_INDEX = "the index of a TensorFlow checkpoint"
     SENTENCEPIECE = "a sentencepiece model (a tokenizer)"
     PICTURE = "a picture or a PDF document"
-    ZEROS = "a file of nothing but zero bytes (an interrupted download?)"
+    ZEROS = "a file of zero bytes only (an interrupted download?)"
     TEXT = "a text file"
-    UNKNOWN = "no checkpoint format that is known here"
+    UNKNOWN = "a file of an unknown format"
 
 
 _HINTS: dict[FileKind, str] = {
@@ -96,7 +96,7 @@ _TEXT_STARTS: tuple[tuple[bytes, FileKind], ...] = (
 
 
 def identify(path: Path) -> FileKind:
-    """What the file at `path` is.
+    """The kind of the file at `path`.
 
     Raises:
         CheckpointError: there is no such file, or it cannot be read.
@@ -105,7 +105,7 @@ def identify(path: Path) -> FileKind:
         if not path.exists():
             raise CheckpointError(f"There is no file {path}.", _similar(path))
         if not path.is_file():
-            raise CheckpointError(f"{path} is no ordinary file, so it cannot be a checkpoint.")
+            raise CheckpointError(f"{path} is not a regular file, so it cannot be a checkpoint.")
         size = path.stat().st_size
         with open(path, "rb") as stream:
             head = stream.read(_HEAD)
@@ -127,7 +127,7 @@ def identify(path: Path) -> FileKind:
 
 
 def not_a_checkpoint(path: Path, kind: FileKind) -> CheckpointError:
-    """The error that names what was found at `path` in place of a checkpoint."""
+    """The error for a file that is not a checkpoint, with what it is instead."""
     return CheckpointError(f"{path} is {kind.value}.", _HINTS.get(kind))
 
 
@@ -171,7 +171,7 @@ def _binary_kind(path: Path, head: bytes, size: int) -> FileKind | None:
         return FileKind.ZEROS
     if head[:1] == b"\n" and b"<unk>" in head[:64]:
         return FileKind.SENTENCEPIECE
-    # Pickles of the oldest protocols have no mark of their own.
+    # Pickles of the oldest protocols have no signature.
     return FileKind.PICKLE if starts_pickle(path) else None
 
 
@@ -206,7 +206,7 @@ def _only_zeros(path: Path) -> bool:
 
 
 def _as_text(head: bytes) -> str | None:
-    """The first bytes as UTF-8 text, or None if they are none; the cut may split a character."""
+    """The first bytes as UTF-8 text, or None; their end may be within a character."""
     if b"\0" in head:
         return None
     try:
@@ -230,7 +230,7 @@ def _is_json(path: Path, size: int) -> bool:
 
 
 def _similar(path: Path) -> str | None:
-    """A hint naming files beside a missing path whose names begin like it."""
+    """A hint with the files of the same folder that have similar names."""
     parent = path.parent
     if not parent.is_dir():
         return f"There is no folder {parent} either."
@@ -239,4 +239,4 @@ def _similar(path: Path) -> str | None:
         for item in parent.iterdir()
         if item.name.lower().startswith(path.name.lower()[:4]) and not item.name.startswith(".")
     )[:5]
-    return f"Beside it there are: {', '.join(near)}." if near else None
+    return f"Similar names in its folder: {', '.join(near)}." if near else None

@@ -185,24 +185,24 @@ class _Walker:
             if self.budget.opcodes < 0:
                 raise _OverBudgetError("it has more instructions than a checkpoint needs")
             if len(self.stack) > MAX_STACK:
-                raise _StopWalkError("it piles up values as no checkpoint does")
+                raise _StopWalkError("it stacks more values than a checkpoint needs")
             if code == b".":
                 self.result.value = self.pop()
                 return
             if code not in _INSTRUCTIONS:
-                raise _StopWalkError(f"the instruction {code!r} has no place in a checkpoint")
+                raise _StopWalkError(f"the instruction {code!r} is not used in checkpoints")
             decode, action = _INSTRUCTIONS[code]
             action(self, decode(bounded) if decode is not None else None)
         raise _StopWalkError("it ends before its last instruction")
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
-            raise _StopWalkError("an instruction takes a value where there is none")
+            raise _StopWalkError("an instruction needs a value that is not there")
         return self.stack.pop()
 
     def top(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
-            raise _StopWalkError("an instruction takes a value where there is none")
+            raise _StopWalkError("an instruction needs a value that is not there")
         return self.stack[-1]
 
     def pop_mark(self) -> list[Any]:
@@ -226,7 +226,7 @@ class _Walker:
 
     def import_name(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            # The name is computed by a call, so nobody can say what it would be.
+            # The name is computed by a call, so it cannot be known.
             module, name = COMPUTED, "?"
         item = Global(module, name)
         self.result.globals[item] = None
@@ -290,7 +290,7 @@ class _Walker:
     def object_(self, _: object) -> None:
         items = self.pop_mark()
         if not items:
-            raise _StopWalkError("an instruction takes a value where there is none")
+            raise _StopWalkError("an instruction needs a value that is not there")
         self.call(items[0], tuple(items[1:]))
 
     def new_object(self, _: object) -> None:
@@ -347,7 +347,7 @@ class _Walker:
 
     def pop_one(self, _: object) -> None:
         if not self.stack:
-            raise _StopWalkError("an instruction takes a value where there is none")
+            raise _StopWalkError("an instruction needs a value that is not there")
         self.stack.pop()
 
     def pop_to_mark(self, _: object) -> None:

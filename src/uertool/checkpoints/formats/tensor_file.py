@@ -1,4 +1,4 @@
-"""A weight file as a lazy mapping from its own (raw) names to tensors, whatever its format."""
+"""The base class of weight files: a lazy mapping from raw names to tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIED = "uertool.tied"
 
 
 class TensorInfo(NamedTuple):
-    """What is known of a tensor without reading it."""
+    """Name, shape and type of a tensor, without its data."""
 
     name: str
     shape: tuple[int, ...]
@@ -48,10 +48,10 @@ class TensorFile(ABC):
     Attributes:
         path: the file, folder or prefix that was opened.
         format: "torch-zip", "torch-legacy", "safetensors", "hf-folder" or "tf-checkpoint".
-        metadata: what the file says about itself, as strings; "unwrapped" names the outer key of
+        metadata: the file's own metadata, as strings; "unwrapped" names the outer key of
             a torch file such as {"state_dict": ...}.
-        notices: sentences a user may want to read (what was unwrapped, what was left out).
-        skipped: entries that are no tensors (a step counter, an optimizer), name to kind.
+        notices: sentences for the user (what was unwrapped, what was left out).
+        skipped: entries that are not tensors (a step counter, an optimizer), name to kind.
         hf_config: config.json of a Hugging Face folder, otherwise None.
     """
 
@@ -68,7 +68,7 @@ class TensorFile(ABC):
 
     @abstractmethod
     def info(self, name: str) -> TensorInfo:
-        """Shape and type of a tensor, without reading it; CheckpointError if there is none."""
+        """Shape and type of a tensor, without reading it; CheckpointError for an unknown name."""
 
     @abstractmethod
     def tensor(self, name: str) -> torch.Tensor:
@@ -89,11 +89,11 @@ class TensorFile(ABC):
         """
 
     def damage(self) -> list[str]:
-        """Read everything and name the parts whose checksum is wrong, where there is one."""
+        """Read everything; the names with a wrong checksum, if the format has any."""
         return []
 
     def close(self) -> None:  # noqa: B027 (not every format holds something)
-        """Let go of the file; tensors handed out stay valid."""
+        """Close the file; tensors that were returned stay valid."""
 
     def __contains__(self, name: object) -> bool:
         return name in set(self.keys())
@@ -140,12 +140,12 @@ class MappedBytes:
         size = count * dtype.itemsize
         raw = torch.frombuffer(self.buffer, dtype=torch.uint8, count=size, offset=start)
         copy = raw.clone().view(dtype)
-        # The copy is what will be used; the mapped bytes need not stay in memory beside it.
+        # The copy is what will be used; the mapped bytes need not stay in memory as well.
         self.release(start, start + size)
         return copy
 
     def release(self, start: int, end: int) -> None:
-        """Drop the pages that lie wholly between two byte offsets; neighbours keep theirs."""
+        """Drop the pages that are completely between two byte offsets."""
         page = mmap.PAGESIZE
         first = -(-start // page) * page
         last = end // page * page if end < len(self.buffer) else end

@@ -88,7 +88,7 @@ _TORCH_NAMES = {"half": "float16", "double": "float64", "float": "float32"}
 
 
 def prefix_of(path: Path) -> Path | None:
-    """The checkpoint prefix that a path stands for, or None.
+    """The checkpoint prefix that a path refers to, or None.
 
     Understood are the prefix itself, its .index, .meta or .data file, and a folder that holds one
     TensorFlow checkpoint and no other weights.
@@ -117,7 +117,7 @@ def prefix_of(path: Path) -> Path | None:
 
 
 def import_tensorflow(purpose: str) -> Any:
-    """The tensorflow module, quiet; MissingExtraError if it is not installed."""
+    """The tensorflow module, with its logging turned off; MissingExtraError without it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     try:
@@ -139,7 +139,7 @@ def _shards(prefix: Path) -> dict[int, int]:
 
 
 def _check_shards(prefix: Path) -> None:
-    """Name what is missing before tensorflow is even imported."""
+    """Raise CheckpointError for missing files before tensorflow is imported."""
     index = prefix.with_name(prefix.name + ".index")
     if not index.is_file():
         raise CheckpointError(

@@ -191,7 +191,7 @@ class _Entry:
 
 
 def _read_archive(path: Path, mapped: MappedBytes) -> dict[str, _Entry]:
-    """Where each entry's bytes lie, after checking that nothing in the archive is inconsistent."""
+    """The place of each entry's bytes, after checking that the archive is consistent."""
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -272,7 +272,7 @@ def _legacy_spots(
     keys: Walked,
     sizes: Mapping[str, tuple[int, int]],
 ) -> dict[str, Storage]:
-    """Where each storage lies: they follow the pickles, each behind its element count."""
+    """The place of each storage: they follow the pickles, each after its element count."""
     if not isinstance(keys.value, list):
         raise malformed(path, "the list of storages")
     spots: dict[str, Storage] = {}

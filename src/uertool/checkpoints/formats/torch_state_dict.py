@@ -37,7 +37,7 @@ _MAX_WRAPPING = 4
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the elements of one or more tensors lie in the file, in bytes."""
+    """The bytes of the file that hold the elements of one or more tensors."""
 
     key: str
     start: int
@@ -211,7 +211,7 @@ def malformed(path: Path, name: str) -> CheckpointError:
 
 
 def are_sizes(values: Any) -> bool:
-    """Whether all are non-negative integers of a size that can occur."""
+    """Whether all are non-negative integers below 2 ** 48."""
     return isinstance(values, tuple) and all(
         isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 48
         for item in values
@@ -286,7 +286,7 @@ def _is_tensor(value: object) -> bool:
 def _has_tensors(value: object) -> bool:
     """Whether a dictionary holds tensors, itself or in dictionaries within it.
 
-    Each dictionary is visited once: a crooked pickle can nest one in itself a thousand times.
+    Each dictionary is visited once: a hostile pickle can nest one in itself a thousand times.
     """
     seen: set[int] = set()
     level = [value]
@@ -309,7 +309,7 @@ def _dtype_of(path: Path, name: str, value: object) -> torch.dtype:
 
 
 def _describe(value: object) -> str:
-    """A value of a pickle in a word or two."""
+    """A short description of a value in a pickle."""
     if isinstance(value, Call):
         name = value.function.name if isinstance(value.function, Global) else "object"
         kinds = {"_reconstruct": "a NumPy array", "scalar": "a NumPy number"}
@@ -331,7 +331,7 @@ def _describe(value: object) -> str:
         str: "a string",
         int: "an integer",
         float: "a number",
-        bool: "a truth value",
+        bool: "a boolean",
         bytes: "bytes",
         type(None): "nothing",
     }

@@ -103,7 +103,7 @@ class ConversionWriter:
                 view.release(name)
 
     def _note_not_finite(self, name: str, tensor: torch.Tensor) -> None:
-        self.not_finite[name] = count = int((~torch.isfinite(tensor)).sum())
+        self.not_finite[name] = count = int((~torch.isfinite(_computable(tensor))).sum())
         source = self.plan.checkpoint.path
         message = f"{source}: {name} holds {count} values that are NaN or infinite."
         if not self.plan.options.allow_nan:
@@ -223,7 +223,14 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _finite(tensor: torch.Tensor) -> bool:
+    tensor = _computable(tensor)
     # The sum of finite numbers can overflow, so it only clears; it needs no second array.
     if math.isfinite(float(tensor.sum())):
         return True
     return bool(torch.isfinite(tensor).all())
+
+
+def _computable(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in a type that torch computes with, which float8 types are not."""
+    small = tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1
+    return tensor.float() if small else tensor

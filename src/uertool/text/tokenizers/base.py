@@ -12,13 +12,13 @@ from uertool.text.vocab import Vocab
 
 
 class Tokenizer:
-    """Text to ids and back; a subclass says how one stretch of plain text is cut.
+    """Text to ids and back; a subclass defines how plain text is split.
 
     Attributes:
-        name: how it is called on the command line.
+        name: its name on the command line.
         vocab: the entries; ids index them.
-        special_in_text: whether a special token written out in a text, such as [MASK], is that
-            token. Off by default, since UER-py takes it for ordinary characters.
+        special_in_text: whether a special token written in a text, such as [MASK], is that
+            token. Off by default, since UER-py reads it as ordinary characters.
         prefix_ids, suffix_ids: what `with_special` puts around a sequence.
         joining: how tokens become words again, see `uertool.text.detokenize`.
     """
@@ -62,7 +62,7 @@ class Tokenizer:
 
         Raises:
             VocabError: a token is unknown and the vocabulary has no [UNK].
-            InputError: the text is not Unicode text (it holds half surrogates).
+            InputError: the text is not valid Unicode (it holds lone surrogates).
         """
         return self.encode_batch([text])[0]
 
@@ -85,7 +85,7 @@ class Tokenizer:
         return encoded
 
     def _parts(self, text: str) -> list[tuple[str, bool]]:
-        """A text cut at the special tokens written in it: (part, is it a special token)."""
+        """A text split at the special tokens written in it: (part, is it a special token)."""
         if self._special_pattern is None:
             names = sorted(self._special_names(), key=len, reverse=True)
             # A pattern that never matches where there are none.
@@ -126,7 +126,7 @@ class Tokenizer:
         return [find(piece, unk) for piece in pieces]
 
     def encode_parts(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        """The ids of texts that come in parts, with something that is no text between the parts.
+        """The ids of texts that come in parts, with something other than text between the parts.
 
         Args:
             rows: the parts of each text; a part other than the first goes on where one ended.
@@ -138,9 +138,9 @@ class Tokenizer:
         return [[next(plain) for _ in row] for row in rows]
 
     def spans(self, text: str) -> list[tuple[int, int]] | None:
-        """Where in a text each token of `encode` stands, as (start, stop).
+        """The place of each token of `encode` in a text, as (start, stop).
 
-        None where this tokenizer cannot tell, or where a token is no stretch of characters.
+        None if this tokenizer does not know, or a token is not a range of characters.
         """
         return None
 
@@ -178,12 +178,12 @@ class Tokenizer:
 
 
 def check_characters(texts: Iterable[str]) -> None:
-    """Raises InputError for a text with half surrogates, which libraries below Python refuse."""
+    """Raises InputError for a text with lone surrogates, which Rust and C++ libraries refuse."""
     for text in texts:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"A text holds {text[error.start]!r}, which is no character.",
+                f"A text holds {text[error.start]!r}, which is not a character.",
                 "It was not UTF-8 where it came from.",
             ) from None

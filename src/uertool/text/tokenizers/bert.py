@@ -176,7 +176,7 @@ def basic_words(text: str, *, do_lower_case: bool) -> Iterator[str]:
     """The words of a text after BERT's basic tokenization, in Python's own Unicode version.
 
     Controls, zero bytes and U+FFFD are dropped, Chinese characters and punctuation (ASCII symbols
-    too) stand alone; lower-casing also takes off the accents.
+    too) are words of their own; lower-casing also removes the accents.
     """
     for chunk in text.translate(_CLEAN_UP).split():
         word = chunk

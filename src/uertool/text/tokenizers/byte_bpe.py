@@ -57,7 +57,7 @@ class BpeTokenizer(Tokenizer):
 
     def __init__(self, vocab: Vocab, merges: Sequence[Merge]) -> None:
         super().__init__(vocab)
-        # UER-py numbers a merge that stands twice by its later place.
+        # UER-py numbers a merge that occurs twice by its later place.
         self._ranks: dict[Merge, int] = {merge: rank for rank, merge in enumerate(merges)}
         self._rust: Any = None
         self._fits_rust = self._is_regular()

@@ -1,6 +1,6 @@
 """The tokenizer of a Hugging Face folder, as transformers' AutoTokenizer would make it.
 
-tokenizer.json says everything. Without it the kind follows from the files that are there
+tokenizer.json is complete. Without it the kind follows from the files that are there
 (vocab.txt, vocab.json with merges.txt, a sentencepiece model) and from tokenizer_config.json.
 """
 
@@ -26,7 +26,7 @@ from uertool.text.vocab import Vocab, load_sentencepiece, pieces_of, read_vocab_
 _SPIECE_NAMES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _T5_SENTINELS = 100
 _MOST_SENTINELS = 10_000
-# What stands around a sequence, by the kind of tokenizer class.
+# Tokenizer classes that put <s> and </s> around a sequence.
 _ROBERTA_LIKE = ("Roberta", "Bart", "Longformer", "MVP", "LED")
 
 
@@ -34,7 +34,7 @@ def tokenizer_from_hf_folder(path: str | Path) -> Tokenizer:
     """The tokenizer that a Hugging Face folder describes.
 
     Raises:
-        VocabError: there is no folder, no tokenizer file in it, or one that is not understood.
+        VocabError: there is no folder, no tokenizer file in it, or one that cannot be read.
         MissingExtraError: a sentencepiece model without the package.
     """
     folder = Path(path)
@@ -203,7 +203,7 @@ def _from_spiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     else:
         kind = settings.get("tokenizer_class") or settings.get("model_type") or "unknown"
         raise VocabError(
-            f"{path} belongs to a tokenizer of the kind {kind!r}, whose ids are not known.",
+            f"{path} belongs to a tokenizer of the unsupported kind {kind!r}.",
             "Add its tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(folder).",
         )
     tokenizer.special_in_text = True

@@ -14,7 +14,7 @@ UNDERLINE = "\u2581"
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """The pieces of a sentencepiece model, whose ids are the model's own.
+    """The pieces of a sentencepiece model with the model's own ids.
 
     Args:
         processor: the loaded model.

@@ -8,7 +8,7 @@ from uertool.text.tokenizers.base import Tokenizer
 
 
 class SpaceTokenizer(Tokenizer):
-    """What stands between blanks is a token.
+    """Everything between two blanks is a token.
 
     As in UER-py, two blanks in a row hold an empty token between them, and an empty line is one.
     """
@@ -20,7 +20,7 @@ class SpaceTokenizer(Tokenizer):
         return text.strip().split(" ")
 
     def encode_parts(self, rows: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        # Blanks beside what stands between two parts are not an empty token.
+        # Blanks at the border of two parts are not an empty token.
         return [
             [
                 ids if part.strip() or len(row) == 1 else []
