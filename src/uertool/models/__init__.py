@@ -1,1 +1,1 @@
-"""The neural networks, torch.nn only, and the registry that loads them."""
+"""The neural networks, torch.nn only: layers, encoders, decoder, output heads, states."""

@@ -27,7 +27,7 @@ class Table(nn.Module):
 
 
 class SinusoidTable(nn.Module):
-    """A computed position table [rows, size]; legacy checkpoints bring it along as `pe`."""
+    """A computed position table [rows, size]; legacy checkpoints contain it as `pe`."""
 
     pe: Tensor
 
@@ -97,7 +97,7 @@ class Embedding(nn.Module):
             if limit is not None and ids.shape[1] > limit:
                 raise InputError(
                     f"A text of {ids.shape[1]} tokens does not fit the position table, "
-                    f"which has {limit} places.",
+                    f"which has {limit} rows.",
                     f"Set `seq_length` to {limit} or less.",
                 )
             position_ids = torch.arange(ids.shape[1], device=ids.device)[None]

@@ -35,7 +35,7 @@ class _PlainEncoder(nn.Module):
         """As TransformerEncoder.forward, for the last layer."""
         if list(wanted) != [self.config.layers_num]:
             raise UsageError(
-                f"The {self.config.encoder} encoder gives its last layer only, "
+                f"The {self.config.encoder} encoder returns its last layer only, "
                 f"not layers {list(wanted)}.",
                 "Leave `layers` out.",
             )
@@ -52,7 +52,7 @@ def _cell(name: str, config: ModelConfig, hidden: int, *, bidirectional: bool) -
 
 
 class RecurrentEncoder(_PlainEncoder):
-    """rnn, lstm or gru. Padding is not skipped, as in UER-py."""
+    """Recurrent encoder: rnn, lstm or gru. Padding is not skipped, as in UER-py."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -65,7 +65,10 @@ class RecurrentEncoder(_PlainEncoder):
 
 
 class BidirectionalEncoder(_PlainEncoder):
-    """birnn, bilstm or bigru: two independent stacks, one of which reads from the padded end."""
+    """Bidirectional encoder: birnn, bilstm or bigru.
+
+    Two independent stacks, one of which reads from the padded end.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -81,7 +84,7 @@ class BidirectionalEncoder(_PlainEncoder):
 
 
 class GatedCnnEncoder(_PlainEncoder):
-    """Causal gated convolutions with a residual every `block_size` layers (Dauphin et al. 2017)."""
+    """Causal gated convolutions, a residual every `block_size` layers (Dauphin et al. 2017)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -120,7 +123,7 @@ class GatedCnnEncoder(_PlainEncoder):
         return hidden[..., 0].transpose(1, 2)
 
 
-#: Encoder names of UER-py and what builds them.
+#: UER-py's names of encoders, and their classes.
 ENCODERS: Mapping[str, Callable[[ModelConfig], nn.Module]] = {
     "transformer": TransformerEncoder,
     "rnn": RecurrentEncoder,

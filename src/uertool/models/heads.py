@@ -11,7 +11,7 @@ from uertool.models.norm import make_normal_norm
 
 
 class MlmHead(nn.Module):
-    """Scores of every word in the place of a masked one: [..., hidden] to [..., vocab]."""
+    """Masked-language head: logits of masked words, [..., hidden] to [..., vocab]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class MlmHead(nn.Module):
 
 
 class LmHead(nn.Module):
-    """Scores of every word as the next one: [..., hidden] to [..., vocab]."""
+    """Language-model head: logits of next words, [..., hidden] to [..., vocab]."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Pooler(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """Scores of labels for a whole text, through a pooler: [batch, hidden] to [batch, labels]."""
+    """Sequence classifier with a pooler: logits of labels, [batch, hidden] to [batch, labels]."""
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PooledHead(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """Scores of labels for every token: [..., hidden] to [..., labels]."""
+    """Token classifier: logits of labels for every token, [..., hidden] to [..., labels]."""
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class TokenHead(nn.Module):
 
 
 class SiameseHead(nn.Module):
-    """Scores of labels for a pair of texts, from [u, v, |u - v|, u * v] as UER-py has it."""
+    """Siamese classifier: logits of labels for a pair of texts, from [u, v, |u - v|, u * v]."""
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()

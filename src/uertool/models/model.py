@@ -1,4 +1,4 @@
-"""UerModel: one configurable model for everything that UER-py's scripts run."""
+"""UerModel: one configurable model for all of UER-py's architectures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DualEncoder(nn.Module):
 
 
 class UerModel(nn.Module):
-    """Embedding, encoder, decoder where there is one, and the heads that were loaded.
+    """Embedding, encoder, optional decoder, and the output heads that were loaded.
 
     Args:
         config: sizes and switches.
@@ -44,7 +44,7 @@ class UerModel(nn.Module):
             "pooler". A decoder is built for "lm" only.
         label_counts: number of labels of "sp", "cls", "token_cls", "qa" and "siamese".
 
-    A head that was not built is None.
+    The attribute of a head that was not built is None.
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class UerModel(nn.Module):
         Args:
             ids: token ids [batch, length].
             segs: 0 for padding, 1 or 2 for the first or second text [batch, length].
-            layers: the layers whose states are wanted: 0 is what enters the first layer, -1 the
-                last. None gives the last one alone, not in a list.
-            positions: [batch, k]: the states of the last layer are computed there only.
+            layers: numbers of layers: 0 is what enters the first layer, -1 the last. None returns
+                the last one alone, not in a list.
+            positions: [batch, k]: compute the states of the last layer there only.
             stream: which side of a siamese model reads the text, 0 or 1.
 
         Returns:
@@ -123,14 +123,14 @@ class UerModel(nn.Module):
             [batch, k, hidden] with `positions`; with `layers` a list, one for each, in their order.
 
         Raises:
-            UsageError: a layer that the model has not, or layers of an encoder that gives its last
-                one only; `positions` together with `layers`.
+            UsageError: unknown layer, or layers of an encoder that returns its last one only;
+                `positions` together with `layers`.
             InputError: the texts are longer than the position table.
         """
         last = self.config.layers_num
         wanted = [last] if layers is None else [self._layer(layer) for layer in layers]
         if positions is not None and wanted != [last]:
-            raise UsageError("Positions can be picked from the last layer only.")
+            raise UsageError("Positions can be selected in the last layer only.")
         encoder = self.encoder
         if isinstance(self.embedding, DualEmbedding):
             vectors = self.embedding.stream(stream, ids, segs)

@@ -9,7 +9,7 @@ deviation,
 so the factor sqrt((N - 1) / N) is folded into gamma when a checkpoint is loaded (`uer_gamma`) and
 an ordinary layer norm with a negligible epsilon gives UER-py's numbers as long as s is far above
 1e-6. Where it may not be (sums of raw embeddings, whose s is often about 0.05), `exact=True`
-multiplies by s / (s + eps') besides, from the 1/s that the fused kernel returns anyway.
+also multiplies by s / (s + eps'), from the 1/s that the fused kernel returns anyway.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from uertool.config import ModelConfig
 
 #: UER-py's epsilon, added to the standard deviation.
 UER_EPS = 1e-6
-#: What the fused kernel adds to the variance in its place: enough to keep a constant row finite.
+#: The fused kernel's epsilon in its place, added to the variance: keeps a constant row finite.
 FUSED_EPS = 1e-12
 
 
 def uer_factor(size: int) -> float:
-    """sqrt((N - 1) / N): what turns a biased norm into UER-py's unbiased one."""
+    """The factor sqrt((N - 1) / N) that turns a biased norm into UER-py's unbiased one."""
     return math.sqrt((size - 1) / size)
 
 

@@ -1,4 +1,4 @@
-"""Position tables that are computed, not learned: sinusoids and T5's relative buckets."""
+"""Sinusoidal position tables, and T5's relative position bias."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sinusoid_legacy(length: int, size: int) -> Tensor:
 
 
 def sinusoid_modular(length: int, size: int) -> Tensor:
-    """UER-py 2023's table [length, size], of which a text uses rows 2, 3, ...
+    """UER-py 2023's table [length, size]; a text uses its rows 2, 3, ...
 
     Frequencies exp(-ln(10000) * i / (size/2 - 1)), sin in even columns, cos in odd ones. Row 0, the
     one of [PAD]'s id, is zero.
