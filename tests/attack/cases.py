@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import functools
 import io
 import json
@@ -202,13 +203,14 @@ def mutated(value: Any, chance: random.Random) -> Any:
                 continue
             action = chance.random()
             if action < 0.7:
-                inner[key] = chance.choice(ODD)
+                inner[key] = copy.deepcopy(chance.choice(ODD))
             elif action < 0.85:
                 del inner[key]
             elif isinstance(inner, dict):
-                inner[chance.choice(["", "x", "a" * 10_000, "\ud800"])] = inner[key]
+                new = chance.choice(["", "x", "a" * 10_000, "\ud800"])
+                inner[new] = json.loads(json.dumps(inner[key]))
             else:
-                inner.extend(inner[:50])
+                inner.extend(json.loads(json.dumps(inner[:50])))
             break
     return value
 

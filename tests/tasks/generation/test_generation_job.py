@@ -38,6 +38,21 @@ def prompts_of(*texts: str) -> list[Prompt]:
     return [Prompt(number, text) for number, text in enumerate(texts)]
 
 
+def test_rows_beyond_the_vocabulary_are_never_generated(tmp_path: Path) -> None:
+    folder = FIXTURES / "gpt2-modular"
+    lines = (folder / "vocab.txt").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "vocab.txt").write_text("".join(lines[:-100]), "utf-8")
+    padded = load_model(
+        folder / "model.bin",
+        config=folder / "config.json",
+        vocab=tmp_path / "vocab.txt",
+        heads=("lm",),
+        device="cpu",
+    )
+    ((text,),) = generate(padded, "今天", temperature=50, top_k=0, max_new_tokens=60, seed=1)
+    assert max(text.ids) < 940
+
+
 # -- UER-py's outputs -----------------------------------------------------------------------------
 
 

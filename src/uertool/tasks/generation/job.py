@@ -181,7 +181,10 @@ class Generator:
         if decoding.stops is not None:
             stops = stop_ids(tokenizer, decoding.stops)
         stopping = Stopping(stops, decoding.stop_string, tokenizer.decode)
-        rules = rules_of(decoding, word_ids(tokenizer, decoding.forbid), stops, special)
+        # A word table may be padded with rows that are no tokens.
+        padding = [[row] for row in range(len(tokenizer), self.model.vocab_size)]
+        forbidden = [*word_ids(tokenizer, decoding.forbid), *padding]
+        rules = rules_of(decoding, forbidden, stops, special)
         if decoding.beam is None:
             return Independent(decoding, rules, stopping, live)
         if live is not None:
