@@ -244,6 +244,27 @@ def test_a_folder_that_stepped_aside_in_a_killed_run_comes_back(tmp_path: Path) 
     assert names(tmp_path / "model") == ["old"]
 
 
+def test_files_that_are_kept_stay_unless_the_new_folder_has_them(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("mine", "old", "both"):
+        (folder / name).write_text(name)
+    inode = (folder / "mine").stat().st_ino
+    with (
+        pytest.raises(RuntimeError),
+        atomic_folder(folder, overwrite=True, keep=lambda name: name != "old") as partial,
+    ):
+        (partial / "both").write_text("new")
+        raise RuntimeError
+    assert names(folder) == ["both", "mine", "old"]
+    with atomic_folder(folder, overwrite=True, keep=lambda name: name != "old") as partial:
+        (partial / "both").write_text("new")
+    assert names(folder) == ["both", "mine"]
+    assert (folder / "both").read_text() == "new"
+    assert (folder / "mine").read_text() == "mine"
+    assert (folder / "mine").stat().st_ino == inode
+
+
 def test_a_folder_with_other_folders_in_it_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "home" / "photos").mkdir(parents=True)
     with (

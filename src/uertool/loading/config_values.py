@@ -28,11 +28,12 @@ FOREIGN_KEYS = frozenset(
 
 #: Settings of UER-py that do not change what a trained model computes.
 _TRAINING = frozenset(
-    ["adv_type", "batch_size", "crf_target", "data_processor", "deep_init", "dropout"]
-    + ["fgm_epsilon", "fp16", "fp16_opt_level", "labels", "learning_rate", "lr_decay", "optimizer"]
-    + ["pgd_alpha", "pgd_epsilon", "pgd_k", "prefix_lm_loss", "scheduler", "seed", "seq_length"]
-    + ["span_geo_prob", "span_masking", "span_max_length", "spm_model_path", "stream_0", "stream_1"]
-    + ["tokenizer", "use_adv", "vocab_path", "warmup", "whole_word_masking"]
+    ["adv_type", "batch_size", "crf_target", "data_processor", "deep_init", "do_lower_case"]
+    + ["dropout", "fgm_epsilon", "fp16", "fp16_opt_level", "labels", "learning_rate"]
+    + ["lr_decay", "optimizer", "pgd_alpha", "pgd_epsilon", "pgd_k", "prefix_lm_loss"]
+    + ["scheduler", "seed", "seq_length", "span_geo_prob", "span_masking", "span_max_length"]
+    + ["spm_model_path", "stream_0", "stream_1", "tokenizer", "use_adv", "vocab_path", "warmup"]
+    + ["whole_word_masking"]
 )
 
 #: Words that a list may hold.

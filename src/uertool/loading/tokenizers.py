@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from uertool.checkpoints.companions import companion, find_companion
 from uertool.checkpoints.reader import Checkpoint
 from uertool.config import ModelConfig
-from uertool.errors import UsageError, VocabError
+from uertool.errors import UertoolError, UsageError, VocabError
+from uertool.io.small_files import read_json_object
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
@@ -40,6 +42,49 @@ class Named:
     def is_empty(self) -> bool:
         """Whether nothing was named."""
         return not (self.vocab or self.kind or any(self.files.values()))
+
+
+@dataclass(frozen=True)
+class OwnTokenizer:
+    """The tokenizer that the companions of a weight file describe; None means nothing.
+
+    Attributes:
+        vocab: NAME.vocab.txt or NAME.vocab.json.
+        spm: NAME.spiece.model.
+        merges: NAME.merges.txt.
+        kind: UER-py's name of the tokenizer, from NAME.config.json.
+        do_lower_case: from NAME.config.json.
+    """
+
+    vocab: Path | None = None
+    spm: Path | None = None
+    merges: Path | None = None
+    kind: str | None = None
+    do_lower_case: bool | None = None
+
+
+def own_tokenizer(path: Path) -> OwnTokenizer:
+    """The tokenizer that the companions of a weight file describe; nothing for a folder."""
+    if path.is_dir():
+        return OwnTokenizer()
+
+    def own(*names: str) -> Path | None:
+        places = (companion(path, name) for name in names)
+        return next((place for place in places if place.is_file()), None)
+
+    settings: Mapping[str, Any] = {}
+    config = own("config.json")
+    if config is not None:
+        with contextlib.suppress(UertoolError):  # it is reported where its settings are read
+            settings = read_json_object(config)
+    kind, lower = settings.get("tokenizer"), settings.get("do_lower_case")
+    return OwnTokenizer(
+        own("vocab.txt", "vocab.json"),
+        own("spiece.model"),
+        own("merges.txt"),
+        kind if isinstance(kind, str) else None,
+        {"true": True, "false": False}.get(str(lower).lower()),
+    )
 
 
 class TokenizerFinder:
@@ -101,18 +146,23 @@ class TokenizerFinder:
     def _make(self, named: Named, default: str) -> Tokenizer:
         path = self.checkpoint.path
         vocab, spm, merges, lower = named.vocab, *(named.files[name] for name in TOKENIZER_FILES)
+        kind = named.kind
         if vocab is None and spm is None:
             if self.checkpoint.layout == "hf" and default == "vocab.txt":
                 folder = path if path.is_dir() else path.parent
-                if named.kind is None and lower is None:
+                if kind is None and lower is None:
                     return tokenizer_from_hf_folder(folder)
                 vocab = find_companion(path, default)
                 if vocab is None:
                     raise UsageError(f"`tokenizer` needs `vocab_path`: {folder} has no vocab.txt.")
             else:
-                vocab = self._found(default)
+                own = own_tokenizer(path) if default == "vocab.txt" else OwnTokenizer()
+                spm, merges = own.spm, merges or own.merges
+                vocab = own.vocab or (None if spm else self._found(default))
+                kind = kind or own.kind
+                lower = own.do_lower_case if lower is None else lower
         return make_tokenizer(
-            named.kind or "bert",
+            kind or "bert",
             vocab_path=vocab,
             spm_model_path=spm,
             merges_path=merges,

@@ -569,6 +569,52 @@ def test_nothing_else_is_needed_to_run_or_convert_an_output(tmp_path: Path) -> N
     assert (tmp_path / "back" / "vocab.txt").read_text() == BERT.with_name("vocab.txt").read_text()
 
 
+def test_a_cased_vocabulary_stays_cased(tmp_path: Path) -> None:
+    from uertool.loading.registry import load_model
+
+    convert(BERT, tmp_path / "hf", "hf", ConvertSettings(do_lower_case=False, verify=False))
+    convert(tmp_path / "hf", tmp_path / "m.bin", "uer", FAST)
+    assert not load_model(tmp_path / "m.bin", device="cpu").tokenizer.do_lower_case
+    convert(tmp_path / "m.bin", tmp_path / "back", "hf", FAST)
+    settings = json.loads((tmp_path / "back" / "tokenizer_config.json").read_text())
+    assert settings["do_lower_case"] is False
+
+
+@pytest.mark.parametrize("arch", ["xlm-roberta", "bert"])
+def test_a_sentencepiece_model_is_a_companion_too(arch: str, tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    from uertool.loading.registry import load_model
+
+    spm = TEXT / "cluecorpussmall_spm.model"
+    source = with_words(tmp_path / "in", 100_005 if arch == "xlm-roberta" else 100_000)
+    settings = ConvertSettings(arch=arch, spm_model_path=spm, verify=False)
+    convert(source, tmp_path / "m.bin", "uer", settings)
+    assert (tmp_path / "m.spiece.model").read_bytes() == spm.read_bytes()
+    tokenizer = load_model(tmp_path / "m.bin", device="cpu").tokenizer
+    assert tokenizer.name == ("xlmroberta" if arch == "xlm-roberta" else "bert-spm")
+    report = convert(tmp_path / "m.bin", tmp_path / "hf", "hf", ConvertSettings(arch=arch))
+    assert report.architecture == arch
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert theirs("今天", add_special_tokens=False)["input_ids"] == tokenizer.encode("今天")
+
+
+def test_a_byte_level_bpe_is_a_companion_too(tmp_path: Path) -> None:
+    made(tmp_path / "hf", "GPT2LMHeadModel", "GPT2Config", _GPT2)
+    tokens = ["<|endoftext|>", "<unk>", "a", "b", "ab", *(f"t{n}" for n in range(56))]
+    vocab = json.dumps({token: number for number, token in enumerate(tokens)})
+    (tmp_path / "hf" / "vocab.json").write_text(vocab)
+    (tmp_path / "hf" / "merges.txt").write_text("#version: 0.2\na b\n")
+    convert(tmp_path / "hf", tmp_path / "m.bin", "uer", FAST)
+    names = {item.name for item in tmp_path.iterdir()} - {"hf"}
+    assert names == {"m.bin", "m.config.json", "m.merges.txt", "m.vocab.json"}
+    assert json.loads((tmp_path / "m.config.json").read_text())["tokenizer"] == "bpe"
+    convert(tmp_path / "m.bin", tmp_path / "back", "hf", FAST)
+    for name in ("vocab.json", "merges.txt"):
+        assert (tmp_path / "back" / name).read_text() == (tmp_path / "hf" / name).read_text()
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert theirs("ab")["input_ids"] == [4]
+
+
 def test_files_of_another_model_are_never_replaced(tmp_path: Path) -> None:
     for name in ("vocab.txt", "config.json", "other.bin", "notes.md"):
         (tmp_path / name).write_text(name)

@@ -11,6 +11,7 @@ from typing import Any
 
 from uertool.checkpoints.architectures.base import Architecture
 from uertool.checkpoints.model_folder import SPIECE_FILES, TOKENIZER_FILES
+from uertool.io.small_files import read_json_object
 from uertool.tasks.convert.hf_sentencepiece import add_special_tokens, rust_sentencepiece
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.tokenizers.sentencepiece import SentencePieceTokenizer, XlmRobertaTokenizer
@@ -34,13 +35,15 @@ class TokenizerSource:
     """Where a folder's tokenizer comes from.
 
     Attributes:
-        vocab_path: a vocabulary, one token a line.
+        vocab_path: a vocabulary, one token a line, or vocab.json of a byte-level BPE.
+        merges_path: its merges, for a byte-level BPE.
         spm_path: a sentencepiece model.
         folder: a Hugging Face folder whose tokenizer files are copied as they are.
         do_lower_case: whether BERT's tokenizer lower-cases.
     """
 
     vocab_path: Path | None = None
+    merges_path: Path | None = None
     spm_path: Path | None = None
     folder: Path | None = None
     do_lower_case: bool = True
@@ -74,9 +77,33 @@ def write_tokenizer(
         return bool(names)
     if source.spm_path is not None:
         _write_pieces(folder, source.spm_path, arch, max_length)
+    elif source.vocab_path is not None and source.merges_path is not None:
+        shutil.copyfile(source.vocab_path, folder / "vocab.json")
+        shutil.copyfile(source.merges_path, folder / "merges.txt")
+        kind = "RobertaTokenizer" if arch.name == "xlm-roberta" else "GPT2Tokenizer"
+        settings = {"tokenizer_class": kind, "model_max_length": max_length}
+        write_json(folder / "tokenizer_config.json", settings)
     elif source.vocab_path is not None:
         _write_words(folder, Vocab.load(source.vocab_path), source.do_lower_case, max_length)
     return source.spm_path is not None or source.vocab_path is not None
+
+
+def uer_settings(source: TokenizerSource, arch: Architecture | None) -> dict[str, str]:
+    """UER-py's settings of a tokenizer, `tokenizer` and `do_lower_case`; empty without one."""
+    names = [name for name, _ in vocab_files(source)]
+    if not names:
+        return {}
+    lower = source.do_lower_case
+    if source.folder is not None:
+        path = source.folder / "tokenizer_config.json"
+        lower = not path.is_file() or read_json_object(path).get("do_lower_case") is not False
+    settings = {"do_lower_case": str(lower).lower()}
+    if "vocab.json" in names:
+        settings["tokenizer"] = "bpe"
+    elif "spiece.model" in names:
+        is_xlmr = arch is not None and arch.name == "xlm-roberta"
+        settings["tokenizer"] = "xlmroberta" if is_xlmr else "bert"
+    return settings
 
 
 def write_vocab(path: Path, vocab: Vocab) -> None:
@@ -106,7 +133,10 @@ def vocab_files(source: TokenizerSource) -> list[tuple[str, bytes]]:
     if source.spm_path is not None:
         return [("spiece.model", source.spm_path.read_bytes())]
     if source.vocab_path is not None:
-        return [("vocab.txt", source.vocab_path.read_bytes())]
+        if source.merges_path is None:
+            return [("vocab.txt", source.vocab_path.read_bytes())]
+        pair = (("vocab.json", source.vocab_path), ("merges.txt", source.merges_path))
+        return [(name, path.read_bytes()) for name, path in pair]
     if source.folder is None:
         return []
     for name in ("vocab.txt", *SPIECE_FILES, "vocab.json", "merges.txt"):

@@ -90,8 +90,14 @@ class ConvertSettings(Settings):
         Setting("A sentencepiece model in place of a vocabulary", panel="Tokenizer"),
     ] = None
     do_lower_case: Annotated[
-        bool, Setting("Whether the tokenizer lower-cases text", valued=True, panel="Tokenizer")
-    ] = True
+        bool | None,
+        Setting(
+            "Whether the tokenizer lower-cases text",
+            valued=True,
+            panel="Tokenizer",
+            default="as the source, or true",
+        ),
+    ] = None
     labels: Annotated[
         tuple[str, ...],
         Setting("Names of a classifier's labels, with commas between them", metavar="A,B,C"),

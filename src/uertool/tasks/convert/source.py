@@ -10,12 +10,13 @@ from typing import Any
 from uertool.bundled import find_config
 from uertool.checkpoints.architectures import all_architectures, architecture
 from uertool.checkpoints.architectures.base import Architecture, check_types
-from uertool.checkpoints.companions import companion, find_companion
+from uertool.checkpoints.companions import find_companion
 from uertool.checkpoints.reader import HF_CONFIG_KEY, Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import UertoolError, VocabError
 from uertool.loading.config_resolution import Resolved, resolve_config
 from uertool.loading.config_values import FOREIGN_KEYS, read_config
+from uertool.loading.tokenizers import own_tokenizer
 from uertool.tasks.convert.hf_tokenizer import TokenizerSource, spiece_tokenizer
 from uertool.tasks.convert.settings import ConvertSettings
 from uertool.text.vocab import Vocab
@@ -120,7 +121,9 @@ def find_tokenizer(
             size = len(spiece_tokenizer(options.spm_model_path, arch).vocab)
             _refuse_larger(options.spm_model_path, size, checkpoint, config)
         return TokenizerSource(spm_path=Path(options.spm_model_path)), ()
-    lower = options.do_lower_case
+    own = own_tokenizer(checkpoint.path)
+    lower = own.do_lower_case if options.do_lower_case is None else options.do_lower_case
+    lower = True if lower is None else lower
     if options.vocab_path is not None:
         size = len(Vocab.load(options.vocab_path))
         _refuse_larger(options.vocab_path, size, checkpoint, config)
@@ -133,16 +136,15 @@ def find_tokenizer(
         return TokenizerSource(vocab_path=Path(options.vocab_path), do_lower_case=lower), notes
     if checkpoint.layout == "hf" and checkpoint.path.is_dir():
         return TokenizerSource(folder=checkpoint.path), ()
-    place = find_companion(checkpoint.path, "vocab.txt")
-    pieces = companion(checkpoint.path, "spiece.model")
-    if pieces.is_file() and place != companion(checkpoint.path, "vocab.txt"):
-        return TokenizerSource(spm_path=pieces), ()
+    if own.spm is not None and own.vocab is None:
+        return TokenizerSource(spm_path=own.spm), ()
+    place = own.vocab or find_companion(checkpoint.path, "vocab.txt")
     if place is None:
         return TokenizerSource(), ()
     reason = _not_fitting(place, config)
     if reason is not None:
         return TokenizerSource(), (f"{place} is not used: {reason}",)
-    return TokenizerSource(vocab_path=place, do_lower_case=lower), ()
+    return TokenizerSource(vocab_path=place, merges_path=own.merges, do_lower_case=lower), ()
 
 
 def _refuse_larger(path: Path, size: int, checkpoint: Checkpoint, config: ModelConfig) -> None:

@@ -18,7 +18,13 @@ from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError
 from uertool.io.atomic import atomic_path, refuse_existing
 from uertool.tasks.convert.hf_config import generation_config
-from uertool.tasks.convert.hf_tokenizer import json_text, vocab_files, write_json, write_tokenizer
+from uertool.tasks.convert.hf_tokenizer import (
+    json_text,
+    uer_settings,
+    vocab_files,
+    write_json,
+    write_tokenizer,
+)
 from uertool.tasks.convert.plan import ConversionPlan
 from uertool.tasks.convert.results import Verification
 from uertool.tasks.convert.verification import verify
@@ -174,7 +180,8 @@ class ConversionWriter:
         }
         if plan.target.suffix != ".safetensors":  # which has it in its metadata
             path = companion(plan.target, "config.json")
-            found[path] = json_text(plan.uer_config()).encode()
+            settings = {**plan.uer_config(), **uer_settings(plan.tokenizer, plan.arch)}
+            found[path] = json_text(settings).encode()
         for path, content in found.items():
             if not _holds(path, content):
                 refuse_existing(path, plan.options.overwrite)
