@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -23,6 +24,7 @@ import torch
 
 from uertool.checkpoints.formats.safetensors_file import DTYPES
 from uertool.checkpoints.formats.tensor_file import TIED, TensorInfo
+from uertool.checkpoints.formats.torch_state_dict import STORAGE_DTYPES
 from uertool.errors import OutputError, listed, shown
 from uertool.io.atomic import atomic_path, refuse_existing
 
@@ -44,18 +46,7 @@ _UNITS: Mapping[str, int] = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 #: torch's storage classes by element type; other types are stored as untyped bytes.
 _STORAGES: Mapping[torch.dtype, str] = {
-    torch.float32: "FloatStorage",
-    torch.float64: "DoubleStorage",
-    torch.float16: "HalfStorage",
-    torch.bfloat16: "BFloat16Storage",
-    torch.int64: "LongStorage",
-    torch.int32: "IntStorage",
-    torch.int16: "ShortStorage",
-    torch.int8: "CharStorage",
-    torch.uint8: "ByteStorage",
-    torch.bool: "BoolStorage",
-    torch.complex64: "ComplexFloatStorage",
-    torch.complex128: "ComplexDoubleStorage",
+    dtype: name for name, dtype in STORAGE_DTYPES.items() if name != "UntypedStorage"
 }
 
 
@@ -122,24 +113,16 @@ def save_tensors(
     return _write_shards(job, pairs, infos, limit)
 
 
+@dataclass(frozen=True)
 class _Job:
     """What all files of one call to `save_tensors` share."""
 
-    def __init__(
-        self,
-        target: Path,
-        form: Format,
-        metadata: dict[str, str],
-        tied: dict[str, str],
-        ties: Ties,
-        overwrite: bool,
-    ) -> None:
-        self.target = target
-        self.form = form
-        self.metadata = metadata
-        self.tied = tied
-        self.ties = ties
-        self.overwrite = overwrite
+    target: Path
+    form: Format
+    metadata: dict[str, str]
+    tied: dict[str, str]
+    ties: Ties
+    overwrite: bool
 
     def write(
         self,

@@ -342,37 +342,10 @@ class _Walker:
             self.result.duplicates.append(key)
         target[key] = value
 
-    def mark(self, _: object) -> None:
-        self.stack.append(_MARK)
-
     def pop_one(self, _: object) -> None:
         if not self.stack:
             raise _StopWalkError("an instruction needs a value that is not there")
         self.stack.pop()
-
-    def pop_to_mark(self, _: object) -> None:
-        self.pop_mark()
-
-    def duplicate(self, _: object) -> None:
-        self.stack.append(self.top())
-
-    def empty_list(self, _: object) -> None:
-        self.stack.append([])
-
-    def empty_dict(self, _: object) -> None:
-        self.stack.append({})
-
-    def empty_set(self, _: object) -> None:
-        self.stack.append(Call(Global("builtins", "set"), ()))
-
-    def frozen_set(self, _: object) -> None:
-        self.stack.append(Call(Global("builtins", "frozenset"), tuple(self.pop_mark())))
-
-    def list_(self, _: object) -> None:
-        self.stack.append(self.pop_mark())
-
-    def tuple_(self, _: object) -> None:
-        self.stack.append(tuple(self.pop_mark()))
 
     def dict_(self, _: object) -> None:
         items: dict[Any, Any] = {}
@@ -389,9 +362,6 @@ class _Walker:
         self.result.storages.append(argument)
         self.stack.append(Persistent(argument))
 
-    def persistent_from_stack(self, _: object) -> None:
-        self.persistent(self.pop())
-
 
 def _is_latin(arguments: object) -> bool:
     return (
@@ -402,7 +372,7 @@ def _is_latin(arguments: object) -> bool:
     )
 
 
-_Action = Callable[[_Walker, Any], None]
+_Action = Callable[[_Walker, Any], object]
 
 
 def _push(walker: _Walker, value: object) -> None:
@@ -425,10 +395,10 @@ _ACTIONS: dict[str, _Action] = {
     "NEWTRUE": lambda walker, _: walker.stack.append(True),
     "NEWFALSE": lambda walker, _: walker.stack.append(False),
     "EMPTY_TUPLE": lambda walker, _: walker.stack.append(()),
-    "MARK": _Walker.mark,
+    "MARK": lambda walker, _: walker.stack.append(_MARK),
     "POP": _Walker.pop_one,
-    "POP_MARK": _Walker.pop_to_mark,
-    "DUP": _Walker.duplicate,
+    "POP_MARK": lambda walker, _: walker.pop_mark(),
+    "DUP": lambda walker, _: walker.stack.append(walker.top()),
     "GET": _Walker.recall,
     "BINGET": _Walker.recall,
     "LONG_BINGET": _Walker.recall,
@@ -452,18 +422,20 @@ _ACTIONS: dict[str, _Action] = {
     "ADDITEMS": _Walker.appends,
     "SETITEM": _Walker.set_item,
     "SETITEMS": _Walker.set_items,
-    "EMPTY_LIST": _Walker.empty_list,
-    "EMPTY_DICT": _Walker.empty_dict,
-    "EMPTY_SET": _Walker.empty_set,
-    "FROZENSET": _Walker.frozen_set,
-    "LIST": _Walker.list_,
-    "TUPLE": _Walker.tuple_,
+    "EMPTY_LIST": lambda walker, _: walker.stack.append([]),
+    "EMPTY_DICT": lambda walker, _: walker.stack.append({}),
+    "EMPTY_SET": lambda walker, _: walker.stack.append(Call(Global("builtins", "set"), ())),
+    "FROZENSET": lambda walker, _: walker.stack.append(
+        Call(Global("builtins", "frozenset"), tuple(walker.pop_mark()))
+    ),
+    "LIST": lambda walker, _: walker.stack.append(walker.pop_mark()),
+    "TUPLE": lambda walker, _: walker.stack.append(tuple(walker.pop_mark())),
     "DICT": _Walker.dict_,
     "TUPLE1": lambda walker, _: walker.tuple_of(1),
     "TUPLE2": lambda walker, _: walker.tuple_of(2),
     "TUPLE3": lambda walker, _: walker.tuple_of(3),
     "PERSID": _Walker.persistent,
-    "BINPERSID": _Walker.persistent_from_stack,
+    "BINPERSID": lambda walker, _: walker.persistent(walker.pop()),
 }
 
 #: Instruction to the decoder of its argument, if it has one, and what it does.

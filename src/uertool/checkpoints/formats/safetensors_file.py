@@ -6,6 +6,7 @@ length (little-endian), the header, the data; offsets count from the first byte 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,30 +123,20 @@ def _read_header(path: Path, mapped: MappedBytes) -> tuple[dict[str, Any], int]:
             "Download or copy it again.",
         )
     name = f"{path} is not a valid safetensors file: its header"
-    try:
-        header = parse_json(
-            mapped.buffer[8 : 8 + length], name, error=CheckpointError, pairs=_unique
-        )
-    except _DuplicateNameError as error:
-        raise CheckpointError(f"{path} names '{shown(error)}' twice in its header.") from error
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        items = dict(pairs)
+        if len(items) != len(pairs):
+            twice = next(
+                key for key, count in Counter(key for key, _ in pairs).items() if count > 1
+            )
+            raise CheckpointError(f"{path} names '{shown(twice)}' twice in its header.")
+        return items
+
+    header = parse_json(mapped.buffer[8 : 8 + length], name, error=CheckpointError, pairs=unique)
     if not isinstance(header, dict):
         raise CheckpointError(f"{name} is not a JSON object.")
     return header, 8 + length
-
-
-class _DuplicateNameError(Exception):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    items = dict(pairs)
-    if len(items) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _DuplicateNameError(name)
-            seen.add(name)
-    return items
 
 
 def _metadata_of(path: Path, header: dict[str, Any]) -> dict[str, str]:

@@ -324,15 +324,10 @@ def _describe(value: object) -> str:
         return f"the name {value}"
     if _is_tensor(value):
         return "a tensor"
-    words = {
-        dict: "a dictionary",
-        list: "a list",
-        tuple: "a tuple",
-        str: "a string",
-        int: "an integer",
-        float: "a number",
-        bool: "a boolean",
-        bytes: "bytes",
-        type(None): "nothing",
-    }
-    return words.get(type(value), type(value).__name__)
+    return _WORDS.get(type(value), type(value).__name__)
+
+
+_WORDS: Mapping[type, str] = {
+    **{dict: "a dictionary", list: "a list", tuple: "a tuple", str: "a string", bytes: "bytes"},
+    **{int: "an integer", float: "a number", bool: "a boolean", type(None): "nothing"},
+}

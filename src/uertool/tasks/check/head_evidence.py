@@ -46,8 +46,9 @@ def head_perplexities(
 ) -> dict[int, float]:
     """The perplexity for each divisor of the channels, in float32.
 
-    It is empty if it cannot be measured, or if the model knows no text like the sentences. Of a model with an MLM head, each token of a sentence is masked in turn; of one with an LM head,
-    each token is predicted from those before it.
+    It is empty if it cannot be measured, or if the model knows no text like the sentences. Of a
+    model with an MLM head, each token of a sentence is masked in turn; of one with an LM head, each
+    token is predicted from those before it.
 
     Args:
         checkpoint: the model.
