@@ -166,6 +166,19 @@ def test_folders_give_a_folder_with_the_configuration_of_the_first(tmp_path: Pat
     assert torch.equal(open_tensor_file(tmp_path / "out").tensor("w"), torch.full((3,), 0.5))
 
 
+def test_other_files_stay_in_a_folder_that_is_overwritten(tmp_path: Path) -> None:
+    for name in ("a", "b", "out"):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.ones(3)}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "out" / "notes.md").write_text("mine")
+    (tmp_path / "out" / "merges.txt").write_text("of the former model")
+    report = merge_checkpoints([tmp_path / "a", tmp_path / "b"], tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "notes.md").read_text() == "mine"
+    assert not (tmp_path / "out" / "merges.txt").exists()
+    assert {file.name for file in report.written} == {"config.json", "model.safetensors"}
+
+
 def test_tied_tensors_stay_tied(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.bin" for i in range(2)]
     for path in paths:

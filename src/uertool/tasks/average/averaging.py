@@ -13,9 +13,10 @@ import torch
 from uertool.checkpoints.canonical_file import CanonicalFile
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, kept_metadata, ties_of
+from uertool.checkpoints.model_folder import model_folder
 from uertool.checkpoints.writer import is_weight_file, save_tensors
 from uertool.errors import CheckpointError, UsageError, listed
-from uertool.io.atomic import atomic_folder, refuse_existing
+from uertool.io.atomic import refuse_existing
 from uertool.tasks.average.merging import Dare, Mean, Merger, Slerp, Ties
 from uertool.tasks.average.settings import DENSITIES, MergeSettings
 
@@ -249,12 +250,13 @@ class _MergeJob:
                 f"{model.path}.",
                 "Name a .bin or .safetensors file for the output.",
             )
-        with atomic_folder(output, overwrite=overwrite) as partial:
+        with model_folder(output, overwrite=overwrite) as partial:
             self.save(partial / "model.safetensors", False)
             for item in sorted(model.path.iterdir()):
                 if _belongs_to_a_model(item):
                     shutil.copyfile(item, partial / item.name)
-        self.report.written = tuple(sorted(output.iterdir()))
+            names = sorted(item.name for item in partial.iterdir())
+        self.report.written = tuple(output / name for name in names)
 
     def save(self, path: Path, overwrite: bool) -> list[Path]:
         """Write the merged tensors to one file."""

@@ -12,10 +12,11 @@ import torch
 
 from uertool.checkpoints.formats.hf_folder import HuggingFaceFolder
 from uertool.checkpoints.formats.tensor_file import TIED, TensorInfo
+from uertool.checkpoints.model_folder import model_folder
 from uertool.checkpoints.reader import CONFIG_KEY, HF_CONFIG_KEY, Checkpoint, open_checkpoint
 from uertool.checkpoints.writer import is_weight_file, save_tensors
 from uertool.errors import CheckpointError, OutputError, UsageError, VocabError
-from uertool.io.atomic import atomic_folder, refuse_existing
+from uertool.io.atomic import refuse_existing
 from uertool.tasks.vocab.adapted_files import renewed, write_beside
 from uertool.tasks.vocab.change import Change, Cutting, Making, Side, SideReport, VocabChange
 from uertool.tasks.vocab.rows import NEIGHBOURS, TEMPERATURE, Init
@@ -369,13 +370,14 @@ class _Job:
                 f"The output {output} must end in .bin or .safetensors, since "
                 f"{self.checkpoint.path} is a single file."
             )
-        with atomic_folder(output, overwrite=overwrite) as partial:
+        with model_folder(output, overwrite=overwrite) as partial:
             name = folder.weights.name
             if name.endswith(".index.json"):
                 name = "model.safetensors"
             self._write_weights(partial / name, False, progress)
             self._note(*write_beside(partial, folder.path, self.checkpoint, self.changes))
-        return sorted(output.iterdir())
+            names = sorted(item.name for item in partial.iterdir())
+        return [output / name for name in names]
 
     def _write_weights(
         self, path: Path, overwrite: bool, progress: Callable[[str, int, int], None] | None
