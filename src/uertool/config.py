@@ -1,4 +1,4 @@
-"""ModelConfig: every dimension and switch of a model, and where each value came from."""
+"""ModelConfig: every size and setting of a model, and where each value came from."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ def split_words(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a model is made of. Field names are UER-py's flags wherever it has one.
+    """The architecture of a model. Field names are UER-py's options wherever it has one.
 
-    `sources` maps a field to the place its value came from: "default", "inferred", "assumed",
-    "config file" or "command line".
+    `sources` maps a field to the origin of its value: "inferred" (from the tensors), "config file",
+    "command line" (any setting that was given), "published size", "assumed" or "unknown"; a field
+    that is absent has its default.
     """
 
     vocab_size: int

@@ -95,7 +95,7 @@ def test_misshaped_weights_are_named_with_both_shapes(tmp_path: Path) -> None:
     assert f"{name} (32, 63), expected (32, 64)" in failure.value.message
 
 
-def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_in_one_message(tmp_path: Path) -> None:
     tensors = weights("bert-modular") | {"encoder.strange": torch.zeros(1)}
     del tensors["embedding.layer_norm.beta"]
     tensors["encoder.transformer.1.layer_norm_1.gamma"] = torch.zeros(31)
@@ -198,7 +198,7 @@ def test_an_absent_output_layer_is_the_word_table_if_weights_are_tied(tmp_path: 
     assert loaded.model.lm.output_layer.weight.data_ptr() == table.data_ptr()
 
 
-def test_the_files_own_output_layer_counts_even_if_tied_is_said() -> None:
+def test_the_output_layer_of_the_file_is_used_even_with_tie_weights() -> None:
     """tie_weights with share_embedding left UER-py's T5 with an output layer of its own."""
     loaded = load_fixture(FIXTURES / "t5-modular")
     assert loaded.config.tie_weights

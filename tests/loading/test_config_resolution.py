@@ -43,7 +43,7 @@ def resolve(path: Path, config: Path | str | None = None, **flags: Any) -> Resol
 
 
 def alone(name: str, folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> Path:
-    """The weights of a reference case with nothing beside them."""
+    """The weights of a reference case without other files."""
     return saved(tensors or weights(name), folder / "alone.bin")
 
 
@@ -92,7 +92,7 @@ def test_a_layer_count_that_the_file_contradicts_is_an_error_with_both(tmp_path:
     assert "`layers_num` is 6, but the tensors have 3" in failure.value.message
 
 
-def test_contradictions_are_said_all_at_once(tmp_path: Path) -> None:
+def test_all_contradictions_are_in_one_message(tmp_path: Path) -> None:
     path = alone("bert-modular", tmp_path)
     settings = write(tmp_path, hidden_size=64, emb_size=64, embedding=["word", "pos"], heads_num=4)
     with pytest.raises(ConfigError) as failure:
@@ -217,19 +217,19 @@ def test_a_language_model_is_taken_to_be_causal(tmp_path: Path) -> None:
     assert (config.hidden_act, config.sources["hidden_act"]) == ("gelu_fast", "assumed")
 
 
-def test_computed_positions_are_assumed_aloud_where_none_are_stored(tmp_path: Path) -> None:
+def test_computed_positions_are_assumed_with_a_note_where_none_are_stored(tmp_path: Path) -> None:
     found = resolve(alone("seq2seq-modular", tmp_path), heads_num=4)
     assert found.config.embedding == ("word", "sinusoidalpos")
     assert found.config.tgt_embedding == ("word", "sinusoidalpos")
     assert any("Sinusoidal positions are assumed" in note for note in found.notes)
 
 
-def test_the_configuration_beside_the_checkpoint_is_used(tmp_path: Path) -> None:
+def test_the_configuration_next_to_the_checkpoint_is_used(tmp_path: Path) -> None:
     folder = MODELS / "zh-mlm-small"
     assert resolve(folder / "model.bin").config.heads_num == 6
 
 
-def test_a_strangers_configuration_beside_the_checkpoint_is_set_aside(tmp_path: Path) -> None:
+def test_the_configuration_of_another_model_is_ignored(tmp_path: Path) -> None:
     path = alone("bert-modular", tmp_path)
     (tmp_path / "config.json").write_text('{"hidden_size": 768, "heads_num": 12}', "utf-8")
     found = resolve(path, heads_num=4)
@@ -277,7 +277,7 @@ def test_impossible_flags_are_wrong_usage(tmp_path: Path) -> None:
         resolve(path, heads_num=4, mask="sideways")
 
 
-def test_settings_that_nobody_knows_are_said(tmp_path: Path) -> None:
+def test_unknown_settings_are_reported(tmp_path: Path) -> None:
     path = alone("bert-modular", tmp_path)
     found = resolve(path, write(tmp_path, heads_num=4, colour="red"))
     assert any("colour" in note for note in found.notes)

@@ -68,7 +68,7 @@ def test_types_go_by_their_names() -> None:
         (ValueError("out of memory"), False),
     ],
 )
-def test_memory_errors_are_told_from_others(error: Exception, expected: bool) -> None:
+def test_memory_errors_are_recognised(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 

@@ -92,7 +92,7 @@ def test_a_model_without_vocabulary_asks_for_one(tmp_path: Path) -> None:
     assert "`vocab_path`" in (failure.value.hint or "")
 
 
-def test_the_vocabulary_beside_a_model_is_used_and_said() -> None:
+def test_the_vocabulary_next_to_a_model_is_used_with_a_note() -> None:
     loaded = load_model(BERT / "model.bin", config=BERT / "config.json", device="cpu")
     assert any("vocab.txt" in note for note in loaded.notes)
 

@@ -68,14 +68,14 @@ def texts(vocab: int, *, pairs: bool) -> Texts:
 def make(
     folder: Path, arch: Architecture, model_type: str, head: str, **settings: Any
 ) -> tuple[Any, str]:
-    """Save a small model of an architecture in a folder, with a vocabulary beside it.
+    """Save a small model of an architecture in a folder, with a vocabulary.
 
     Args:
         folder: where to.
         arch: decides the class.
         model_type: one of its model types.
         head: a key of `arch.classes`.
-        settings: of the configuration, beside the sizes.
+        settings: of the configuration, besides the sizes.
 
     Returns:
         The model, and the name of its class.

@@ -1,4 +1,4 @@
-"""What converted checkpoints compute and are told about themselves, judged by transformers.
+"""Outputs and configurations of converted checkpoints, compared with transformers.
 
 (a) transformers and uertool agree on the converted folder; (b) with `--exact-norm` transformers
 computes what uertool computes of the original; (c) is in tests/tasks/test_conversion.py.

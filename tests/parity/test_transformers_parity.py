@@ -20,7 +20,7 @@ from uertool.loading.registry import load_model
 
 LIMIT = 1e-5
 
-#: What a configuration needs beside sizes to be of an architecture rather than of its sister.
+#: Settings besides sizes that tell an architecture from a similar one.
 TELLING: dict[tuple[str, str], dict[str, Any]] = {
     ("t5", "mt5"): {"feed_forward_proj": "relu"},
     ("t5-v1_1", "t5"): {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},

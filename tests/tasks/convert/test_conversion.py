@@ -883,7 +883,7 @@ def test_the_spelling_of_uer_pys_siamese_converter_is_read(tmp_path: Path) -> No
     assert report.hf_class == "BertModel"
 
 
-def test_a_pooler_beside_another_head_does_not_surprise_transformers(tmp_path: Path) -> None:
+def test_a_pooler_next_to_another_head_is_not_written(tmp_path: Path) -> None:
     made(tmp_path / "hf", "BertForPreTraining", "BertConfig", _BERT)
     whole = open_tensor_file(tmp_path / "hf")
     kept = {n: whole.tensor(n) for n in whole.keys() if "seq_relationship" not in n}

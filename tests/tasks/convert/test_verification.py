@@ -1,4 +1,4 @@
-"""A conversion is proven before it is put in its place: read back, and run beside its source."""
+"""A conversion is verified before it is put in its place: read back, and run like its source."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_damaged_file_never_takes_the_place_of_a_good_one(
     assert after == before
 
 
-def test_what_cannot_be_run_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_run_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "free_memory", lambda: 1000)
     report = convert(MLM, tmp_path / "a", "hf")
     assert report.verification is not None
@@ -155,7 +155,7 @@ def test_the_runs_of_a_shared_layer_come_from_the_configuration_or_a_flag(tmp_pa
     assert layers(config_path=ALBERT.with_name("config.json")) == 3
 
 
-def test_a_vocabulary_goes_beside_googles_files(tmp_path: Path) -> None:
+def test_a_vocabulary_is_written_next_to_googles_files(tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     convert(MLM, tmp_path / "bert_model.ckpt", "google", ConvertSettings(allow_loss=True))
     assert (tmp_path / "vocab.txt").read_bytes() == MLM.with_name("vocab.txt").read_bytes()
@@ -187,7 +187,7 @@ def test_names_that_mean_one_tensor_and_differ_are_reported(tmp_path: Path) -> N
         ("roberta", {"hidden_act": "relu"}, "activation gelu"),
     ],
 )
-def test_what_uer_py_has_no_word_for_is_said_and_kept_in_safetensors(
+def test_what_uer_py_has_no_setting_for_is_reported_and_kept_in_safetensors(
     kind: str, settings: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("transformers")
