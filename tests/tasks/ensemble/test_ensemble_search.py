@@ -308,6 +308,14 @@ def test_a_range_that_cannot_be_meant_is_named(tmp_path: Path, text: str, words:
         load_ranges(tmp_path / "r.json")
 
 
+def test_a_combination_that_lightgbm_refuses_ends_the_search(
+    data: LabelledData, tmp_path: Path
+) -> None:
+    (tmp_path / "r.json").write_text('{"boosting": ["rf"], "bagging_freq": [0, 0]}')
+    with pytest.raises(UsageError, match=r"LightGBM refuses .*'boosting': 'rf'.*bagging_freq > 0"):
+        search(data, ranges=str(tmp_path / "r.json"), epochs_num=1, **QUICK)
+
+
 # -- bad input --------------------------------------------------------------------------------
 
 

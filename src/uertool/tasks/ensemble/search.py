@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -161,7 +162,7 @@ def search(
     _, sign = METRICS[settings.metric]
     with _quiet():
         study = _open_study(settings, sign)
-        study.pruner = _pruner(settings)
+        study.sampler, study.pruner = _sampler(settings), _pruner(settings)
         _same_search(study, {**trials.signature(), "objective": objective, "fixed": fixed})
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(trials.first_guess(), skip_if_exists=True)
@@ -233,29 +234,79 @@ class _Trials:
     def score(self, trial: Any) -> float:
         """The score of a trial by cross validation.
 
+        All folds are judged together: one number of rounds serves all of them, as it must in the
+        end when there is one model. It is chosen by the same held-out lines as the parameters are,
+        so it is one more hyperparameter; an honest score of the winner needs other lines.
+
+        Better is a better score or a lower log loss: a slow learner answers with the commonest
+        label for many rounds, while its probabilities improve all along.
+
         Raises:
             optuna.TrialPruned: it fell behind.
+            UsageError: LightGBM refuses this combination of parameters.
         """
-        chosen = {name: trial.params[name] for name in self.ranges}
-        names = self.models_of(trial)
-        params = {**self.params, **chosen}
-        watch = _Watch(trial, self)
-        try:
-            lightgbm().cv(
-                params,
-                self.binned(names, params),
-                self.settings.rounds,
-                folds=[
-                    (np.flatnonzero(self.fold != i), np.flatnonzero(self.fold == i))
-                    for i in range(self.settings.folds_num)
-                ],
-                callbacks=[watch],
-            )
-        finally:
-            found = {"rounds": watch.rounds, "grown": watch.grown, "score": watch.best}
-            for name, value in {**found, "models": list(names)}.items():
-                trial.set_user_attr(name, value)
-        return watch.best
+        chosen: dict[str, Value] = {name: trial.params[name] for name in self.ranges}
+        names, labels, patience = (
+            self.models_of(trial),
+            self.data.labels,
+            self.settings.early_stopping,
+        )
+        params = {**self.params, **chosen, "num_threads": 1}
+        if reason := parameters.refusal(params):
+            raise UsageError(f"LightGBM refuses {chosen}: {reason}.", "Change the ranges.")
+        metric, sign = METRICS[self.settings.metric]
+        best, rounds, least_loss, improved, pruned = 0.0, 0, np.inf, 0, False
+        with contextlib.closing(self.grown(names, params)) as steps:
+            for done, probabilities in steps:
+                value, loss = metric(labels, probabilities), log_loss(labels, probabilities)
+                if not rounds or value * sign > best * sign:
+                    best, rounds, improved = value, done, done
+                if loss < least_loss:
+                    least_loss, improved = loss, done
+                trial.report(value, done)
+                pruned = trial.should_prune()
+                if pruned or (patience and done - improved >= patience):
+                    break
+        found = {"rounds": rounds, "grown": done, "score": best, "models": list(names)}
+        for name, attribute in found.items():
+            trial.set_user_attr(name, attribute)
+        if pruned:
+            raise optuna().TrialPruned
+        return best
+
+    def grown(
+        self, names: tuple[str, ...], params: Mapping[str, Any]
+    ) -> Generator[tuple[int, Probabilities], None, None]:
+        """Grow one booster per fold, and yield the round and the held-out probabilities at times.
+
+        The probabilities are those of all lines, [lines, labels], each from the fold that has not
+        seen it; LightGBM keeps them up to date tree by tree. Each booster has one thread, and folds
+        share the cores, since boosters of this size waste a second thread.
+        """
+        data, fold, rounds = self.binned(names, params), self.fold, self.settings.rounds
+        probabilities = np.empty((len(fold), self.labels_num))
+        boosters = []
+        for number in range(self.settings.folds_num):
+            inside, held = (np.flatnonzero(part) for part in (fold != number, fold == number))
+            booster = lightgbm().Booster(params, data.subset(inside).construct())
+            boosters.append((booster.add_valid(data.subset(held).construct(), "held out"), held))
+
+        def grow(booster: Any, held: Labels, count: int) -> None:
+            def keep(raw: Any, _: Any) -> tuple[str, float, bool]:
+                probabilities[held] = ensemble.as_matrix(raw)
+                return "kept", 0.0, True
+
+            for _ in range(count):
+                booster.update()
+            booster.eval_valid(keep)
+
+        with ThreadPoolExecutor(self.params["num_threads"], initializer=_hush) as pool:
+            for start in range(0, rounds, _EVERY):
+                done = min(start + _EVERY, rounds)
+                work = [pool.submit(grow, *one, done - start) for one in boosters]
+                for future in work:
+                    future.result()
+                yield done, probabilities
 
     def binned(self, names: tuple[str, ...], params: Mapping[str, Any]) -> Any:
         """A LightGBM Dataset of these base models; samplers return to the last few.
@@ -271,57 +322,10 @@ class _Trials:
         return self._binned[key]
 
 
-class _Watch:
-    """LightGBM callback that scores a trial's held-out lines, and ends it early.
-
-    All folds are judged together: one number of rounds serves all of them, as it must in the end
-    when there is one model. It is chosen by the same held-out lines as the parameters are, so it is
-    one more hyperparameter; an honest score of the winner needs other lines.
-
-    Better is a better score or a lower log loss: a slow learner answers with the commonest label
-    for many rounds, while its probabilities improve all along.
-    """
-
-    def __init__(self, trial: Any, trials: _Trials) -> None:
-        self.trial, self.trials = trial, trials
-        self.metric, self.sign = METRICS[trials.settings.metric]
-        self.best, self.rounds, self.grown = 0.0, 0, 0
-        self.least_loss, self.improved = np.inf, 0
-
-    def __call__(self, env: Any) -> None:
-        done = env.iteration + 1
-        if done % _EVERY and done != env.end_iteration:
-            return
-        self.grown = done
-        labels = self.trials.data.labels
-        probabilities = self.held_out(env.model)
-        value, loss = self.metric(labels, probabilities), log_loss(labels, probabilities)
-        if not self.rounds or value * self.sign > self.best * self.sign:
-            self.best, self.rounds, self.improved = value, done, done
-        if loss < self.least_loss:
-            self.least_loss, self.improved = loss, done
-        self.trial.report(value, done)
-        if self.trial.should_prune():
-            raise optuna().TrialPruned
-        patience = self.trials.settings.early_stopping
-        if patience and done - self.improved >= patience:
-            raise lightgbm().callback.EarlyStopException(done - 1, [])
-
-    def held_out(self, folds: Any) -> Probabilities:
-        """Probabilities of all lines, [lines, labels], each from the fold that has not seen it.
-
-        LightGBM keeps these scores up to date tree by tree, so this costs no prediction.
-        """
-        together = np.empty((len(self.trials.fold), self.trials.labels_num))
-        for number, booster in enumerate(folds.boosters):
-            held = self.trials.fold == number
-
-            def keep(raw: Any, _: Any, held: Any = held) -> tuple[str, float, bool]:
-                together[held] = ensemble.as_matrix(raw)
-                return "kept", 0.0, True
-
-            booster.eval_valid(keep)
-        return together
+def _hush() -> None:
+    """Silence LightGBM in this thread: what was set last decides verbosity and threads."""
+    silent = {"verbosity": -1, "num_threads": 1}
+    lightgbm().Dataset(np.zeros((2, 1)), label=[0, 1], params=silent).construct()
 
 
 def range_json(entry: Any) -> dict[str, Any]:
@@ -390,15 +394,30 @@ def _pruner(settings: SearchSettings) -> Any:
     return pruners.NopPruner()
 
 
-def _sampler(name: str, seed: int) -> Any:
-    samplers = optuna().samplers
-    if name == "tpe":
-        return samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=_RANDOM_TRIALS)
-    if name == "gp":
-        return samplers.GPSampler(
-            seed=seed, n_startup_trials=_RANDOM_TRIALS, deterministic_objective=True
-        )
-    return samplers.RandomSampler(seed=seed)
+def _sampler(settings: SearchSettings) -> Any:
+    """A sampler with choices for a trial that depend on the seed and the trials before it only.
+
+    optuna's samplers carry the state of their generator along, so a resumed search would draw again
+    what it drew at first. This one starts afresh for every trial.
+    """
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "tpe": ("TPESampler", {"multivariate": True, "n_startup_trials": _RANDOM_TRIALS}),
+        "gp": ("GPSampler", {"deterministic_objective": True, "n_startup_trials": _RANDOM_TRIALS}),
+        "random": ("RandomSampler", {}),
+    }
+    name, options = kinds[settings.sampler]
+    kind = getattr(optuna().samplers, name)
+
+    class Seeded(kind):  # type: ignore[misc,valid-type]
+        def before_trial(self, study: Any, trial: Any) -> None:
+            # Failed trials do not count: who resumes makes them again.
+            others = study.get_trials(deepcopy=False)
+            before = sum(t.number < trial.number and t.state.name != "FAIL" for t in others)
+            own = np.random.SeedSequence((settings.seed, before)).generate_state(1)[0]
+            kind.__init__(self, seed=int(own), **options)
+            super().before_trial(study, trial)
+
+    return Seeded()
 
 
 def _same_search(study: Any, signature: dict[str, Any]) -> None:
@@ -423,12 +442,6 @@ def _run(study: Any, trials: _Trials, on_trial: Callable[[int, float | None], No
     while len(done_trials(study)) < settings.epochs_num:
         if time.monotonic() >= deadline:
             return "timeout"
-        # optuna's samplers carry the state of their generator along, so a resumed search would
-        # draw again what it drew at first: every trial gets a sampler of its own. Failed trials
-        # do not count, since who resumes makes them again.
-        before = sum(t.state != states.FAIL for t in study.get_trials(deepcopy=False))
-        seed = int(np.random.SeedSequence((settings.seed, before)).generate_state(1)[0])
-        study.sampler = _sampler(settings.sampler, seed)
         trial = study.ask(trials.space)
         try:
             study.tell(trial, trials.score(trial))
