@@ -40,7 +40,8 @@ def problem_of(outcome: dict[str, Any]) -> str | None:
         return "a traceback"
     if outcome["code"] and outcome["command"] != "check" and len(errors) != 1:
         return f"{len(errors)} sentences"
-    if outcome["code"] and len(said) >= 400:
+    # The sentence, and what it says about the next step.
+    if outcome["code"] and (max(map(len, errors), default=0) >= 400 or len(said) >= 1000):
         return f"{len(said)} characters"
     if outcome["changed"] or (outcome["code"] and outcome["made"]):
         return f"files changed: {outcome['changed']} {outcome['made']}"

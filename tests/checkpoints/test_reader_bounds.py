@@ -103,6 +103,7 @@ print(json.dumps({"memory": peak() - before, "length": length, "slowest": slowes
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["torch-zip", "torch-legacy", "safetensors"])
 def test_a_damaged_file_takes_at_most_twice_its_size_and_little_time(
     form: str, tmp_path: Path

@@ -305,6 +305,7 @@ print(rss() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("form", ["torch-zip", "torch-legacy", "safetensors"])
 def test_reading_takes_no_more_memory_than_the_file_has(form: str, tmp_path: Path) -> None:

@@ -316,6 +316,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments_leaves_whole_outputs_and_no_stray_files(tmp_path: Path) -> None:
     chance = random.Random(5)
     with atomic_path(tmp_path / "file") as partial:

@@ -103,6 +103,7 @@ def test_bert_equals_the_plain_implementation_on_any_text(lower: bool, text: str
     assert tokenizer.tokenize(text) == bert(text, known, lower)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lower", [True, False], ids=["lower", "cased"])
 def test_bert_equals_the_plain_implementation_on_every_character(lower: bool) -> None:
     """Single characters between letters, with a vocabulary that has all of them.
