@@ -407,6 +407,92 @@ def other_file(chance: random.Random) -> Case:
     return Case("another file", command, {wrong: content})
 
 
+# -- bombs: small files that took gigabytes or minutes ---------------------------------------------
+
+
+def pickled(body: bytes) -> bytes:
+    """A torch file with this pickle."""
+    return pack({"m/data.pkl": body, "m/version": b"3\n"})
+
+
+def unicode(content: str) -> bytes:
+    data = content.encode()
+    return b"X" + len(data).to_bytes(4, "little") + data
+
+
+def zipped(name: str) -> bytes:
+    return pickled(BOMBS[name]())
+
+
+def encodings() -> bytes:
+    call = (
+        b"c_codecs\nencode\nq\x01"
+        + unicode("a" * 1_000_000)
+        + b"q\x02"
+        + unicode("latin1")
+        + b"q\x03"
+    )
+    return b"\x80\x02" + call + b"h\x01h\x02h\x03\x86R" * 8000 + b"."
+
+
+def nested() -> bytes:
+    inner = b"\x80\x02" + b"N0" * 20_000 + b"N."
+    for _ in range(6):
+        head = (
+            b"\x80\x04cpickle\nloads\nq\x01B" + len(inner).to_bytes(4, "little") + inner + b"q\x02"
+        )
+        inner = head + b"h\x01h\x02\x85R0" * 200 + b"N."
+    return inner
+
+
+def many_globals() -> bytes:
+    return b"\x80\x02" + b"".join(b"cm%d\nn\n0" % n for n in range(420_000)) + b"N."
+
+
+BOMBS = {
+    "encodings": encodings,
+    "nested loads": nested,
+    "globals": many_globals,
+    "one long name": lambda: b"\x80\x02c" + b"a." * 400_000 + b"b\nx\n" + b".",
+    "opcodes": lambda: b"\x80\x02" + b"N0" * 3_000_000 + b"N.",
+    "wide text": lambda: b"\x80\x02" + unicode("\U0001f600" + "a" * 20_000_000) * 5 + b".",
+    "big integer keys": lambda: pickle.dumps({10**6000: 1, "a": 2}),
+}
+
+
+def layers(digits: str) -> bytes:
+    name = f"encoder.transformer.{digits}.layer_norm_1.gamma"
+    return torch_zip({**tensors(), name: torch.ones(2)})
+
+
+def tied(form: str) -> bytes:
+    one = torch.ones(2)
+    names = [f"encoder.transformer.{n % 12}.w{n}" for n in range(100_000)]
+    if form == "torch":
+        return torch_zip(dict.fromkeys(names, one))
+    note = json.dumps(dict.fromkeys(names[1:], names[0]))
+    return save({names[0]: one}, metadata={"uertool.tied": note})
+
+
+FILES: dict[str, Callable[[], bytes]] = {
+    **BOMBS,
+    **{f"zipped {name}": functools.partial(zipped, name) for name in BOMBS},
+    **{
+        f"layer of {len(n)} digits": functools.partial(layers, n)
+        for n in ("9" * 9, "9" * 5000, "99999")
+    },
+    "tied in torch": functools.partial(tied, "torch"),
+    "tied in safetensors": functools.partial(tied, "safetensors"),
+    "long name": lambda: torch_zip({"x" * 3_000_000: torch.ones(2)}),
+}
+
+
+def bomb(chance: random.Random, number: int) -> Case:
+    name = list(FILES)[number % len(FILES)]
+    command = COMMANDS[chance.choice(["check", "cloze", "uer2hf"])]
+    return Case(name, command, {"model": FILES[name]()}, harmless=False)
+
+
 KINDS: tuple[Callable[[random.Random], Case], ...] = (
     damaged_checkpoint,
     hostile_pickle,
@@ -424,5 +510,7 @@ KINDS: tuple[Callable[[random.Random], Case], ...] = (
 
 
 def case(seed: int, number: int) -> Case:
-    """The case of this number; every kind has its turn."""
-    return KINDS[number % len(KINDS)](random.Random(f"{seed}/{number}"))
+    """The case of this number: every kind has its turn, and among bombs each of them."""
+    chance = random.Random(f"{seed}/{number}")
+    turn, kind = divmod(number, len(KINDS) + 1)
+    return bomb(chance, turn) if kind == len(KINDS) else KINDS[kind](chance)

@@ -23,7 +23,7 @@ from uertool.checkpoints.formats.pickle_verdicts import Verdict, judge
 from uertool.errors import CheckpointError
 
 SEED = int(os.environ.get("UERTOOL_ATTACK_SEED", "0"))
-COUNT = int(os.environ.get("UERTOOL_ATTACKS", "240"))
+COUNT = int(os.environ.get("UERTOOL_ATTACKS", "260"))
 RUNNERS = 2
 
 #: An ordinary run stops after so many seconds whatever it has done; a longer one never.
