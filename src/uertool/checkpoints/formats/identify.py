@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from enum import Enum
 from pathlib import Path
 
 from uertool.checkpoints.formats.pickle_walk import starts_pickle
-from uertool.errors import CheckpointError
+from uertool.errors import CheckpointError, InputError
+from uertool.io.small_files import JSON_LIMIT, parse_json
 
 _HEAD = 4096
 
@@ -220,11 +220,11 @@ def _as_text(head: bytes) -> str | None:
 
 
 def _is_json(path: Path, size: int) -> bool:
-    if size > 64 << 20:
+    if size > JSON_LIMIT:
         return True  # too long to parse for a name; it begins like JSON
     try:
-        json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        parse_json(path.read_bytes(), "It")
+    except InputError:
         return False
     return True
 

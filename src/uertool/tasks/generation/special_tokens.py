@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uertool.errors import UsageError, VocabError
+from uertool.errors import InputError, UsageError, VocabError
+from uertool.io.small_files import read_json_object
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
@@ -84,11 +84,10 @@ def _folder_settings(reference: str | Path) -> Mapping[str, Any]:
         if not path.is_file():
             continue
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            values = read_json_object(path)
+        except InputError:
             continue
-        if isinstance(values, dict):
-            found.update({key: value for key, value in values.items() if value is not None})
+        found.update({key: value for key, value in values.items() if value is not None})
     return found if "model_type" in found else {}
 
 

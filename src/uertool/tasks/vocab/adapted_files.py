@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.model_folder import TOKENIZER_FILES
 from uertool.checkpoints.reader import Checkpoint
+from uertool.io.small_files import read_json_object
 from uertool.tasks.convert.hf_tokenizer import (
     TokenizerSource,
     write_json,
@@ -80,7 +80,7 @@ def write_beside(
         if not plain or item.name in replaced or item.name.endswith(".index.json"):
             continue
         if item.name in _CONFIGS:
-            content = json.loads(item.read_text(encoding="utf-8-sig"))
+            content = read_json_object(item)
             write_json(folder / item.name, renewed(content, changes)[0])
         else:
             shutil.copyfile(item, folder / item.name)
@@ -150,7 +150,4 @@ def _beside(asked: VocabChange, ending: str) -> Path | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    found = json.loads(path.read_text(encoding="utf-8-sig"))
-    return found if isinstance(found, dict) else {}
+    return read_json_object(path) if path.is_file() else {}
