@@ -284,9 +284,9 @@ def _check(
     if faults:
         raise CheckpointError(
             f"The weights of {checkpoint.path} do not fit the model; {'; '.join(faults)}.",
-            "Check the configuration, or look at the file with: uertool check "
-            f"{checkpoint.path}"
-            + ("; `ignore_unexpected` goes on without some tensors." if unexpected else ""),
+            "See: uertool check; `ignore_unexpected` ignores tensors by name."
+            if unexpected
+            else "Check the configuration, or look at the file with: uertool check",
         )
     return tuple(rest)
 
