@@ -100,7 +100,7 @@ class BlockReader:
                 if parser.wants_header:
                     parser.read_header(raw.data)
                     continue
-                line = parser.line(raw.number + shift, raw.data)
+                line = parser.line(raw.number + shift, raw.data, raw.cut)
             except BadContentError as error:
                 on_bad(BadPlace(raw.number + shift, source.path, raw.number + 1, error.reason))
                 continue

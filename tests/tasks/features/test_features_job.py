@@ -191,6 +191,13 @@ def test_whitening_of_given_sentences_and_of_later_ones(small: Model, tmp_path: 
     assert np.array_equal(later, again)
 
 
+def test_a_line_that_the_reader_cut_counts_as_cut(small: Model) -> None:
+    job = FeatureJob(small, FeatureSettings())
+    lines = [Line(0, "天气"), Line(1, "天气", cut=True)]
+    found = list(feature_lines(lines, lambda _: job, [small.device]))
+    assert [features.was_cut for features in found] == [False, True]
+
+
 def test_nothing_gives_no_rows(small: Model) -> None:
     assert small.encode([]).shape == (0, 192)
 

@@ -208,7 +208,7 @@ class ClozeJob:
             ids=masked.ids,
             tokens=tuple(self.tokenizer.tokens(masked.ids)),
             variant=variant,
-            was_cut=masked.was_cut,
+            was_cut=masked.was_cut or line.cut,
             reason=masked.reason,
             fields=line.fields,
             **found,

@@ -164,7 +164,9 @@ class FeatureJob:
                     "Fill it or take it out, or give `blank` zero or `blank` skip.",
                 )
             row = [] if blank else [*self.prefix, *ids[: self.room], *self.suffix]
-            found.append(Encoded(line.number, row, payload=(line, len(ids) > self.room)))
+            found.append(
+                Encoded(line.number, row, payload=(line, line.cut or len(ids) > self.room))
+            )
         return found
 
     @torch.inference_mode()
