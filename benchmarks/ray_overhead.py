@@ -163,7 +163,7 @@ def feature_job(reference: str, device: torch.device) -> Any:
 
 
 def base(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from uertool.engine.processes import run_job
+    from uertool.tasks.features.job import feature_lines
 
     make_model(folder / "base", SIZES["base"])
     texts = sentences(args.base_sentences)
@@ -172,7 +172,7 @@ def base(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for _ in range(args.repeats + 1):  # the first warms up
         lines = (Line(n, text) for n, text in enumerate(texts))
         started, busy = time.perf_counter(), time.process_time()
-        for _ in run_job(lines, lambda _: job, [torch.device("cpu")]):
+        for _ in feature_lines(lines, job):
             pass
         rates.append(len(texts) / (time.perf_counter() - started))
         core_rates.append(len(texts) / (time.process_time() - busy))
@@ -189,14 +189,9 @@ def base(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def stages(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Lines that one core does in a second of its time, stage by stage."""
-    from uertool.engine.inputs import (
-        Reading,
-        count_piece,
-        cut_pieces,
-        list_sources,
-        make_blocks,
-    )
+    from uertool.engine.blocks import count_piece, cut_pieces, make_blocks
     from uertool.engine.reading import BlockReader
+    from uertool.engine.sources import Reading, list_sources
 
     torch.set_num_threads(1)
     source = write_lines(folder / "stages.txt", 200_000)
@@ -221,7 +216,7 @@ def stages(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def model_stages(folder: Path, size: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from uertool.engine.batching import cut
-    from uertool.tasks.sharded import FeatureWriter
+    from uertool.tasks.features.work import FeatureWriter
 
     job = feature_job(str(folder / size), torch.device("cpu"))
     few = sentences(args.base_sentences if size == "base" else 4096)

@@ -17,8 +17,9 @@ from pathlib import Path
 from benchmarks.ray_overhead import nothing_job, nothing_writer
 
 from uertool.engine.cluster import Resources, connected
-from uertool.engine.run import Order, Watch, run
-from uertool.engine.work import JobWork
+from uertool.engine.jobs import JobWork
+from uertool.engine.order import Order, Watch
+from uertool.engine.run import run
 
 BLOCK_LINES = 64
 
@@ -29,6 +30,8 @@ def main(source: str, folder: str) -> None:
         work=JobWork("nothing", ".txt", nothing_job, nothing_writer),
         inputs=[source],
         output=str(output),
+        in_shards=True,
+        engine="ray",
         resources=Resources(actors=1),
         block_lines=BLOCK_LINES,
     )
@@ -50,7 +53,7 @@ def main(source: str, folder: str) -> None:
     with connected("local"):
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
-        manifest = run(order, Watch(lines=tell))
+        manifest = run(order, Watch(lines=tell)).manifest
         stop.set()
     blocks = len(manifest["shards"])
     seconds = last[-1][0] - first[0][0]

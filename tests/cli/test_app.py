@@ -247,7 +247,6 @@ def test_what_the_system_refuses_is_one_sentence(
         (["--verion"], "Did you mean --version?"),
         (["cloze", "--top_m", "3"], "--topn"),
         (["cloze", "--topn", "many"], "'--topn': 'many' should be a valid integer."),
-        (["cloze", "--topn", "0"], "'0' should be greater than or equal to 1."),
         (["cloze", "--fill-order", "no"], "'--fill-order': 'no' is not one of 'left-to-right'"),
         (["cloze", "--topn"], "--topn"),
     ],
@@ -261,6 +260,11 @@ def test_wrong_usage_names_the_nearest(
     assert words in said
     assert said.startswith("error: ")
     assert "--help" in said
+
+
+def test_a_value_out_of_its_bounds_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cloze", "--topn", "0"]) == 2
+    assert capsys.readouterr().err == "error: invalid --topn: 0 (must be at least 1)\n"
 
 
 # -- the process ----------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def test_two_processes_give_the_bytes_of_one(lines: Path, tmp_path: Path) -> Non
     ("arguments", "code", "words"),
     [
         (["--pooling", "middle", "好"], 2, "There is no pooling 'middle'"),
-        (["--layers", "a,b", "好"], 2, "--layers takes numbers"),
+        (["--layers", "a,b", "好"], 2, "invalid --layers"),
         (["--layers", "9", "好"], 2, "There is no layer 9"),
         (["--seq-length", "500", "好"], 2, "beyond the position table"),
         (["-o", "v.csv", "好"], 2, ".csv"),
@@ -190,7 +190,7 @@ def test_ctrl_c_keeps_the_work_and_resume_goes_on(tmp_path: Path) -> None:
         *("12", "--test-path", str(path), "-o", str(output), "--device", "cpu", "--threads", "1"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    state = tmp_path / "v.npy.resume" / "state.json"
+    state = tmp_path / "v.npy.resume" / "_run" / "part-000000.json"
     while not state.exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)

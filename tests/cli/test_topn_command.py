@@ -135,13 +135,28 @@ def test_dep_of_a_word_and_a_sentence_typed(capsys: pytest.CaptureFixture[str]) 
     assert "A word and a sentence are expected" in capsys.readouterr().err
 
 
+def test_dep_on_two_devices_is_dep_on_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("好\t今天天气很好\n坏\t今天\n" * 5, "utf-8")
+    asked = ("dep", "--load-model-path", BERT / "model.bin", "--cand-vocab-path")
+    common = (*asked, BERT / "cand_vocab.txt", "--test-path", path, "--topn", 3, "--threads", 1)
+    assert topn(*common, "--device", "cpu", "-o", tmp_path / "one.txt") == 1
+    one = capsys.readouterr().err
+    assert topn(*common, "--device", "cpu,cpu", "-o", tmp_path / "two.txt") == 1
+    two = capsys.readouterr().err
+    assert (tmp_path / "two.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
+    warnings = [[w for w in said.splitlines() if w.startswith("warning")] for said in (one, two)]
+    assert sorted(warnings[0]) == sorted(warnings[1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("indep", "好", "--vectors", "a.txt", "--model", "b"), "Give one of them"),
         (("indep", "好", "--json", "--format", "text"), "--json and --format text"),
         (("indep", "好", "--format", "table", "-o", "x.txt"), "a file"),
-        (("dep", "好", "好人", "--device", "cpu,cpu"), "one device"),
         (("dep", "好", "好人", "--test-path", "x"), "Give one of the two"),
     ],
 )

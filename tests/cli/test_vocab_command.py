@@ -101,7 +101,7 @@ def test_words_that_readers_will_cut_are_named(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["x.txt"], "Nowhere to write to"),
+        (["x.txt"], "There is no output"),
         (["-o", "v"], "No corpus was given"),
         (["x.txt", "-o", "v"], "x.txt does not exist"),
         (["x.txt", "-o", "-", "--json"], "need the vocabulary to go to a file"),
@@ -110,7 +110,7 @@ def test_words_that_readers_will_cut_are_named(
         (["x.txt", "-o", "v", "--vocab-size", "9"], "belongs to a trained"),
         (
             ["x.txt", "-o", "v", "--model", "bpe", "--vocab-size", "9", "--coverage", "1"],
-            "cannot go",
+            "cannot be combined",
         ),
     ],
 )

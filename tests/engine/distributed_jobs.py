@@ -51,6 +51,10 @@ class LengthJob:
                 raise ValueError("poison")
             if "deadly" in item.payload.text:
                 os.kill(os.getpid(), 9)
+            if "leaving" in item.payload.text:
+                os._exit(3)
+            if "large" in item.payload.text and len(batch) > 1:
+                raise MemoryError
         return [len(item.ids) for item in batch.items]
 
     def empty(self, item: Encoded) -> int:
@@ -81,6 +85,7 @@ def length_writer(path: Path, block: int, job: Any) -> Any:
 
         def write(results: list[int]) -> Mapping[str, int]:
             stream.writelines(f"{length}\n" for length in results)
+            stream.flush()
             return {"rows": len(results)}
 
         yield write
@@ -89,3 +94,26 @@ def length_writer(path: Path, block: int, job: Any) -> Any:
 def rows(folder: Path) -> Any:
     """The rows of all .npy shards of a folder."""
     return np.concatenate([np.load(path) for path in sorted(folder.glob("part-*.npy"))])
+
+
+class PidJob(LengthJob):
+    """The number of the process that works on a line; it leaves a file of that name, too."""
+
+    def __init__(self) -> None:
+        if folder := os.environ.get("UERTOOL_TEST_PIDS"):
+            Path(folder, str(os.getpid())).touch()
+
+    def step(self, batch: Batch) -> Sequence[int]:
+        return [os.getpid()] * len(batch)
+
+    def empty(self, item: Encoded) -> int:
+        return os.getpid()
+
+
+def pid_job(device: torch.device) -> PidJob:
+    del device
+    return PidJob()
+
+
+def missing_job(device: torch.device) -> LengthJob:
+    raise InputError("There is no model.")

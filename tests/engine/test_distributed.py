@@ -22,12 +22,14 @@ import torch
 from tests.conftest import MODELS, TEXT
 from tests.engine import distributed_jobs as jobs
 from uertool.cli.app import main
+from uertool.engine.batching import run_batches
 from uertool.engine.cluster import Resources
-from uertool.engine.processes import run_job
-from uertool.engine.run import Order, Watch, estimate, run
-from uertool.engine.work import JobWork
+from uertool.engine.estimate import estimate
+from uertool.engine.jobs import JobWork
+from uertool.engine.order import Order, Watch
+from uertool.engine.run import run
 from uertool.errors import InputError, OutputError, UertoolError, UsageError
-from uertool.tasks.sharded import FeatureWriter, feature_work
+from uertool.tasks.features.work import FeatureWriter, feature_work
 from uertool.tasks.shards import merge, verify
 from uertool.text.readers import Line
 
@@ -108,11 +110,10 @@ def inputs(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def expected(texts: list[str]) -> Any:
     """The rows that the local engine gives."""
-    make_job = functools.partial(jobs.feature_job, None)
+    job = jobs.feature_job(None, torch.device("cpu"))
     lines = (Line(number, text) for number, text in enumerate(texts))
-    return np.concatenate(
-        [found.vectors for found in run_job(lines, make_job, [torch.device("cpu")], threads=1)]
-    )
+    found = run_batches(lines, job.encode, job.step, limits=job.limits, empty=job.empty)
+    return np.concatenate([result.vectors for result in found])
 
 
 def order(inputs: str, output: Path, cluster: TwoNodes, pids: Path | None = None) -> Order:
@@ -121,6 +122,8 @@ def order(inputs: str, output: Path, cluster: TwoNodes, pids: Path | None = None
         work=feature_work(make_job, FeatureWriter(jobs.SETTINGS), ".npy"),
         inputs=[inputs],
         output=str(output),
+        engine="ray",
+        in_shards=True,
         address=cluster.address,
         resources=Resources(actors=2),
     )
@@ -139,7 +142,7 @@ def reference(
 ) -> tuple[dict[str, Any], Path]:
     """A run in which nothing happens."""
     folder = tmp_path_factory.mktemp("reference") / "out.npy"
-    return run(order(inputs, folder, cluster)), folder
+    return run(order(inputs, folder, cluster)).manifest, folder
 
 
 def test_rows_are_those_of_the_local_engine_in_the_same_order(
@@ -162,7 +165,8 @@ def test_a_finished_run_is_not_done_again(
 ) -> None:
     manifest, folder = reference
     said: list[str] = []
-    assert run(order(inputs, folder, cluster), Watch(notice=said.append)) == manifest
+    found = run(order(inputs, folder, cluster), Watch(notice=said.append))
+    assert found.manifest == manifest
     assert "finished already" in said[0]
     with pytest.raises(OutputError, match="holds the shards of another run"):
         run(replace(order(inputs, folder, cluster), identity={"pooling": "max"}))
@@ -187,7 +191,7 @@ def test_a_killed_actor_costs_only_its_blocks(
     manifest = run(
         order(inputs, tmp_path / "out", cluster, pids),
         Watch(lines=lambda more: (kill(more), done.append(more))[0]),
-    )
+    ).manifest
     assert digests(manifest) == digests(reference[0])
     assert killed
     assert len(list(pids.iterdir())) > 2  # another process took its place
@@ -205,7 +209,7 @@ def test_a_lost_node_costs_only_its_blocks(
             cluster.lose_a_node()
 
     try:
-        manifest = run(order(inputs, tmp_path / "out", cluster), Watch(lines=lose))
+        manifest = run(order(inputs, tmp_path / "out", cluster), Watch(lines=lose)).manifest
     finally:
         cluster.mend()
     assert lost
@@ -248,6 +252,8 @@ def length_order(inputs: Path, output: Path, cluster: TwoNodes) -> Order:
         work=JobWork("lengths", ".txt", jobs.length_job, jobs.length_writer),
         inputs=[str(inputs)],
         output=str(output),
+        engine="ray",
+        in_shards=True,
         address=cluster.address,
         resources=Resources(actors=2),
         block_lines=1000,
@@ -270,7 +276,8 @@ def test_lines_and_files_that_cannot_be_processed_are_told_and_do_not_stop_a_run
     assert not (tmp_path / "out").exists()
 
     said: list[str] = []
-    manifest = run(length_order(folder, tmp_path / "out", cluster), Watch(notice=said.append))
+    asked = length_order(folder, tmp_path / "out", cluster)
+    manifest = run(asked, Watch(notice=said.append)).manifest
     errors = [json.loads(row) for row in (tmp_path / "out/errors.jsonl").open(encoding="utf-8")]
     places = [(Path(e["file"]).name, e["line"], e["number"], e["reason"]) for e in errors]
     assert [place[:3] for place in places] == [
@@ -301,7 +308,7 @@ def test_what_ends_a_run_is_told_in_words_and_finished_shards_are_kept(
     assert len(list((tmp_path / "out").glob("part-*"))) == 3
     with pytest.raises(UsageError, match="seed was None and is 1"):
         run(replace(asked, identity={"seed": 1}))
-    manifest = run(asked)  # what is strict is no matter of the results
+    manifest = run(asked).manifest  # what is strict is no matter of the results
     assert (manifest["rows"], manifest["errors"]) == (3000, 1)
 
 

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from uertool.engine.inputs import (
+from uertool.engine.blocks import (
+    BadPlace,
     Block,
     Piece,
-    Reading,
-    Source,
     count_piece,
     cut_pieces,
-    list_sources,
     make_blocks,
     sample_block,
 )
-from uertool.engine.reading import BadPlace, BlockReader
+from uertool.engine.reading import BlockReader
+from uertool.engine.sources import Reading, Source, list_sources
 from uertool.errors import InputError, UsageError
 from uertool.text.readers import Line, read_lines
 
@@ -169,7 +168,7 @@ def test_a_folder_of_a_corpus_has_the_order_that_counting_here_gives_it(tmp_path
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("nope.txt", "does not exist"), ("*.nope", "No file fits"), ("empty", "holds no files")],
+    [("nope.txt", "does not exist"), ("*.nope", "No file matches"), ("empty", "holds no files")],
 )
 def test_what_is_not_there_is_named(tmp_path: Path, path: str, words: str) -> None:
     (tmp_path / "empty").mkdir()

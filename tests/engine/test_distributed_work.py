@@ -13,14 +13,15 @@ import torch
 
 from tests.engine import distributed_jobs as jobs
 from uertool.cli.app import main
-from uertool.engine.actor import plain_error, raised_error
 from uertool.engine.cluster import Resources, find_room
+from uertool.engine.jobs import JobWork
 from uertool.engine.store import Store
-from uertool.engine.work import JobWork, Processor
+from uertool.engine.work import Finished, Processor, Progress, Task, Tasks
+from uertool.engine.worker import plain_error, raised_error
 from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
 from uertool.tasks.features.whitening import Moments
-from uertool.tasks.sharded import MomentsWork, TallyWork
-from uertool.tasks.vocab.counting import Counting, Tally, count_corpus
+from uertool.tasks.features.whitening_work import MomentsWork
+from uertool.tasks.vocab.counting import Counting, Tally, TallyWork, count_corpus
 from uertool.text.readers import Line, read_lines
 
 pytest.importorskip("pyarrow")
@@ -36,13 +37,13 @@ def run(
 ) -> tuple[list[int], dict[str, int], dict[int, str]]:
     """How many lines were told to be done, the counts, and the lines that failed."""
     failed: dict[int, str] = {}
-    running = processor.run(source, path, 0, failed.__setitem__)
-    told = []
-    while True:
-        try:
-            told.append(next(running))
-        except StopIteration as end:
-            return told, end.value, failed
+    told, counts = [], {}
+    for event in processor.run(Tasks(iter([Task(0, source, path, failed.__setitem__)]))):
+        if isinstance(event, Progress):
+            told.append(event.lines)
+        elif isinstance(event, Finished):
+            counts = event.counts
+    return told, counts, failed
 
 
 # -- lines that fail ------------------------------------------------------------------------------
@@ -91,8 +92,7 @@ def test_tallies_of_blocks_add_up_to_that_of_the_file(
     every = list(read_lines(path))
     for start in range(0, len(every), 4):
         run(work, iter(every[start : start + 4]), tmp_path / "part.json")
-        part = json.loads((tmp_path / "part.json").read_text("utf-8"))
-        found.add(Tally(dict(part)))
+        found.add(Tally.load(tmp_path / "part.json"))
     assert list(found.counts.items()) == list(expected.counts.items())
 
 
@@ -188,10 +188,10 @@ def test_files_of_a_store_appear_whole_and_dead_workers_leave_nothing(tmp_path: 
         (["--engine", "ray", "-o", "x.npy"], "--engine ray needs files"),
         (["--engine", "ray", "-o", "x.npy", "-i", "-"], "Standard input cannot be shared out"),
         (["--engine", "ray", "-o", "x.npy", "-i", "a", "--shard", "1/2"], "Ray shares out the w"),
-        (["--engine", "ray", "-o", "x.npy", "-i", "a", "--whiten"], "--whiten cannot go with"),
+        (["--engine", "ray", "-o", "x.npy", "-i", "a", "--whiten"], "--whiten needs all vectors"),
         (["--engine", "ray", "-o", "x.npy", "-i", "a", "--device", "cuda:1"], "shares out devices"),
         (["--engine", "ray", "-o", "x.doc", "-i", "a"], "no format for vectors"),
-        (["--engine", "ray", "-o", "x.npy", "-i", "a", "--shard-lines", "0"], "too few"),
+        (["--engine", "ray", "-o", "x.npy", "-i", "a", "--shard-lines", "0"], "must be at least 1"),
         (["--engine", "ray", "-o", "x.npy", "-i", "a", "--ray-address", "x"], "HOST:PORT"),
     ],
 )

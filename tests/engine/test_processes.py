@@ -1,8 +1,7 @@
-"""Several devices: order, errors, deaths and Ctrl-C, with cpu,cpu standing in for two GPUs."""
+"""Several devices: order, errors, deaths and Ctrl-C, with cpu,cpu in the place of two GPUs."""
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -10,104 +9,91 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from uertool.engine.batching import Batch, Encoded, Limits
-from uertool.engine.processes import WorkerTracebackError, run_job
+from tests.engine import distributed_jobs as jobs
+from uertool.engine.jobs import JobWork
+from uertool.engine.order import Order, Watch
+from uertool.engine.processes import WorkerTracebackError
+from uertool.engine.run import run
 from uertool.errors import InputError, UertoolError
 
-CPUS = [torch.device("cpu"), torch.device("cpu")]
 ROOT = Path(__file__).parents[2]
+LENGTHS = JobWork("lengths", ".txt", jobs.length_job, jobs.length_writer, window=100)
 
 
-class Squares:
-    """Squares numbers; some numbers make it misbehave."""
-
-    limits = Limits(tokens=64)
-
-    def __init__(self, fault: str = "") -> None:
-        self.fault = fault
-
-    def encode(self, items: list[int]) -> list[Encoded]:
-        return [Encoded(number, [number] * (number % 5)) for number in items]
-
-    def step(self, batch: Batch) -> list[tuple[int, int]]:
-        if any(item.index == 777 for item in batch.items):
-            if self.fault == "input":
-                raise InputError("Line 778 is bad.", "Mend it.")
-            if self.fault == "bug":
-                raise ZeroDivisionError("a bug")
-            if self.fault == "memory" and len(batch) > 1:
-                raise MemoryError
-            if self.fault == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if self.fault == "exit":
-                os._exit(3)
-        return [(item.index**2, os.getpid()) for item in batch.items]
-
-    def empty(self, item: Encoded) -> tuple[int, int]:
-        return item.index**2, 0
+def order(output: Path, *texts: str, **more: Any) -> Order:
+    lines = [*("x" * (n % 5) for n in range(2000)), *texts]
+    more = {"work": LENGTHS, "devices": ["cpu", "cpu"], "strict": True, **more}
+    return Order(output=str(output), texts=lines, **more)
 
 
-def make_squares(device: torch.device, *, fault: str = "") -> Squares:
-    if fault == "load":
-        raise InputError("There is no model.")
-    return Squares(fault)
+def test_two_workers_share_the_work_and_keep_the_order(tmp_path: Path) -> None:
+    output = tmp_path / "out.txt"
+    work = JobWork("lengths", ".txt", jobs.pid_job, jobs.length_writer, window=100)
+    run(order(output, work=work))
+    pids = set(output.read_text().split())
+    assert len(pids) == 2 and str(os.getpid()) not in pids
+    run(order(output, overwrite=True))
+    assert output.read_text().split() == [str(n % 5) for n in range(2000)]
+    assert list(tmp_path.iterdir()) == [output]
 
 
-def run(fault: str = "", **options: object) -> list[tuple[int, int]]:
-    job = functools.partial(make_squares, fault=fault)
-    return list(run_job(range(2000), job, CPUS, window=100, **options))  # type: ignore[arg-type]
+def test_one_device_runs_in_this_process(tmp_path: Path) -> None:
+    work = JobWork("lengths", ".txt", jobs.pid_job, jobs.length_writer, window=100)
+    run(order(tmp_path / "out.txt", work=work, devices=["cpu"]))
+    assert set((tmp_path / "out.txt").read_text().split()) == {str(os.getpid())}
 
 
-def test_two_workers_share_the_work_and_keep_the_order() -> None:
-    found = run()
-    assert [square for square, _ in found] == [number**2 for number in range(2000)]
-    assert len({process for _, process in found} - {0}) == 2
-    assert os.getpid() not in {process for _, process in found}
-
-
-def test_one_device_runs_in_this_process() -> None:
-    found = list(run_job(range(20), make_squares, CPUS[:1]))
-    assert {process for _, process in found} <= {0, os.getpid()}
-
-
-def test_an_error_in_a_worker_is_the_same_error_here() -> None:
+def test_an_error_in_a_worker_is_the_same_error_here(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        run("input")
-    assert (caught.value.message, caught.value.hint) == ("Line 778 is bad.", "Mend it.")
+        run(order(tmp_path / "out.txt", "unreadable"))
+    assert (caught.value.message, caught.value.hint) == ("It cannot be read.", None)
+    assert not (tmp_path / "out.txt").exists()
 
 
-def test_an_error_while_loading_is_the_same_error_here() -> None:
+def test_an_error_while_loading_is_the_same_error_here(tmp_path: Path) -> None:
+    work = JobWork("lengths", ".txt", jobs.missing_job, jobs.length_writer)
     with pytest.raises(InputError, match="There is no model"):
-        run("load")
+        run(order(tmp_path / "out.txt", work=work))
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bug_in_a_worker_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError) as caught:
-        run("bug")
+def test_a_bug_in_a_worker_keeps_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="poison") as caught:
+        run(order(tmp_path / "out.txt", "poison"))
     assert isinstance(caught.value.__cause__, WorkerTracebackError)
     assert "in step" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize(("fault", "how"), [("killed", "SIGKILL"), ("exit", "exit code 3")])
-def test_a_dead_worker_ends_the_run_with_a_sentence(fault: str, how: str) -> None:
+@pytest.mark.parametrize(("fault", "how"), [("deadly", "SIGKILL"), ("leaving", "exit code 3")])
+def test_a_dead_worker_ends_the_run_with_a_sentence(tmp_path: Path, fault: str, how: str) -> None:
     with pytest.raises(UertoolError, match=how):
-        run(fault)
+        run(order(tmp_path / "out.txt", fault))
 
 
-def test_a_batch_is_halved_in_a_worker_with_a_notice_here() -> None:
+def test_a_batch_is_halved_in_a_worker_with_a_notice_here(tmp_path: Path) -> None:
     notices: list[str] = []
-    assert len(run("memory", on_notice=notices.append)) == 2000
+    run(order(tmp_path / "out.txt", "large", "large"), Watch(notice=notices.append))
     assert any("did not fit in memory" in sentence for sentence in notices)
+    assert len((tmp_path / "out.txt").read_text().split()) == 2002
 
 
-def test_a_reader_that_stops_early_leaves_no_worker() -> None:
-    results = run_job(range(10**9), make_squares, CPUS, window=100)
-    children = {process for _, process in (next(results) for _ in range(500))} - {0}
-    results.close()  # type: ignore[attr-defined]
+def test_a_run_that_stops_early_leaves_no_worker(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    os.environ["UERTOOL_TEST_PIDS"] = str(pids)
+
+    def stop(more: int) -> None:
+        if more:
+            raise StopIteration
+
+    work = JobWork("lengths", ".txt", jobs.pid_job, jobs.length_writer, window=10)
+    with pytest.raises(RuntimeError):
+        run(order(tmp_path / "out.txt", work=work), Watch(lines=stop))
+    children = [int(path.name) for path in pids.iterdir()]
     assert children
     for process in children:
         with pytest.raises(ProcessLookupError):
@@ -116,32 +102,35 @@ def test_a_reader_that_stops_early_leaves_no_worker() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda n: n.name)
 def test_workers_end_with_their_parent(number: signal.Signals, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
     script = tmp_path / "script.py"
     script.write_text(
-        textwrap.dedent("""
-            import sys
-            from tests.engine.test_processes import CPUS, make_squares
-            from uertool.engine.processes import run_job
+        textwrap.dedent(f"""
+            from tests.engine import distributed_jobs as jobs
+            from uertool.engine.jobs import JobWork
+            from uertool.engine.order import Order
+            from uertool.engine.run import run
 
             if __name__ == "__main__":
-                seen = set()
-                for _, process in run_job(range(10**9), make_squares, CPUS, window=100):
-                    if process and process not in seen:
-                        seen.add(process)
-                        print(process, flush=True)
+                work = JobWork("lengths", ".txt", jobs.pid_job, jobs.length_writer, window=100)
+                texts = ["x"] * 10_000_000
+                run(Order(work, r"{tmp_path}/out.txt", texts=texts, devices=["cpu", "cpu"]))
         """)
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
     parent = subprocess.Popen(
         [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path, "UERTOOL_TEST_PIDS": str(pids)},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    assert parent.stdout is not None
-    children = [int(parent.stdout.readline()) for _ in range(2)]
+    deadline = time.monotonic() + 60
+    while len(list(pids.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = [int(found.name) for found in pids.iterdir()]
+    assert len(children) == 2
     if number == signal.SIGINT:
         os.killpg(parent.pid, number)  # as a terminal does: to parent and workers
     else:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from uertool.engine.spool import Note
 from uertool.errors import InputError, MissingExtraError, OutputError, UsageError
 from uertool.io.vector_reader import open_vectors
 from uertool.io.vector_writer import (
     FORMATS,
     PRECISIONS,
+    Note,
     check_output,
     open_sink,
     quantize,

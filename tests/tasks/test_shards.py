@@ -12,10 +12,9 @@ import pytest
 
 from uertool.cli.app import main
 from uertool.engine.manifest import make_manifest
-from uertool.engine.spool import Note
 from uertool.errors import InputError, OutputError, UsageError
 from uertool.io.atomic import sha256_of
-from uertool.io.vector_writer import open_sink, scales_path
+from uertool.io.vector_writer import Note, open_sink, scales_path
 from uertool.tasks.shards import merge, verify
 
 pytest.importorskip("pyarrow")

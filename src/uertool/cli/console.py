@@ -5,7 +5,6 @@ Progress bars and colours appear on a terminal only; NO_COLOR and TERM=dumb are 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from uertool.io.json_text import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,21 +71,6 @@ def out(text: str = "", *, end: str = "\n") -> None:
 def json_line(record: Mapping[str, Any] | Sequence[Any]) -> None:
     """One JSON object on a line of its own, Chinese as it is."""
     out(json_text(record))
-
-
-def json_text(record: Mapping[str, Any] | Sequence[Any]) -> str:
-    """A record as one line of JSON; what is not JSON (nan, a path) becomes null or a string."""
-    return json.dumps(_finite(record), ensure_ascii=False, default=str, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value - value == 0.0 else None  # inf - inf and nan - nan are nan
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
 
 
 def table(

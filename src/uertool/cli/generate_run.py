@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from uertool.cli import console, run_record
-from uertool.cli.engine_options import is_ray, refuse_on_ray
 from uertool.cli.options import OutputSettings, lines_of, report_model, source_of
-from uertool.cli.render.generation import Summary, Writer, choose_form, report_bad, score_line
+from uertool.cli.pipeline import Call, refuse_on_ray, show_plan
+from uertool.cli.render.generation import Summary, choose_form, report_bad
 from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UertoolError, UsageError
 from uertool.loading.settings import DeviceSettings
 from uertool.tasks.generation.settings import Decoding, Form, LmModel, LmText, Seq2seqText
+from uertool.tasks.generation.writing import Writer, score_line
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
-    from uertool.loading.registry import LoadedModel
     from uertool.tasks.generation.job import Generated, Generator, Prompt
     from uertool.text.readers import BadLine
 
@@ -46,50 +47,27 @@ def run(
         decoding, shown, text, output, device, model, engine: its settings.
     """
     call = Run(kind, dataclasses.replace(decoding, seed=output.seed), shown, text, output, prompts)
-    if is_ray(engine):
-        refuse_on_ray(
-            score=call.score_only,
-            reference=call.reference,
-            interactive=shown.interactive,
-            stream=shown.stream,
-        )
-        call.on_cluster(engine, model, device)
-        return
+    refuse_on_ray(
+        engine,
+        score=call.score_only,
+        reference=call.reference,
+        interactive=shown.interactive,
+        stream=shown.stream,
+    )
     call.check()
+    if not (call.score_only or shown.interactive or shown.stream):
+        call.on_engine(engine, model, device)
+        return
+
+    from uertool.tasks.generation.work import load_for
+
     generator = load_for(kind, model, device, report_model)
-    if isinstance(shown, Seq2seqText) and shown.fill and not generator.gaps:
-        raise UsageError(
-            f"`fill` needs sentinels, and {generator.tokenizer.vocab.source} has none.",
-            "It is for T5, whose vocabulary has <extra_id_0> and so on.",
-        )
     if call.score_only:
         call.score(generator, model.files())
     elif shown.interactive:
         call.converse(generator)
     else:
-        call.generate(generator, [*model.files(), call.reference])
-
-
-def load_for(
-    kind: str,
-    model: LmModel,
-    device: DeviceSettings,
-    report: Callable[[LoadedModel], None] | None = None,
-) -> Generator:
-    """The generator for a command, see `load_generator`.
-
-    Raises:
-        UsageError: the model is for the other command.
-    """
-    from uertool.tasks.generation.job import load_generator
-
-    generator = load_generator(model, device, report)
-    if generator.seq2seq != (kind == "seq2seq"):
-        what, other = "a language model without a decoder", "lm"
-        if generator.seq2seq:
-            what, other = "an encoder-decoder", "seq2seq"
-        raise UsageError(f"{generator.name} is {what}.", f"Use it with: uertool generate {other}.")
-    return generator
+        call.stream(generator, [*model.files(), call.reference])
 
 
 @dataclass
@@ -120,8 +98,8 @@ class Run:
     # -- before the model is loaded -----------------------------------------------------------
 
     def check(self) -> None:
-        """Refuses contradictions, and outputs that exist."""
-        self.output.apply()
+        """Refuse contradictions and, where the engine does not, outputs that exist."""
+        self.output.apply(check=self.live or self.score_only)
         if self.live:
             for wrong, name in (
                 (self.form == "jsonl" and self._to_stdout, "json"),
@@ -150,67 +128,101 @@ class Run:
     def _to_stdout(self) -> bool:
         return self.output.prediction_path in (None, "-")
 
-    # -- on a cluster -------------------------------------------------------------------------
-
-    def on_cluster(self, engine: EngineSettings, model: LmModel, device: DeviceSettings) -> None:
-        """Texts for all lines as a folder of shards."""
-        from uertool.cli import engine_commands
-
-        call = engine_commands.Call(engine, model, self.text, device, self.output, self.prompts)
-        started = time.perf_counter()
-        counts = engine_commands.generate(call, self)
-        if counts is not None:
-            Summary.of(counts).report(time.perf_counter() - started)
-
     # -- generating ---------------------------------------------------------------------------
 
-    def generate(self, generator: Generator, files: Sequence[Any]) -> None:
-        """Texts for all prompts."""
+    def on_engine(self, engine: EngineSettings, model: LmModel, device: DeviceSettings) -> None:
+        """Texts for all prompts: a file, a folder of shards, or standard output."""
+        inputs = (self.reference,)
+        call = Call(engine, model, self.text, device, self.output, self.prompts, "prompt", inputs)
+        judged = None if call.is_ray else self._judged()
+
+        from uertool.engine.run import gather, put_together
+        from uertool.tasks.generation import work
+
+        suffix = Path(call.target.rstrip("/")).suffix.lower() or ".txt"
+        order = call.new_order(
+            work=work.GenerationWork(
+                f"generate {self.kind}",
+                ".jsonl" if self.form == "jsonl" else suffix,
+                functools.partial(
+                    work.load_on, self.kind, call.for_workers(model), device, self.fill
+                ),
+                self.decoding,
+                self.form,
+                self.raw,
+                self.fill,
+                judged is not None,
+            ),
+            output=call.target,
+            identity={
+                **dataclasses.asdict(self.decoding),
+                **{"form": self.form, "raw": self.raw, "fill": self.fill},
+            },
+            keep_partial=not call.is_ray,
+        )
+        if engine.dry_run:
+            show_plan(order, as_json=self.output.json)
+        with call.watching("Generate", "prompts") as (meter, watch):
+            try:
+                with gather(order, watch) as found:
+                    if judged is not None:
+                        for number, text in work.judged_texts(found.shards):
+                            judged.add(number, text)
+                    put_together(order, found)
+            except KeyboardInterrupt:
+                if self.output.to_file and Path(call.target).is_file():
+                    console.note(f"{call.target} holds the first {meter.done:,} results.")
+                raise
+        summary = Summary.of(found.manifest["counts"])
+        summary.report(meter.seconds)
+        call.report(found, meter.rate)
+        results = {**dataclasses.asdict(summary), "seconds": round(meter.seconds, 3)}
+        results |= self._scores(judged)
+        settings = {"decoding": dataclasses.asdict(self.decoding), "model": call.details}
+        call.record(settings, results)
+
+    def stream(self, generator: Generator, files: Sequence[Any]) -> None:
+        """Texts for all prompts, shown as they grow."""
         bad: list[BadLine] = []
         summary = Summary()
-        judged = self._check_prompts(generator)
-        screen = _Screen(generator, self.form) if self.live else None
-        decoding = self.decoding
-        if screen is not None:
-            decoding = dataclasses.replace(decoding, batch_size=1)
+        judged = self._judged()
+        screen = _Screen(generator, self.form)
+        decoding = dataclasses.replace(self.decoding, batch_size=1)
         started = time.perf_counter()
-        with _kept(self.output, summary) as stream, self._progress() as advance:
-            write = Writer(
-                self.form, stream, raw=self.raw, fill=generator.filled if self.fill else None
-            )
+        with _kept(self.output, summary) as stream:
+            write = Writer(self.form, stream)
             found = generator.generate(
                 self._prompts(bad),
                 decoding,
                 on_text=screen,
                 on_empty=lambda _: summary.count_empty(),
             )
-            for texts in found if screen is None else screen.watch(found):
-                if screen is None or not self._to_stdout:
+            for texts in screen.watch(found):
+                if not self._to_stdout:
                     write(texts)
                 summary.add(texts)
                 if judged is not None:
-                    judged.add(texts[0], generator.filled(texts[0]) if self.fill else None)
-                advance()
+                    judged.add(texts[0].prompt.number, texts[0].new_text)
         seconds = time.perf_counter() - started
         summary.report(seconds)
         report_bad(bad)
         results: dict[str, Any] = {**dataclasses.asdict(summary), "seconds": round(seconds, 3)}
-        if judged is not None and isinstance(self.shown, Seq2seqText):
-            results |= judged.report(self.shown.bleu_tokenize)
-        self._record(generator, files, results)
+        self._record(generator, files, results | self._scores(judged))
 
-    def _check_prompts(self, generator: Generator) -> _Judged | None:
-        """Reports at once what would otherwise end a long run in its middle."""
-        judged = None
-        if self.reference is not None:
-            judged = _Judged(self.reference, self.text)
+    def _judged(self) -> _Judged | None:
+        """The references, if there are any; there must be one for every line."""
+        if self.reference is None:
+            return None
+        judged = _Judged(self.reference, self.text)
         source = source_of(self.text, self.prompts, "prompt")
-        again = source is None or (source != "-" and Path(source).is_file())
-        if again and (self.decoding.truncate == "error" or judged is not None):
-            count = generator.check(self._prompts([]), self.decoding)
-            if judged is not None:
-                judged.check(count)
+        if source is None or (source != "-" and Path(source).is_file()):
+            judged.check(sum(1 for _ in lines_of(self.text, self.prompts, "prompt", [])))
         return judged
+
+    def _scores(self, judged: _Judged | None) -> dict[str, Any]:
+        if judged is None or not isinstance(self.shown, Seq2seqText):
+            return {}
+        return judged.report(self.shown.bleu_tokenize)
 
     def _prompts(self, bad: list[BadLine]) -> Iterator[Prompt]:
         from uertool.tasks.generation.job import Prompt
@@ -407,12 +419,12 @@ class _Judged:
                 "Each line needs the reference with its number.",
             )
 
-    def add(self, text: Generated, filled: str | None) -> None:
-        """The first text of a prompt."""
-        at = text.prompt.number - self.before
+    def add(self, number: int, text: str) -> None:
+        """The first text of the prompt in a line."""
+        at = number - self.before
         if at >= len(self.references):
             raise InputError(f"{self.path} has no reference for line {at + 1} of the input.")
-        self.found.append(text.new_text if filled is None else filled)
+        self.found.append(text)
         self.expected.append(self.references[at])
 
     def report(self, tokenize: str) -> dict[str, Any]:

@@ -282,32 +282,6 @@ class OutputSettings(WriteSettings):
         """Whether results go to a file, not to standard output."""
         return self.prediction_path not in (None, "-")
 
-    def form(self, wanted: str) -> str:
-        """The format that was asked for, or that fits where the results go.
-
-        Args:
-            wanted: auto, table, text or jsonl.
-
-        Raises:
-            UsageError: `json` says otherwise, or a table would go into a file.
-        """
-        if self.json:
-            if wanted not in ("auto", "jsonl"):
-                raise UsageError(
-                    f"--json and --format {wanted} were both given.", "Give one of them."
-                )
-            return "jsonl"
-        if wanted == "table" and self.to_file:
-            raise UsageError(
-                "A table is for a terminal, but --prediction-path names a file.",
-                "Use --format text or jsonl.",
-            )
-        if wanted != "auto":
-            return wanted
-        if not self.to_file:
-            return "table" if console.out_is_terminal() else "text"
-        return "jsonl" if str(self.prediction_path).endswith((".jsonl", ".json")) else "text"
-
     @contextlib.contextmanager
     def opened(self) -> Iterator[TextIO]:
         """Where results are written: standard output, or a file that appears when it is whole."""
@@ -319,10 +293,10 @@ class OutputSettings(WriteSettings):
         with atomic_text(self.prediction_path, overwrite=self.overwrite) as stream:
             yield stream
 
-    def apply(self) -> None:
-        """Set the console's level, and check that the output may be written."""
+    def apply(self, *, check: bool = True) -> None:
+        """Set the console's level; with `check`, see that the output may be written."""
         super().apply()
-        if self.prediction_path is not None:
+        if check and self.prediction_path is not None:
             from uertool.io.atomic import refuse_existing
 
             refuse_existing(self.prediction_path, self.overwrite)
@@ -331,6 +305,40 @@ class OutputSettings(WriteSettings):
                 "--save-run writes next to the output, but there is no output file.",
                 "Name one with --prediction-path.",
             )
+
+
+@dataclass(frozen=True)
+class ResultSettings(OutputSettings):
+    """An output of results that people read on a terminal, too."""
+
+    format: Annotated[
+        Literal["auto", "table", "text", "jsonl"],
+        Setting("auto is a table on a terminal, otherwise UER-py's text", panel="Output"),
+    ] = "auto"
+
+    @property
+    def form(self) -> str:
+        """The format that was asked for, or that fits where the results go: table, text or jsonl.
+
+        Raises:
+            UsageError: `json` says otherwise, or a table would go into a file.
+        """
+        if self.json:
+            if self.format not in ("auto", "jsonl"):
+                raise UsageError(
+                    f"`json` and `format` {self.format} were both given.", "Give one of them."
+                )
+            return "jsonl"
+        if self.format == "table" and self.to_file:
+            raise UsageError(
+                "A table is for a terminal, but `prediction_path` names a file.",
+                "Use `format` text or jsonl.",
+            )
+        if self.format != "auto":
+            return self.format
+        if not self.to_file:
+            return "table" if console.out_is_terminal() else "text"
+        return "jsonl" if str(self.prediction_path).endswith((".jsonl", ".json")) else "text"
 
 
 def load(
@@ -359,14 +367,8 @@ def report_model(loaded: LoadedModel) -> None:
     """Report what was assumed about a model; with --verbose all that is known of it."""
     for sentence in loaded.notes:
         console.warn(sentence)
-    for sentence in loaded.details:
+    for sentence in loaded.described():
         console.detail(sentence)
-    sources = loaded.config.sources
-    for name, value in loaded.config.to_json().items():
-        where = sources.get(name, "default")
-        shown = " ".join(map(str, value)) if isinstance(value, list) else value
-        console.detail(f"  {name} = {shown} ({where})")
-    console.detail(f"Runs on {loaded.device} in {str(loaded.dtype).removeprefix('torch.')}.")
 
 
 def source_of(text: InputSettings, arguments: Sequence[str] | None, what: str) -> str | None:
@@ -391,7 +393,7 @@ def source_of(text: InputSettings, arguments: Sequence[str] | None, what: str) -
     if given:
         return None
     if text.test_path is not None:
-        if text.test_path != "-" and not Path(text.test_path).exists():
+        if not (text.test_path == "-" or _is_there(text.test_path)):
             raise InputError(f"The input {text.test_path} does not exist.", "Check the path.")
         return text.test_path
     if not arguments and sys.stdin.isatty():
@@ -400,6 +402,11 @@ def source_of(text: InputSettings, arguments: Sequence[str] | None, what: str) -
             "Write it on the command line, name a file with --test-path, or pipe it in.",
         )
     return "-"
+
+
+def _is_there(path: str) -> bool:
+    """Whether a path exists, as far as can be known here: a URI or a glob may."""
+    return "://" in path or any(mark in path for mark in "*?[") or Path(path).exists()
 
 
 def lines_of(

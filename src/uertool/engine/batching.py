@@ -14,15 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from uertool.engine.work import WINDOW
 from uertool.errors import UertoolError, UsageError
 from uertool.loading.device import is_out_of_memory, release_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-#: Texts that are sorted by length together. Large enough that a batch holds texts of nearly one
-#: length, small enough that memory and the wait for the first result stay low.
-WINDOW = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +213,18 @@ def run_windows(
     on_notice: Callable[[str], None] | None = None,
 ) -> Iterator[list[R]]:
     """As `run_batches`, for items that come in windows already: the results of each window."""
-    runner = _Runner(step, limits, empty, on_notice)
-    with _Ahead(lambda: (encode(window) for window in windows)) as encoded:
+    runner = WindowRunner(step, limits, empty, on_notice)
+    with Ahead(lambda: (encode(window) for window in windows)) as encoded:
         for window in encoded:
             yield runner.run(window)
 
 
-class _Runner(Generic[R]):
-    """Runs windows batch by batch, and remembers what memory could not hold."""
+class WindowRunner(Generic[R]):
+    """Runs windows batch by batch, and remembers which size did not fit in memory.
+
+    Args:
+        step, limits, empty, on_notice: see `run_batches`.
+    """
 
     def __init__(
         self,
@@ -239,6 +240,7 @@ class _Runner(Generic[R]):
         self.most = limits.tokens  # falls when a batch of that many tokens did not fit
 
     def run(self, items: list[Encoded]) -> list[R]:
+        """The results of a window, in its order."""
         results: list[R | None] = [None] * len(items)
         places = list(range(len(items)))
         if self.empty is not None:
@@ -315,7 +317,7 @@ class _End:
         self.error = error
 
 
-class _Ahead(Generic[T]):
+class Ahead(Generic[T]):
     """An iterator that a background thread runs, `ahead` items in front of its reader."""
 
     def __init__(self, start: Callable[[], Iterator[T]], ahead: int = 1) -> None:

@@ -7,15 +7,18 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from uertool.engine.store import require_pyarrow
+from uertool.engine.files import require_pyarrow
 from uertool.errors import MissingExtraError, UertoolError, UsageError
 
 #: Objects in Ray's store are messages of some hundred bytes; the least that Ray accepts is enough.
 _STORE_BYTES = 80 << 20
+#: Ray adds some 80 characters, and the path of a socket may have 107.
+_LONGEST_FOLDER = 20
 _PATIENCE = 5.0  # seconds that a cluster gets to answer
 
 
@@ -34,11 +37,11 @@ class Resources:
 
     def __post_init__(self) -> None:
         if self.actors is not None and self.actors < 1:
-            raise UsageError(f"`actors` {self.actors} is too few.", "Give 1 or more.")
+            raise UsageError(f"Invalid `actors`: {self.actors} (must be 1 or more).")
         if self.cpus <= 0:
-            raise UsageError(f"`cpus_per_actor` {self.cpus:g} must be above 0.")
+            raise UsageError(f"Invalid `cpus_per_actor`: {self.cpus:g} (must be above 0).")
         if self.gpus is not None and self.gpus < 0:
-            raise UsageError(f"`gpus_per_actor` {self.gpus:g} is no number of GPUs.")
+            raise UsageError(f"Invalid `gpus_per_actor`: {self.gpus:g} (must be 0 or more).")
 
 
 @dataclass(frozen=True)
@@ -99,23 +102,33 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        settings |= {"num_cpus": cpus, "include_dashboard": False}
-        settings["object_store_memory"] = _STORE_BYTES
-    else:
-        _require_answer(address)
-    try:
-        with _hushed():
-            ray.init(address=address, **settings)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise UertoolError(
-            f"Ray cannot be reached at {address}: {str(error).splitlines()[0]}",
-            "Start a cluster with 'ray start `head`', or take `ray_address` local.",
-        ) from None
-    try:
+    with contextlib.ExitStack() as stack:
+        if address == "local":
+            settings |= {"num_cpus": cpus, "include_dashboard": False}
+            # Nobody else on this machine or network shall reach it or read its files.
+            settings["_node_ip_address"] = "127.0.0.1"
+            settings["_temp_dir"] = stack.enter_context(_private_folder())
+            settings["object_store_memory"] = _STORE_BYTES
+        else:
+            _require_answer(address)
+        try:
+            with _hushed():
+                ray.init(address=address, **settings)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise UertoolError(
+                f"Ray cannot be reached at {address}: {str(error).splitlines()[0]}",
+                "Start a cluster with 'ray start --head', or use `ray_address` local.",
+            ) from None
+        stack.callback(ray.shutdown)
         yield ray
-    finally:
-        ray.shutdown()
+
+
+def _private_folder() -> contextlib.AbstractContextManager[str]:
+    """A folder that only this user can read, with a path short enough for Ray's sockets."""
+    folder = tempfile.gettempdir()
+    if len(folder) > _LONGEST_FOLDER and os.access("/tmp", os.W_OK):
+        folder = "/tmp"
+    return tempfile.TemporaryDirectory(prefix="ray-", dir=folder, ignore_cleanup_errors=True)
 
 
 @contextlib.contextmanager
@@ -140,8 +153,8 @@ def _require_answer(address: str) -> None:
         return
     if not (colon and port.isdecimal() and host):
         raise UsageError(
-            f"`ray_address` {address} is none.",
-            "Give auto, local, or HOST:PORT of a head node, as 'ray start `head`' tells it.",
+            f"Invalid `ray_address`: {address} (must be auto, local, or HOST:PORT of a head node).",
+            "'ray start --head' prints it.",
         )
     try:
         with socket.create_connection((host, int(port)), timeout=_PATIENCE):
@@ -150,7 +163,7 @@ def _require_answer(address: str) -> None:
         reason = getattr(error, "strerror", None) or str(error) or "no answer"
         raise UertoolError(
             f"No Ray cluster answers at {address}: {reason}.",
-            "Check the address with 'ray status', or take `ray_address` local.",
+            "Check the address with 'ray status', or use `ray_address` local.",
         ) from None
 
 
@@ -171,7 +184,7 @@ def find_room(ray: Any, wanted: Resources, blocks: int) -> Room:
             f"No node of the cluster has {wanted.cpus:g} CPUs and {gpus:g} GPUs for a worker: the "
             f"largest has {max((node.get('CPU', 0) for node in nodes), default=0):g} CPUs and "
             f"{max((node.get('GPU', 0) for node in nodes), default=0):g} GPUs.",
-            "Give less with `cpus_per_actor` and `gpus_per_actor`.",
+            "Ask for less, see `cpus_per_actor` and `gpus_per_actor`.",
         )
     actors = min(wanted.actors or fits, max(blocks, 1))
     notice = None

@@ -1,8 +1,4 @@
-"""The same job on several devices: one process for each, results in input order.
-
-A distributed engine would plug in here: it gets a picklable `make_job` and windows of items, and
-gives lists of results.
-"""
+"""Several devices of this machine: one process for each, which are handed blocks as they come."""
 
 from __future__ import annotations
 
@@ -11,197 +7,142 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
-import torch
-
-from uertool.engine.batching import (
-    WINDOW,
-    Batch,
-    Encoded,
-    Limits,
-    run_batches,
-    run_windows,
-    windows_of,
-)
+from uertool.engine.blocks import Block
+from uertool.engine.worker import Assignment, Message, Worker
 from uertool.errors import UertoolError
-from uertool.loading.device import set_threads, threads_for_each
 
-T = TypeVar("T")
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-
-#: Windows that a worker holds at a time: one that it runs and one that it encodes meanwhile.
-_IN_HAND = 2
 _PATIENCE = 5.0  # seconds that a worker gets to end by itself
 
 
-class Job(Protocol[T, R_co]):
-    """What runs on one device: a model that is loaded, and how it is used.
-
-    A job that is made in a worker may have `notices`, sentences that the user should read; what
-    all workers say is told once.
-    """
-
-    limits: Limits
-
-    def encode(self, items: list[T]) -> list[Encoded]:
-        """Items to texts as ids; runs in a background thread."""
-
-    def step(self, batch: Batch) -> Sequence[R_co]:
-        """A batch to one picklable result per row."""
-
-    def empty(self, item: Encoded) -> R_co:
-        """The result of a text without ids."""
-
-
-def run_job(
-    items: Iterable[T],
-    make_job: Callable[[torch.device], Job[T, R]],
-    devices: Sequence[torch.device],
-    *,
+def map_in_processes(
+    blocks: Iterable[Block],
+    assignment: Assignment,
+    devices: Sequence[str | None],
     threads: int | None = None,
-    window: int = WINDOW,
-    on_notice: Callable[[str], None] | None = None,
-) -> Iterator[R]:
-    """Run a job over all items, on one device here or on several in processes of their own.
+) -> Iterator[Message]:
+    """Turn blocks into shards in a process for each device.
 
     Args:
-        items: what the job encodes; picklable where there are several devices.
-        make_job: loads the model for a device, once per process; picklable (a function at module
-            level, or `functools.partial` of one) where there are several devices.
-        devices: see `uertool.loading.device.resolve_devices`.
-        threads: CPU threads in all, shared out among workers on the CPU; None: all cores.
-        window: items that are sorted by length together, and handed out together; batches and so
-            the results, to the last bit, are the same on one device and on several of a kind.
-        on_notice: told what is worth knowing, in sentences.
+        blocks: what to do; taken as workers have room.
+        assignment: picklable; its device and threads are replaced by those of each worker.
+        devices: names; the same one may be there twice. None for work without a model.
+        threads: CPU threads in all, shared among workers on the CPU; None: all cores.
 
     Raises:
         UertoolError: a worker died. What a worker raises is raised here.
     """
-    if len(devices) > 1:
-        yield from _run_workers(items, make_job, devices, threads, window, on_notice)
-        return
-    set_threads(threads)
-    job = make_job(devices[0])
-    limits = replace(job.limits, window=window)
-    yield from run_batches(
-        items, job.encode, job.step, limits=limits, empty=job.empty, on_notice=on_notice
-    )
+    pool = _Pool(assignment.work.in_hand)
+    try:
+        pool.start(assignment, devices, threads)
+        yield from pool.run(blocks)
+        pool.finish()
+    finally:
+        pool.kill()
 
 
 # -- the parent's side ----------------------------------------------------------------------------
 
 
 @dataclass
-class _Worker:
+class _Process:
     """A process as its parent sees it."""
 
     name: str
     process: BaseProcess
     tasks: Connection
     results: Connection
-    pending: deque[int] = field(default_factory=deque)  # windows that it holds, oldest first
+    pending: deque[int] = field(default_factory=deque)  # blocks that it has
 
 
-def _run_workers(
-    items: Iterable[T],
-    make_job: Callable[[torch.device], Job[T, R]],
-    devices: Sequence[torch.device],
-    threads: int | None,
-    window: int,
-    on_notice: Callable[[str], None] | None,
-) -> Iterator[R]:
-    pool: _Pool[T, R] = _Pool(on_notice)
-    try:
-        pool.start(make_job, devices, threads)
-        yield from pool.run(windows_of(items, window))
-        pool.finish()
-    finally:
-        pool.kill()
+class _Pool:
+    """Hands out blocks, passes on reports, and notices what goes wrong."""
 
-
-class _Pool(Generic[T, R]):
-    """Hands out windows, puts the results in order, and notices what goes wrong."""
-
-    def __init__(self, on_notice: Callable[[str], None] | None) -> None:
-        self.on_notice = on_notice
-        self.workers: list[_Worker] = []
-        self.done: dict[int, list[R]] = {}
-        self.said: set[str] = set()
+    def __init__(self, in_hand: int) -> None:
+        self.in_hand = in_hand
+        self.workers: list[_Process] = []
+        self.reports: deque[Message] = deque()
 
     def start(
-        self,
-        make_job: Callable[[torch.device], Job[T, R]],
-        devices: Sequence[torch.device],
-        threads: int | None,
+        self, assignment: Assignment, devices: Sequence[str | None], threads: int | None
     ) -> None:
         context = get_context("spawn")
-        on_cpu = sum(device.type == "cpu" for device in devices)
-        each = threads_for_each(on_cpu, threads) if on_cpu else threads
+        each = threads
+        if on_cpu := sum(device == "cpu" for device in devices):
+            from uertool.loading.device import threads_for_each
+
+            each = threads_for_each(on_cpu, threads)
         with _interrupts_ignored():
             for number, device in enumerate(devices, start=1):
                 tasks_out, tasks_in = context.Pipe(duplex=False)
                 results_out, results_in = context.Pipe(duplex=False)
+                theirs = replace(assignment, device=device, threads=each)
                 process = context.Process(
                     target=_work,
-                    args=(make_job, str(device), each, tasks_out, results_in),
-                    name=f"uertool-{number}-{device}",
+                    args=(theirs, tasks_out, results_in),
+                    name=f"uertool-{number}-{device or ''}",
                     daemon=True,
                 )
                 process.start()
                 # Only the child may hold these ends, or its death would go unnoticed.
                 tasks_out.close()
                 results_in.close()
-                name = f"worker {number} ({device})"
-                self.workers.append(_Worker(name, process, tasks_in, results_out))
+                name = f"worker {number}" + (f" ({device})" if device else "")
+                self.workers.append(_Process(name, process, tasks_in, results_out))
 
-    def run(self, windows: Iterable[list[T]]) -> Iterator[R]:
-        stream = iter(windows)
-        given = taken = 0
+    def run(self, blocks: Iterable[Block]) -> Iterator[Message]:
+        stream = iter(blocks)
         exhausted = False
-        # A slow worker must not make the others' results pile up.
-        most = 2 * _IN_HAND * len(self.workers)
         while True:
-            while not exhausted and given - taken < most:
-                worker = min(self.workers, key=lambda w: len(w.pending))
-                if len(worker.pending) >= _IN_HAND:
-                    break
-                window = next(stream, None)
-                if window is None:
+            while not exhausted and (worker := self._with_room()) is not None:
+                block = next(stream, None)
+                if block is None:
                     exhausted = True
+                    self._end()
                     break
-                self._give(worker, given, window)
-                given += 1
-            while taken in self.done:
-                yield from self.done.pop(taken)
-                taken += 1
-            if exhausted and taken == given:
+                self._give(worker, block)
+            while self.reports:
+                yield self.reports.popleft()
+            if exhausted and not any(worker.pending for worker in self.workers):
                 return
-            if taken not in self.done and not self._has_room(exhausted, given - taken, most):
+            if exhausted or self._with_room() is None:
                 self._collect()
 
-    def _has_room(self, exhausted: bool, open_windows: int, most: int) -> bool:
-        if exhausted or open_windows >= most:
-            return False
-        return any(len(worker.pending) < _IN_HAND for worker in self.workers)
+    def _with_room(self) -> _Process | None:
+        """The worker with the fewest blocks, if it may have another one.
 
-    def _give(self, worker: _Worker, number: int, window: list[T]) -> None:
+        A block that nobody finishes must not let the others' shards pile up.
+        """
+        oldest = min((w.pending[0] for w in self.workers if w.pending), default=0)
+        newest = max((w.pending[-1] for w in self.workers if w.pending), default=0)
+        worker = min(self.workers, key=lambda w: len(w.pending))
+        ahead = 4 * self.in_hand * len(self.workers)
+        full = len(worker.pending) >= self.in_hand or newest - oldest >= ahead
+        return None if full else worker
+
+    def _give(self, worker: _Process, block: Block) -> None:
         try:
-            worker.tasks.send(window)
+            worker.tasks.send(block)
         except (BrokenPipeError, ConnectionError):
             self._drain(worker)
             self._died(worker)
-        worker.pending.append(number)
+        worker.pending.append(block.index)
+
+    def _end(self) -> None:
+        """Tell the workers that there are no more blocks; one that is dead is noticed later."""
+        for worker in self.workers:
+            with contextlib.suppress(BrokenPipeError, ConnectionError):
+                worker.tasks.send(None)
 
     def _collect(self) -> None:
-        """Wait until some worker says something or dies."""
-        watched: dict[Any, _Worker] = {w.results: w for w in self.workers}
+        """Wait until some worker reports or dies."""
+        watched: dict[Any, _Process] = {w.results: w for w in self.workers}
         watched.update({w.process.sentinel: w for w in self.workers})
         ready = wait(list(watched))
         for worker in {id(watched[r]): watched[r] for r in ready}.values():
@@ -209,7 +150,7 @@ class _Pool(Generic[T, R]):
             if not worker.process.is_alive() and worker.pending:
                 self._died(worker)
 
-    def _drain(self, worker: _Worker) -> None:
+    def _drain(self, worker: _Process) -> None:
         """Take what a worker has sent so far."""
         try:
             while worker.results.poll():
@@ -220,21 +161,16 @@ class _Pool(Generic[T, R]):
             if worker.pending:
                 self._died(worker)
 
-    def _take(self, worker: _Worker, message: tuple[str, Any]) -> None:
-        kind, content = message
-        if kind == "results":
-            self.done[worker.pending.popleft()] = content
-        elif kind == "said":
-            if self.on_notice is not None and content not in self.said:
-                self.said.add(content)
-                self.on_notice(content)
-        elif kind == "notice":
-            if self.on_notice is not None:
-                self.on_notice(f"{worker.name}: {content}")
-        else:
-            raise _as_raised(worker, *content)
+    def _take(self, worker: _Process, message: Message) -> None:
+        if message["kind"] == "error":
+            raise _as_raised(worker, *message["error"])
+        if message["kind"] == "done":
+            worker.pending.remove(message["block"])
+        if message["kind"] == "notice" and not message["once"]:
+            message["text"] = f"{worker.name}: {message['text']}"
+        self.reports.append(message)
 
-    def _died(self, worker: _Worker) -> None:
+    def _died(self, worker: _Process) -> None:
         code = worker.process.exitcode
         if code is not None and code < 0:
             how = f"was killed by signal {-code} ({_signal_name(-code)})"
@@ -242,8 +178,8 @@ class _Pool(Generic[T, R]):
             how = f"ended with exit code {code}"
         raise UertoolError(
             f"The {worker.name} {how} before its work was done.",
-            "If memory ran out, give fewer devices or a smaller batch; what was written so far "
-            "can be continued where the command has `resume`.",
+            "If memory ran out, use fewer devices or a smaller `batch_size`; finished work is "
+            "kept, see `resume`.",
         )
 
     def finish(self) -> None:
@@ -296,7 +232,7 @@ class WorkerTracebackError(Exception):
     """Where in a worker an unexpected exception was raised; the cause of the one raised here."""
 
 
-def _as_raised(worker: _Worker, error: BaseException | None, text: str) -> BaseException:
+def _as_raised(worker: _Process, error: BaseException | None, text: str) -> BaseException:
     if error is None:
         return RuntimeError(f"The {worker.name} failed:\n{text}")
     if not isinstance(error, UertoolError):
@@ -307,48 +243,30 @@ def _as_raised(worker: _Worker, error: BaseException | None, text: str) -> BaseE
 # -- the worker's side ----------------------------------------------------------------------------
 
 
-def _work(
-    make_job: Callable[[torch.device], Job[Any, Any]],
-    device: str,
-    threads: int | None,
-    tasks: Connection,
-    results: Connection,
-) -> None:
-    """Run windows from one pipe until it closes; results, notices and errors go into the other."""
+def _work(assignment: Assignment, tasks: Connection, results: Connection) -> None:
+    """Run blocks from one pipe until it closes; reports and errors go into the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def tell(kind: str, content: object) -> None:
-        results.send((kind, content))
-
     try:
-        set_threads(threads)
-        job = make_job(torch.device(device))
-        for sentence in getattr(job, "notices", ()):
-            tell("said", sentence)
-        for found in run_windows(
-            _received(tasks),
-            job.encode,
-            job.step,
-            limits=job.limits,
-            empty=job.empty,
-            on_notice=lambda sentence: tell("notice", sentence),
-        ):
-            tell("results", found)
+        for message in Worker(assignment).run(_received(tasks), tasks.poll):
+            results.send(message)
     except (BrokenPipeError, EOFError):
         return  # the parent is gone
     except BaseException as error:
         text = traceback.format_exc()
         try:
-            tell("error", (error, text))
+            results.send({"kind": "error", "error": (error, text)})
         except (BrokenPipeError, OSError):
             return
         except Exception:  # an exception that cannot be pickled
-            tell("error", (None, text))
+            results.send({"kind": "error", "error": (None, text)})
 
 
-def _received(tasks: Connection) -> Iterator[list[Any]]:
+def _received(tasks: Connection) -> Iterator[Block]:
     while True:
         try:
-            yield tasks.recv()
+            block = tasks.recv()
         except (EOFError, OSError):
             return
+        if block is None:
+            return
+        yield block

@@ -1,46 +1,24 @@
-"""The lines of a block, read where it is worked on."""
+"""The lines of an input: block by block where it is worked on, or all of them in order."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-from uertool.engine.inputs import (
-    Block,
-    Reading,
-    Segment,
-    Source,
-    open_raw,
-    open_stream,
-    text_column,
-)
-from uertool.engine.store import reason_of
+from uertool.engine.blocks import BadPlace, Block, Segment
+from uertool.engine.files import reason_of, require_pyarrow
+from uertool.engine.sources import Reading, Source, open_raw, open_stream, text_column
 from uertool.errors import InputError
-from uertool.io.line_bytes import RawLine, raw_lines, read_blocks
+from uertool.io.line_bytes import RawLine, name_of, open_bytes, raw_lines, read_blocks
 from uertool.text.readers import BadContentError, Line, LineParser
 
-
-@dataclass(frozen=True)
-class BadPlace:
-    """A line that could not be processed, as errors.jsonl has it.
-
-    Attributes:
-        number: its number in the whole input, from 0, or None for what is no line.
-        file: its file.
-        line: its number in the file, from 1.
-        reason: what is wrong, one clause.
-    """
-
-    number: int | None
-    file: str
-    line: int
-    reason: str
-
-
 OnBad = Callable[[BadPlace], None]
+
+#: Blocks of a stream hold one window of lines, later ones several: their shards stay few.
+_GROWTH = ((256, 1), (512, 4), (sys.maxsize, 16))
 
 
 class BlockReader:
@@ -64,11 +42,16 @@ class BlockReader:
 
         Args:
             block: which lines.
-            on_bad: told of every line that cannot be read, which is then left out.
+            on_bad: called for every line that cannot be read, which is then left out.
 
         Raises:
             InputError: a file changed since it was counted, or cannot be read any more.
         """
+        if block.lines is not None:
+            for bad in block.errors:
+                on_bad(bad)
+            yield from block.lines
+            return
         for segment in block.segments:
             source = self._sources[segment.source]
             if source.kind == "whole":
@@ -76,40 +59,61 @@ class BlockReader:
             elif source.kind == "parquet":
                 yield from self._rows(source, segment, on_bad)
             else:
-                yield from self._text(source, segment, on_bad)
+                found = yield from self._text(source, segment, on_bad)
+                if found < segment.count:
+                    raise InputError(
+                        f"{source.path} has fewer lines than it had when it was counted.",
+                        "Inputs must not change during a run; run again with `overwrite`.",
+                    )
 
     def place(self, block: Block, number: int, reason: str) -> BadPlace:
         """Where a line of a block is."""
         for segment in block.segments:
             if segment.number <= number < segment.number + segment.count:
-                path = self._sources[segment.source].path
+                path = name_of(self._sources[segment.source].path)
                 return BadPlace(number, path, segment.line + number - segment.number + 1, reason)
         raise ValueError(f"line {number} is not in block {block.index}")
 
     # -- text -------------------------------------------------------------------------------------
 
-    def _text(self, source: Source, segment: Segment, on_bad: OnBad) -> Iterator[Line]:
-        parser = LineParser(source.path, self._reading.column, self._reading.field)
+    def _text(
+        self, source: Source, segment: Segment, on_bad: OnBad | None
+    ) -> Generator[Line, None, int]:
+        """Yield the lines of a segment and return how many there were, bad ones included.
+
+        Without `on_bad` the first line that cannot be read raises InputError.
+        """
+        name = name_of(source.path)
+        parser = LineParser(name, self._reading.column, self._reading.field)
         if source.header is not None and segment.line > 0:
             parser.read_header(source.header.encode())
         shift = segment.number - segment.line
+        part, parts = self._reading.part or (1, 1)
         found = 0
         for raw in self._raw(source, segment):
             found += 1
+            header = parser.wants_header
+            number = raw.number + shift
+            if not header and number % parts != part - 1:
+                continue
             try:
-                if parser.wants_header:
+                if header:
                     parser.read_header(raw.data)
                     continue
-                line = parser.line(raw.number + shift, raw.data, raw.cut)
+                line = parser.line(number, raw.data, raw.cut)
             except BadContentError as error:
-                on_bad(BadPlace(raw.number + shift, source.path, raw.number + 1, error.reason))
+                if on_bad is None or header:
+                    raise InputError(
+                        f"{name}, line {raw.number + 1} (byte {raw.offset + error.offset}): "
+                        f"{error.reason}.",
+                        error.hint,
+                    ) from None
+                on_bad(BadPlace(number, name, raw.number + 1, error.reason))
                 continue
             yield line
-        if found < segment.count:
-            raise InputError(
-                f"{source.path} has fewer lines than it had when it was counted.",
-                "Inputs must not change while they are worked on; run again with `overwrite`.",
-            )
+        if parser.wants_header and segment.count == _ALL:
+            raise InputError(f"{name} is empty, so it has no column {self._reading.column!r}.")
+        return found
 
     def _raw(self, source: Source, segment: Segment) -> Iterator[RawLine]:
         """The lines of a segment as bytes, numbered in their file."""
@@ -118,6 +122,10 @@ class BlockReader:
                 yield from self._raw_of_archive(source, segment)
                 return
             first = segment.line - segment.skip
+            if segment.count == _ALL and "://" not in source.path:
+                with open_bytes(source.path) as opened:  # standard input, pipes and archives too
+                    yield from raw_lines(read_blocks(opened, name_of(source.path)))
+                return
             with open_stream(source.path, "text", segment.start) as stream:
                 blocks = read_blocks(stream, source.path)
                 lines = raw_lines(blocks, number=first, offset=segment.start)
@@ -132,13 +140,14 @@ class BlockReader:
         if lines is None or at > segment.line:
             stream = open_stream(source.path, "gzip")
             at, lines = 0, raw_lines(read_blocks(stream, source.path))
-        self._archive = None  # unless all goes well it is not known where it stands
+        self._archive = None  # unless all goes well its position is unknown
         yield from itertools.islice(lines, segment.line - at, segment.line - at + segment.count)
         self._archive = (segment.source, segment.line + segment.count, lines)
 
     # -- Parquet ----------------------------------------------------------------------------------
 
     def _rows(self, source: Source, segment: Segment, on_bad: OnBad) -> Iterator[Line]:
+        require_pyarrow("Reading Parquet files")
         import pyarrow
         from pyarrow import parquet
 
@@ -156,10 +165,115 @@ class BlockReader:
                             yield Line(number, text, _fields(record, self._reading))
                         else:
                             found = "empty" if text is None else f"a {type(text).__name__}"
-                            reason = f"its column {column!r} is {found}, and no text"
+                            reason = f"its column {column!r} is {found}, not text"
                             on_bad(BadPlace(number, source.path, row, reason))
         except (OSError, pyarrow.ArrowException) as error:
             raise InputError(f"{source.path} cannot be read: {reason_of(error)}.") from None
+
+
+_ALL = sys.maxsize
+
+
+class LineStream(BlockReader):
+    """All lines of an input in order, cut into blocks as they come.
+
+    Args:
+        sources: files, standard input and pipes; see `uertool.engine.sources.stream_sources`.
+        reading: how text is taken from them.
+        texts: lines that are at hand, in the place of files.
+        strict: raise for the first line that cannot be read.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        reading: Reading,
+        *,
+        texts: Sequence[str] | None = None,
+        strict: bool = True,
+    ) -> None:
+        super().__init__(sources, reading)
+        self._texts = texts
+        self._strict = strict
+        self._starts: list[int] = []  # numbers of the first lines of the files so far
+        self._end = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_texts": None}  # workers get their lines with the blocks
+
+    def place(self, block: Block, number: int, reason: str) -> BadPlace:
+        """Where a line of a block is."""
+        if not self._sources:
+            return BadPlace(number, "the arguments", number + 1, reason)
+        return super().place(block, number, reason)
+
+    def identity(self) -> list[Any]:
+        """What the input is, so that no other one is continued."""
+        if not self._sources:
+            return list(self._texts or ())
+        return [[source.path, source.size, source.changed] for source in self._sources]
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The files with their bytes and lines, when they are read."""
+        ends = [*self._starts[1:], self._end]
+        return [
+            {"path": source.path, "bytes": source.size, "lines": end - start}
+            for source, start, end in zip(self._sources, self._starts, ends, strict=False)
+        ]
+
+    def blocks(self, window: int, fixed: int | None = None) -> Iterator[Block]:
+        """Blocks of whole windows.
+
+        Args:
+            window: lines that are processed together.
+            fixed: lines of every block, if they are not to grow with the input.
+        """
+        errors: list[BadPlace] = []
+        stream = self._every(None if self._strict else errors.append)
+        for index in itertools.count():
+            size = fixed or window * next(many for below, many in _GROWTH if index < below)
+            lines = tuple(itertools.islice(stream, size))
+            if not lines and not errors:
+                return
+            first = lines[0].number if lines else errors[0].number or 0
+            last = lines[-1].number if lines else first
+            segments = tuple(self._segments(first, last))
+            yield Block(index, first, len(lines), segments, lines, tuple(errors))
+            errors.clear()
+
+    def _segments(self, first: int, last: int) -> Iterator[Segment]:
+        """Where the lines of these numbers are, file by file."""
+        for source, start in enumerate(self._starts):
+            end = self._starts[source + 1] if source + 1 < len(self._starts) else last + 1
+            low, high = max(first, start), min(last + 1, end)
+            if low < high:
+                yield Segment(source, 0, 0, high - low, low, low - start)
+
+    def _every(self, on_bad: OnBad | None) -> Iterator[Line]:
+        part, parts = self._reading.part or (1, 1)
+        for number, text in enumerate(self._texts or ()):
+            if number % parts == part - 1:
+                yield Line(number, text)
+        number = 0
+        for index, source in enumerate(self._sources):
+            self._starts.append(number)
+            if source.kind == "whole":
+                yield Line(number, source.path)
+                number += 1
+                continue
+            segment = Segment(index, 0, 0, _ALL, number, 0)
+            if source.kind == "parquet":
+                for line in self._rows(source, segment, on_bad or _refuse):
+                    number = line.number + 1
+                    if line.number % parts == part - 1:
+                        yield line
+            else:
+                number += yield from self._text(source, segment, on_bad)
+            self._end = number
+
+
+def _refuse(bad: BadPlace) -> None:
+    raise InputError(f"{bad.file}, line {bad.line}: {bad.reason}.")
 
 
 def _groups(file: Any, skip: int, count: int) -> Iterator[Any]:

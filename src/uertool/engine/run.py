@@ -1,599 +1,316 @@
-"""A whole distributed run: count the input, cut it into blocks, map them, write the manifest.
+"""The one pipeline: an input in blocks, blocks through workers into shards, shards into an output.
 
-While a run lasts, the folder `_run` in the output holds the plan and a record of every finished
-shard. A run that was stopped, in whatever way, goes on from there: the plan fixes the blocks, so
-the shards are the same as if it had never been stopped.
+    manifest = run(Order(work, output="features.npy", inputs=["lines.txt"]))
+
+Workers are this process, one process for each device, or actors on a Ray cluster. During a run a
+folder (`<output>.resume`, or the output itself where it is a folder of shards) holds the plan and a
+record of every finished shard. A run that was stopped, in whatever way, goes on from there; blocks
+are cut the same, so the output is the same as if it had never been stopped.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from uertool.engine.actor import (
-    RECORDS,
-    Assignment,
-    BlockActor,
-    forget_tries,
-    raised_error,
-    record_name,
-)
-from uertool.engine.batching import WINDOW
-from uertool.engine.cluster import Resources, Room, connected, find_room
-from uertool.engine.inputs import (
-    Block,
-    Piece,
-    Reading,
-    Source,
-    count_piece,
-    cut_pieces,
-    list_sources,
-    make_blocks,
-    sample_block,
-)
+from uertool.engine.emitting import Emitter
+from uertool.engine.executors import Executor, Summary, executor_of
+from uertool.engine.folder import RunFolder, is_ours, resume_folder
 from uertool.engine.manifest import ERRORS, MANIFEST, make_manifest
-from uertool.engine.store import Store, require_pyarrow
-from uertool.engine.work import Work
-from uertool.errors import InputError, OutputError, UertoolError, UsageError
+from uertool.engine.order import Order, Watch
+from uertool.engine.store import Store
+from uertool.errors import OutputError
+from uertool.io.atomic import announced, atomic_path, atomic_text, refuse_existing
 
-#: Lines of a block. Small enough that a lost one is no loss, large enough that starting one is
-#: nothing beside the work in it.
-BLOCK_LINES = 16384
-_FEWEST_BLOCKS = 64  # of an input that is smaller than so many blocks: smaller ones, for all actors
-_MOST_BLOCKS = 10_000  # of a huge input: larger ones, so that folders stay readable
-
-#: Bytes of input that are counted here rather than on the cluster.
-_COUNTED_HERE = 64 << 20
-#: Blocks that a worker has in hand: one that it works on and one that waits.
-_IN_HAND = 2
-_SAMPLE = 1024
-_WARM_UP = 64
-
-_PLAN = f"{RECORDS}/plan.json"
+if TYPE_CHECKING:
+    from uertool.engine.joining import Shards
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is to be done, on what, and where.
+class Gathered:
+    """All shards of a run.
 
     Attributes:
-        work: what becomes of lines.
-        inputs: files, folders, globs.
-        output: a folder, or the URI of one.
-        identity: everything else that decides the results (settings, the model's fingerprint), as
-            JSON types: a run is not continued with another, and the manifest holds it.
-        reading: how text is taken from files.
-        resources: workers and what each takes.
-        address: of the cluster, see `connected`.
-        device: of each worker; None is the GPU where workers have one, else the CPU.
-        threads: of each worker; None for as many as it has CPUs.
-        block_lines: lines of a shard; None for a fitting number.
-        strict: end at the first line that cannot be processed.
-        overwrite: replace what another run wrote.
-        most_tries: how often a block is begun whose worker dies.
+        manifest: what they hold and what they were made of.
+        shards: the shards.
+        errors: lines that could not be processed, as errors.jsonl has them.
+        overwrite: whether existing outputs may be replaced.
+        is_complete: whether the output is there already.
+        earlier_lines: lines that an earlier run had done.
     """
 
-    work: Work
-    inputs: Sequence[str]
-    output: str
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    reading: Reading = field(default_factory=Reading)
-    resources: Resources = field(default_factory=Resources)
-    address: str | None = None
-    device: str | None = None
-    threads: int | None = None
-    block_lines: int | None = None
-    strict: bool = False
-    overwrite: bool = False
-    most_tries: int = 10
+    manifest: dict[str, Any]
+    shards: Shards
+    errors: Sequence[Mapping[str, Any]]
+    overwrite: bool
+    is_complete: bool = False
+    earlier_lines: int = 0
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Who is told how far a run is.
-
-    Attributes:
-        total: told once how many lines there are.
-        lines: told how many more lines are done.
-        notice: told what is worth knowing, in sentences.
-    """
-
-    total: Callable[[int], None] = lambda _: None
-    lines: Callable[[int], None] = lambda _: None
-    notice: Callable[[str], None] = lambda _: None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run would be.
-
-    Attributes:
-        files, bytes, lines: of the input.
-        blocks, block_lines: how it is cut.
-        done: blocks that an earlier run has finished.
-        room: workers and what each takes.
-        sampled: lines that were timed.
-        loading: seconds until a worker has its model.
-        rate: lines a second of one worker.
-        seconds: estimated time, if workers do not get in each other's way.
-        errors: of the sampled lines, those that cannot be processed.
-    """
-
-    files: int
-    bytes: int
-    lines: int
-    blocks: int
-    block_lines: int
-    done: int
-    room: Room
-    sampled: int
-    loading: float
-    rate: float
-    seconds: float
-    errors: int
-
-
-def run(order: Order, watch: Watch | None = None) -> dict[str, Any]:
-    """Do the work, or what is left of it, and give the manifest.
+def run(order: Order, watch: Watch | None = None) -> Gathered:
+    """Do the work, or what is left of it, and write the output.
 
     Raises:
         UertoolError: the output belongs to something else, a line fails and that is to end the run,
             or whatever the work cannot do.
     """
-    watch = watch or Watch()
-    require_pyarrow()
-    _check(order)
-    sources = list_sources(order.inputs, order.reading)
-    fingerprint = _fingerprint(order, sources)
-    store = Store(order.output)
-    finished = _finished(store, order, fingerprint)
-    if finished is not None:
-        watch.notice(f"{order.output} is finished already; nothing was done.")
-        return finished
-    plan = _earlier_plan(store, order, fingerprint)
-    store.create()
-    with _only_one(store), _nothing_left_of_nothing(store):
-        store.clean()
-        with connected(order.address) as ray:
-            if plan is None:
-                plan = _Plan.make(ray, order, sources)
-                store.write(_PLAN, plan.as_json(fingerprint))
-            _report_problems(plan, sources, order, watch)
-            records = dict(_done(store, plan))
-            watch.total(plan.lines)
-            watch.lines(sum(plan.blocks[index].count for index in records))
-            if records:
-                watch.notice(f"{len(records)} of {len(plan.blocks)} shards are done already.")
-            left = [block for block in plan.blocks if block.index not in records]
-            if left:
-                room = find_room(ray, order.resources, len(left))
-                if room.notice:
-                    watch.notice(room.notice)
-                forget_tries(store)
-                assignment = _assignment(order, sources, room, store)
-                for message in _mapped(ray, left, assignment, room):
-                    watch.lines(message["lines"])
-        return _finish(store, order, sources, plan, fingerprint)
+    with gather(order, watch) as found:
+        put_together(order, found)
+    return found
 
 
-def estimate(order: Order, watch: Watch | None = None) -> Estimate:
-    """What `run` would do and how long it would take, from a timed sample; nothing is written.
+def put_together(order: Order, found: Gathered) -> None:
+    """Make the output of shards that have its format, where that is a file."""
+    if order.output == "-" or order.in_shards or found.is_complete:
+        return
+    from uertool.engine.joining import join, move_single
 
-    Raises:
-        UertoolError: as `run` would.
+    if not move_single(found.shards, order.output, overwrite=found.overwrite):
+        join(found.shards, order.output, overwrite=found.overwrite)
+
+
+@contextmanager
+def gather(order: Order, watch: Watch | None = None) -> Iterator[Gathered]:
+    """As `run`, but the block that this is used with makes the output of the shards.
+
+    When the block ends well, the folder in which shards were gathered is deleted.
     """
     watch = watch or Watch()
-    require_pyarrow()
-    _check(order)
-    sources = list_sources(order.inputs, order.reading)
-    fingerprint = _fingerprint(order, sources)
-    store = Store(order.output)
-    finished = _finished(store, order, fingerprint) is not None
-    plan = None if finished else _earlier_plan(store, order, fingerprint, keep=True)
-    with connected(order.address) as ray:
-        if plan is None:
-            plan = _Plan.make(ray, order, sources)
-        _report_problems(plan, sources, order, watch)
-        done = len(plan.blocks) if finished else len(dict(_done(store, plan)))
-        left = len(plan.blocks) - done
-        room = find_room(ray, order.resources, left)
-        if room.notice:
-            watch.notice(room.notice)
-        one = Room(1, room.cpus, room.gpus, room.nodes)
-        assignment = _assignment(order, sources, one, None)
-        blocks = [sample_block(plan.blocks, _WARM_UP, 1), sample_block(plan.blocks, _SAMPLE)]
-        samples = [m for m in _mapped(ray, blocks, assignment, one) if m["kind"] == "done"]
-    timed = max(samples, key=lambda message: int(message["record"]["lines"]))
-    lines, seconds = timed["record"]["lines"], timed["seconds"]
-    rate = lines / seconds if lines else 0.0
-    # Whole blocks are given out, so the last round may leave workers idle.
-    rounds = math.ceil(left / room.actors) if left else 0
-    per_block = plan.block_lines / rate if rate else 0.0
-    lower = plan.lines * (left / len(plan.blocks)) / rate / room.actors if rate else 0.0
-    return Estimate(
-        files=len(sources),
-        bytes=sum(source.size for source in sources),
-        lines=plan.lines,
-        blocks=len(plan.blocks),
-        block_lines=plan.block_lines,
-        done=done,
-        room=room,
-        sampled=lines,
-        loading=timed["loading"],
-        rate=rate,
-        seconds=timed["loading"] + max(lower, min(rounds * per_block, 2 * lower)),
-        errors=timed["record"]["errors"],
-    )
+    if not order.streams_out:
+        _require_folder(order)
+    executor = executor_of(order, watch)
+    with _store(order) as store:
+        folder = RunFolder(store, order.fingerprint(executor.inputs))
+        store.clean()
+        finished = _finished(order, folder)
+        if finished is not None:
+            watch.notice(f"{order.output} is finished already; nothing was done.")
+            yield _gathered(order, folder, finished, [], is_complete=True)
+        else:
+            with _kept_if_any(order, folder):
+                _clear_the_way(order, folder)
+                found = _work(order, folder, executor, watch)
+                with announced(folder.remember_output):
+                    yield found
+                _write_errors(order, found.errors)
+        if not order.in_shards:
+            store.remove_folder()
 
 
-def _check(order: Order) -> None:
-    if order.block_lines is not None and order.block_lines < 1:
-        raise UsageError(f"`shard_lines` {order.block_lines} is too few.", "Give 1 or more.")
-    if order.threads is not None and order.threads < 1:
-        raise UsageError(f"`threads` {order.threads} is too few.", "Give 1 or more.")
+# -- what is there already ------------------------------------------------------------------------
 
 
-def _assignment(
-    order: Order, sources: Sequence[Source], room: Room, store: Store | None
-) -> Assignment:
-    return Assignment(
-        work=order.work,
-        sources=sources,
-        reading=order.reading,
-        store=store,
-        device=order.device or ("cuda" if room.gpus else "cpu"),
-        threads=order.threads or room.threads,
-        strict=order.strict and store is not None,
-        most_tries=order.most_tries,
-    )
-
-
-# -- the plan -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The pieces of the input, counted, and the blocks that they are cut into."""
-
-    pieces: list[Piece]
-    block_lines: int
-    blocks: list[Block]
-
-    @property
-    def lines(self) -> int:
-        return sum(piece.lines or 0 for piece in self.pieces)
-
-    @classmethod
-    def of(cls, pieces: list[Piece], block_lines: int) -> _Plan:
-        return cls(pieces, block_lines, make_blocks(pieces, block_lines))
-
-    @classmethod
-    def make(cls, ray: Any, order: Order, sources: Sequence[Source]) -> _Plan:
-        pieces = _count(ray, sources)
-        lines = sum(piece.lines or 0 for piece in pieces)
-        return cls.of(pieces, order.block_lines or order.work.block_lines or _block_lines(lines))
-
-    def as_json(self, fingerprint: Mapping[str, Any]) -> bytes:
-        pieces = [asdict(piece) for piece in self.pieces]
-        data = {"fingerprint": fingerprint, "block_lines": self.block_lines, "pieces": pieces}
-        return json.dumps(data, ensure_ascii=False).encode()
-
-
-def _block_lines(lines: int) -> int:
-    """Lines of a block for an input, in whole windows, so that batches are those of one machine."""
-    wanted = max(min(BLOCK_LINES, lines / _FEWEST_BLOCKS), lines / _MOST_BLOCKS)
-    return max(1, math.ceil(wanted / WINDOW)) * WINDOW
-
-
-def _count(ray: Any, sources: Sequence[Source]) -> list[Piece]:
-    """The pieces of all files with their lines, on the cluster where there is much to read."""
-    pieces = cut_pieces(sources)
-    if sum(source.size for source in sources) <= _COUNTED_HERE:
-        return [count_piece(sources[piece.source], piece) for piece in pieces]
-    _quiet(ray)
-    rows = [
-        {"place": place, "piece": json.dumps(asdict(piece))} for place, piece in enumerate(pieces)
-    ]
-    data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 512))
-    counted = data.map_batches(
-        functools.partial(_count_rows, list(sources)), batch_size=None, num_cpus=1
-    )
-    found: list[Piece | None] = [None] * len(pieces)
-    with _rays_words():
-        for row in counted.iter_rows():
-            found[int(row["place"])] = Piece(**json.loads(row["piece"]))
-    return [piece for piece in found if piece is not None]
-
-
-def _count_rows(sources: Sequence[Source], batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-    done = []
-    for text in batch["piece"]:
-        piece = Piece(**json.loads(text))
-        done.append(json.dumps(asdict(count_piece(sources[piece.source], piece))))
-    return {"place": list(batch["place"]), "piece": done}
-
-
-def _problems(plan: _Plan, sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
-    """Files that could not be read to their end, as errors.jsonl has them."""
-    lines: dict[int, int] = {}
-    for piece in plan.pieces:
-        lines[piece.source] = lines.get(piece.source, 0) + (piece.lines or 0)
-        if piece.problem is not None:
-            path, line = sources[piece.source].path, lines[piece.source] + 1
-            yield {"number": None, "file": path, "line": line, "reason": piece.problem}
-
-
-def _report_problems(plan: _Plan, sources: Sequence[Source], order: Order, watch: Watch) -> None:
-    problems = list(_problems(plan, sources))
-    for problem in problems:
-        sentence = f"{problem['file']} {problem['reason']}"
-        if order.strict:
-            raise InputError(
-                f"{sentence}.",
-                "Replace the file, or run without `strict` to take what can be read of it.",
-            )
-        watch.notice(f"{sentence}; its lines from {problem['line']} on are left out.")
-
-
-# -- what lies there already ----------------------------------------------------------------------
-
-
-def _fingerprint(order: Order, sources: Sequence[Source]) -> dict[str, Any]:
-    """What decides the result; a run goes on only where all of it is the same."""
-    found = {
-        "command": order.work.name,
-        "format": order.work.suffix,
-        "shard_lines": order.block_lines,
-        "column": order.reading.column,
-        "field": order.reading.field,
-        **order.identity,
-        "input": [{"path": s.path, "bytes": s.size, "changed": s.changed} for s in sources],
-    }
-    return dict(json.loads(json.dumps(found, default=str)))
-
-
-def _finished(store: Store, order: Order, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of a run that had the same fingerprint, if there is one."""
-    data = store.read(MANIFEST)
-    if data is not None:
-        manifest: dict[str, Any] = _parsed(data, f"{order.output}/{MANIFEST}")
-        if manifest.get("fingerprint") == fingerprint and not order.overwrite:
-            return manifest
-        if not order.overwrite:
-            raise OutputError(
-                f"The output {order.output} holds the shards of another run.",
-                "Choose another path, or give `overwrite` to replace it.",
-            )
-    return None
-
-
-def _earlier_plan(
-    store: Store, order: Order, fingerprint: Mapping[str, Any], *, keep: bool = False
-) -> _Plan | None:
-    """The plan of the run that is to be continued, with everything else out of the way."""
-    names = store.sizes()
-    data = store.read(_PLAN) if not order.overwrite else None
-    if data is not None:
-        plan = _parsed(data, f"{order.output}/{_PLAN}")
-        before = plan["fingerprint"]
-        changed = [
-            name for name in {**before, **fingerprint} if before.get(name) != fingerprint.get(name)
-        ]
-        if changed and not any(name.startswith("part-") for name in store.sizes(RECORDS)):
-            return None  # nothing was finished, so nothing is lost
-        if changed:
-            raise UsageError(
-                f"The unfinished run in {order.output} was another one: "
-                f"{'; '.join(_difference(name, before, fingerprint) for name in changed)}.",
-                "Give the same options and files as then, or `overwrite` to begin anew.",
-            )
-        return _Plan.of([Piece(**piece) for piece in plan["pieces"]], plan["block_lines"])
-    foreign = sorted(name for name in names if not _is_ours(name))
-    if foreign or (names and not order.overwrite):
+def _require_folder(order: Order) -> None:
+    parent = Path(os.path.realpath(order.output)).parent
+    if "://" not in order.output and not order.in_shards and not parent.is_dir():
         raise OutputError(
-            f"The output {order.output} holds {'other ' if foreign else ''}files "
-            f"({', '.join((foreign or sorted(names))[:3])}).",
-            "Name a new folder for the shards.",
+            f"The folder {parent} of the output {order.output} does not exist.",
+            f"Create it with: mkdir -p {parent}",
         )
-    if order.overwrite and not keep:
-        for name in names:
-            store.remove(name)
-        store.remove_folder(RECORDS)
+
+
+@contextmanager
+def _store(order: Order) -> Iterator[Store]:
+    """Where shards are gathered, closed to other runs."""
+    if order.streams_out:
+        with tempfile.TemporaryDirectory(prefix="uertool-", ignore_cleanup_errors=True) as folder:
+            yield Store(folder, "standard output" if order.output == "-" else order.output, False)
+        return
+    store = Store(order.output if order.in_shards else resume_folder(order.output), order.output)
+    with store.locked():
+        yield store
+
+
+def _outputs(order: Order) -> list[str | Path]:
+    main = [] if order.streams_out or order.in_shards else [order.output]
+    return [*main, *order.sides]
+
+
+def _finished(order: Order, folder: RunFolder) -> dict[str, Any] | None:
+    """The manifest of a run that had the same fingerprint, if it has nothing more to do."""
+    if order.streams_out:
+        return None
+    if not order.in_shards:
+        return folder.complete(_outputs(order)) if order.continues else None
+    manifest = folder.parsed(MANIFEST) if not order.overwrite else None
+    if manifest is None:
+        return None
+    if not isinstance(manifest, dict) or manifest.get("fingerprint") != folder.fingerprint:
+        raise OutputError(
+            f"The output {order.output} holds the shards of another run.",
+            "Choose another path, or give `overwrite` to replace it.",
+        )
+    if _intact(folder, manifest):
+        return manifest
+    # Damaged shards are made again, as if the run had been interrupted.
+    folder.reopen(manifest)
     return None
 
 
-def _difference(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    if name == "input":
-        return "the input files are not the same, or were changed"
-    return f"{name} was {before.get(name)!r} and is {after.get(name)!r}"
+def _intact(folder: RunFolder, manifest: Mapping[str, Any]) -> bool:
+    from uertool.engine.folder import damage
+
+    there = folder.store.sizes()
+    files = [entry for shard in manifest["shards"] for entry in shard["files"]]
+    return all(damage(folder.store, entry, there) is None for entry in files)
 
 
-def _is_ours(name: str) -> bool:
-    return name in (MANIFEST, ERRORS) or name.startswith(("part-", "."))
-
-
-def _parsed(data: bytes, name: str) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:
-        raise OutputError(
-            f"{name} is broken.", "Give `overwrite` to begin anew, or name another folder."
-        ) from None
-
-
-def _done(store: Store, plan: _Plan) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of shards that are finished and still there."""
-    there = store.sizes()
-    names = set(store.sizes(RECORDS))
-    indices = [
-        block.index
-        for block in plan.blocks
-        if record_name(block.index).removeprefix(f"{RECORDS}/") in names
-    ]
-    found = store.read_all([record_name(index) for index in indices])
-    for index, data in zip(indices, found, strict=True):
-        record = json.loads(data) if data else None
-        if record and all(there.get(f["name"]) == f["bytes"] for f in record["files"]):
-            yield index, record
-
-
-@contextmanager
-def _only_one(store: Store) -> Iterator[None]:
-    """Hold the output folder against another run, where it is local and locks exist."""
-    try:
-        import fcntl
-    except ImportError:
-        fcntl = None  # type: ignore[assignment]
-    if fcntl is None or not store.is_local:
-        yield
-        return
-    descriptor = os.open(store.local_path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+def _clear_the_way(order: Order, folder: RunFolder) -> None:
+    """Refuse what would be lost, and delete what may be."""
+    store = folder.store
+    begins_again = order.overwrite and not order.resume
+    if order.in_shards and folder.earlier_plan() is None:
+        names = store.sizes()
+        foreign = sorted(name for name in names if not is_ours(name))
+        if foreign or (names and not order.overwrite):
             raise OutputError(
-                f"Another run is writing into {store.path}.", "Wait for it, or end it first."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
+                f"The output {order.output} holds {'other ' if foreign else ''}files "
+                f"({', '.join((foreign or sorted(names))[:3])}).",
+                "Name a new folder for the shards.",
+            )
+    if begins_again:
+        folder.clear()
+    elif folder.has_records() and not order.continues:
+        raise OutputError(
+            f"An interrupted run of {order.output} left its work in {store.path}.",
+            "Give `resume` to go on with it, or `overwrite` to begin again.",
+        )
+    for path in _outputs(order):
+        if folder.wrote(path):
+            Path(path).unlink()  # it is written again
+        refuse_existing(path, order.overwrite)
 
 
 @contextmanager
-def _nothing_left_of_nothing(store: Store) -> Iterator[None]:
-    """Take the plan away again after a failure before the first shard."""
+def _kept_if_any(order: Order, folder: RunFolder) -> Iterator[None]:
+    """After a failure: keep what is finished; without a finished shard leave nothing."""
     try:
         yield
     except BaseException:
-        if not any(name.startswith("part-") for name in store.sizes(RECORDS)):
-            store.remove_folder(RECORDS)
-            store.clean()
-            store.remove_if_empty()
+        with suppress(OSError, OutputError):
+            if not folder.has_records() and not order.streams_out:
+                folder.clear()
+                folder.store.clean()
         raise
 
 
-# -- mapping --------------------------------------------------------------------------------------
+# -- working --------------------------------------------------------------------------------------
 
 
-def _quiet(ray: Any) -> None:
-    """Let Ray Data keep to itself what it has to say about its own work."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-
-
-def _mapped(
-    ray: Any, blocks: Sequence[Block], assignment: Assignment, room: Room
-) -> Iterator[dict[str, Any]]:
-    """Blocks through a pool of actors; their messages as they come.
-
-    Raises:
-        UertoolError: what a worker could not do, or that a block's worker died again and again.
-    """
-    _quiet(ray)
-    context = ray.data.DataContext.get_current()
-    before = context.target_max_block_size
-    context.target_max_block_size = 1  # so that every message is sent at once
-    try:
-        data = ray.data.from_items(
-            [{"block": json.dumps(block.as_json())} for block in blocks],
-            override_num_blocks=len(blocks),
-        )
-        mapped = data.map_batches(
-            BlockActor,
-            fn_constructor_args=(assignment,),
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(
-                size=room.actors, max_tasks_in_flight_per_actor=_IN_HAND
-            ),
-            num_cpus=room.cpus,
-            num_gpus=room.gpus,
-        )
-        with _rays_words():
-            for row in mapped.iter_rows():
-                message: dict[str, Any] = json.loads(row["message"])
-                if message["kind"] == "failed":
-                    raise raised_error(message)
-                yield message
-    finally:
-        context.target_max_block_size = before
-
-
-@contextmanager
-def _rays_words() -> Iterator[None]:
-    """Turn what Ray says when it cannot get workers to run into a sentence.
-
-    Workers that die are started again by Ray Data; a block that kills each of them is given up by
-    `BlockActor`.
-    """
-    from ray import exceptions
-
-    lost = (
-        exceptions.RayActorError,
-        exceptions.WorkerCrashedError,
-        exceptions.NodeDiedError,
-        exceptions.OutOfMemoryError,
-        exceptions.ObjectLostError,
-    )
-    try:
-        yield
-    except lost as error:
-        raise UertoolError(
-            f"Ray lost its workers: {type(error).__name__}.",
-            "If memory ran out, take fewer `actors`; finished shards are kept, and the same "
-            "command goes on with them.",
-        ) from error
-
-
-# -- the end --------------------------------------------------------------------------------------
-
-
-def _finish(
-    store: Store,
-    order: Order,
-    sources: Sequence[Source],
-    plan: _Plan,
-    fingerprint: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write errors.jsonl and the manifest, and take the records away."""
-    records = dict(_done(store, plan))
-    missing = [block.index for block in plan.blocks if block.index not in records]
+def _work(order: Order, folder: RunFolder, executor: Executor, watch: Watch) -> Gathered:
+    earlier = folder.earlier_plan() if not order.streams_out else None
+    records = folder.records() if earlier is not None else {}
+    said: set[str] = set()
+    with executor.begin(folder, earlier, watch), _emitter(order, folder, records) as emitter:
+        done = sum(record["lines"] for record in records.values())
+        watch.lines(done)
+        if records and order.in_shards:
+            watch.notice(f"{len(records)} of {executor.count} shards are done already.")
+        for message in executor.messages(folder.store, set(records)):
+            if message["kind"] in ("notice", "detail"):
+                if not message["once"] or message["text"] not in said:
+                    said.add(message["text"])
+                    tell = watch.notice if message["kind"] == "notice" else watch.detail
+                    tell(message["text"])
+                continue
+            if emitter is not None:
+                emitter.take(message)
+            watch.lines(message["lines"])
+        summary: Summary = executor.summary()
+    found = folder.records(checked=False)
+    missing = [index for index in range(summary.blocks) if index not in found]
     if missing:
         raise OutputError(
-            f"{len(missing)} shards are missing in {order.output} although they were written; the "
-            f"first is part {missing[0]}.",
+            f"{len(missing)} shards are missing in {folder.store.path} although they were "
+            f"written; the first is part {missing[0]}.",
             "Every worker must see the same folder; name one on a shared disk, or a URI.",
         )
-    errors = [*_problems(plan, sources)]
-    for index in sorted(records):
-        errors.extend(records[index].pop("errors"))
-    if errors:
-        text = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
-        store.write(ERRORS, text.encode("utf-8", "surrogatepass"))
-    lines: dict[int, int] = {}
-    for piece in plan.pieces:
-        lines[piece.source] = lines.get(piece.source, 0) + (piece.lines or 0)
+    errors = [*summary.problems]
+    for record in found.values():
+        errors.extend(record.pop("errors"))
     manifest = make_manifest(
         command=order.work.name,
         suffix=order.work.suffix,
-        fingerprint=fingerprint,
+        fingerprint=folder.fingerprint,
         identity=order.identity,
-        inputs=[
-            {"path": source.path, "bytes": source.size, "lines": lines.get(number, 0)}
-            for number, source in enumerate(sources)
-        ],
-        shards=[records[index] for index in sorted(records)],
+        inputs=summary.inputs,
+        shards=list(found.values()),
         errors=len(errors),
     )
-    store.write(MANIFEST, (json.dumps(manifest, ensure_ascii=False, indent=1) + "\n").encode())
-    store.remove_folder(RECORDS)
-    return manifest
+    if order.in_shards:
+        if errors:
+            folder.store.write(ERRORS, _lines(errors))
+        text = json.dumps(manifest, ensure_ascii=False, indent=1) + "\n"
+        folder.store.write(MANIFEST, text.encode())
+        folder.store.remove_folder("_run")
+    else:
+        folder.finish(manifest)
+    return _gathered(order, folder, manifest, errors, earlier_lines=done)
+
+
+def _gathered(
+    order: Order,
+    folder: RunFolder,
+    manifest: dict[str, Any],
+    errors: Sequence[Mapping[str, Any]],
+    **more: Any,
+) -> Gathered:
+    from uertool.engine.joining import Shards
+
+    shards = Shards(folder.store, order.work.suffix, manifest["shards"])
+    return Gathered(manifest, shards, errors, order.overwrite, **more)
+
+
+@contextmanager
+def _emitter(
+    order: Order, folder: RunFolder, records: Mapping[int, Any]
+) -> Iterator[Emitter | None]:
+    """What writes shards while they are made, where that is wanted."""
+    if order.output == "-" and order.joins:
+        sys.stdout.flush()
+        emit = order.emit or _to_stdout
+        yield Emitter(folder.store, order.work.suffix, emit, removes=True)
+        return
+    if not (order.joins and order.keep_partial) or order.streams_out:
+        yield None
+        return
+    with tempfile.TemporaryFile(dir=folder.store.local_path) as kept:
+        emitter = Emitter(folder.store, order.work.suffix, kept.write)
+        emitter.begin(records)
+        try:
+            yield emitter
+        except KeyboardInterrupt:
+            kept.seek(0)
+            text = kept.read()
+            if text:
+                with (
+                    announced(folder.remember_output),
+                    atomic_path(order.output, overwrite=order.overwrite) as partial,
+                ):
+                    partial.write_bytes(text[: text.rfind(b"\n") + 1])
+            raise
+
+
+def _to_stdout(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _lines(errors: Sequence[Mapping[str, Any]]) -> bytes:
+    text = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _write_errors(order: Order, errors: Sequence[Mapping[str, Any]]) -> None:
+    """errors.jsonl, next to an output that is a file."""
+    if not errors or order.in_shards or order.streams_out:
+        return
+    with atomic_text(f"{order.output}.{ERRORS}", overwrite=True) as stream:
+        stream.write(_lines(errors).decode("utf-8", "surrogatepass"))

@@ -53,9 +53,13 @@ class EngineSettings(Settings):
     strict: Annotated[
         bool,
         Setting(
-            "Stop at a line that cannot be processed; otherwise it goes to errors.jsonl",
+            "Stop at a line that cannot be processed; on a cluster it goes to errors.jsonl "
+            "otherwise",
             panel=_ENGINE,
         ),
+    ] = False
+    resume: Annotated[
+        bool, Setting("Continue an interrupted run of the same output", panel=_ENGINE)
     ] = False
     dry_run: Annotated[
         bool, Setting("Show blocks, workers and time estimated from a sample", panel=_ENGINE)

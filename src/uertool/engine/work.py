@@ -1,37 +1,110 @@
-"""What becomes of a block's lines; `JobWork` does what `uertool.engine.processes.run_job` does."""
+"""What a command does with lines: `Work` is its picklable description, `Processor` does it.
+
+    work = JobWork("cloze", ".txt", make_job, open_writer)  # see `uertool.engine.jobs`
+    processor = work.open(torch.device("cpu"))
+    for event in processor.run(tasks): ...
+
+Nothing here imports torch: counting the tokens of a corpus is work too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import torch
-
-from uertool.engine.batching import WINDOW, Batch, Encoded, run_windows, windows_of
-from uertool.engine.processes import Job
-from uertool.errors import InputError, UertoolError
-from uertool.loading.device import is_out_of_memory, release_memory
+from uertool.errors import UertoolError
 from uertool.text.readers import Line
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    import torch
+
+#: Lines that are sorted by length together. Large enough that a batch holds texts of nearly one
+#: length, small enough that memory and the wait for the first result stay low.
+WINDOW = 2048
 
 Counts = dict[str, int]
-#: Told of a line (by its number in the whole input) that could not be processed, and why.
+#: Called with the number of a line (in the whole input) that could not be processed, and why.
 OnFailure = Callable[[int, str], None]
-#: Writes results, a window at a time, and gives what they add to the counts of the run.
+#: Writes results, a window at a time, through to the file, so that readers find them there; and
+#: returns what they add to the counts of the run.
 Write = Callable[[list[Any]], Mapping[str, int]]
 
 
+@dataclass(frozen=True)
+class Task:
+    """A block on its way to become a shard.
+
+    Attributes:
+        index: number of the block.
+        lines: its lines.
+        path: the shard to write. Further files may be written next to it if their names begin with
+            its stem.
+        fail: called for every line that cannot be processed, which is then left out; None to raise
+            what it fails with.
+    """
+
+    index: int
+    lines: Iterable[Line]
+    path: Path
+    fail: OnFailure | None = None
+
+
+class Tasks:
+    """The blocks of a worker as they come.
+
+    Args:
+        tasks: the blocks.
+        ready: whether the next one is there (or the end), so that `next` does not wait.
+    """
+
+    def __init__(self, tasks: Iterator[Task], ready: Callable[[], bool] = lambda: True) -> None:
+        self._tasks = tasks
+        self.ready = ready
+
+    def __iter__(self) -> Tasks:
+        return self
+
+    def __next__(self) -> Task:
+        return next(self._tasks)
+
+
+class Progress(NamedTuple):
+    """So many more lines of a block are done, and their results are in the file of its shard."""
+
+    block: int
+    lines: int
+
+
+class Finished(NamedTuple):
+    """A shard is complete. Counts are summed over blocks; "rows" is what the file holds."""
+
+    block: int
+    counts: Counts
+
+
+class Notice(NamedTuple):
+    """Something worth knowing, a sentence; `once` if it does not depend on the worker."""
+
+    text: str
+    once: bool = False
+
+
+Event = Progress | Finished | Notice
+
+
 class Work(Protocol):
-    """What is done with blocks of lines; picklable.
+    """What is done with blocks of lines; picklable, made of settings only.
 
     Attributes:
         name: of the command, for the manifest.
         suffix: of a shard's file.
-        block_lines: lines of a block, where the user does not say; None for the usual number.
+        window: lines that are processed together. A block that is cut from a stream has one window
+            or several.
+        block_lines: lines of a block of a large input whose workers read it by themselves; None for
+            the usual number.
+        in_hand: blocks that are handed to a process in advance.
     """
 
     @property
@@ -41,158 +114,53 @@ class Work(Protocol):
     def suffix(self) -> str: ...
 
     @property
+    def window(self) -> int: ...
+
+    @property
     def block_lines(self) -> int | None: ...
 
-    def open(self, device: torch.device) -> Processor:
-        """What does the work on a device; called once on every worker."""
+    @property
+    def in_hand(self) -> int: ...
 
+    def open(self, device: torch.device | None) -> Processor:
+        """Load what the work needs on a device; called once by every worker.
 
-class Processor(Protocol):
-    """A `Work` with its model loaded."""
-
-    def run(
-        self, lines: Iterator[Line], path: Path, block: int, on_failure: OnFailure
-    ) -> Generator[int, None, Counts]:
-        """Turn the lines of a block into a shard.
-
-        Args:
-            lines: the lines.
-            path: the file to write; further files may be written beside it, their names beginning
-                with its stem.
-            block: number of the block.
-            on_failure: told of every line that cannot be processed, which is then left out.
-
-        Yields:
-            How many more lines are done.
-
-        Returns:
-            Counts, which are summed over blocks; "rows" is what the file holds.
+        The device is None for work without a model.
         """
 
 
-@dataclass(frozen=True)
-class JobWork(Generic[R]):
-    """A job of the local engine, and how its results are written.
+class Processor(Protocol):
+    """A `Work` with its model loaded.
 
     Attributes:
-        name, suffix, block_lines: see `Work`.
-        make_job: as for `run_job`.
-        open_writer: opens a shard: given its path, the number of its block and the job. Whoever
-            has results of no line too writes an empty file.
-        window: lines that are sorted by length together, as for `run_job`.
+        notices: sentences that the user should read, once however many workers there are.
+        details: sentences for a user who wants to know more.
     """
 
-    name: str
-    suffix: str
-    make_job: Callable[[torch.device], Job[Line, R]]
-    open_writer: Callable[[Path, int, Any], AbstractContextManager[Write]]
-    window: int = WINDOW
-    block_lines: int | None = None
+    @property
+    def notices(self) -> Sequence[str]: ...
 
-    def open(self, device: torch.device) -> _JobProcessor[R]:
-        """Load the model."""
-        return _JobProcessor(self, self.make_job(device))
+    @property
+    def details(self) -> Sequence[str]: ...
 
+    def run(self, tasks: Tasks) -> Iterator[Event]:
+        """Turn blocks into shards, in their order.
 
-class _JobProcessor(Generic[R]):
-    def __init__(self, work: JobWork[R], job: Job[Line, R]) -> None:
-        self.work = work
-        self.job = job
-
-    def run(
-        self, lines: Iterator[Line], path: Path, block: int, on_failure: OnFailure
-    ) -> Generator[int, None, Counts]:
-        safe = _SafeJob(self.job, on_failure)
-        counts: Counts = {"rows": 0}
-        with self.work.open_writer(path, block, self.job) as write:
-            for found in run_windows(
-                windows_of(lines, self.work.window),
-                safe.encode,
-                safe.step,
-                limits=replace(self.job.limits, window=self.work.window),
-                empty=self.job.empty,
-            ):
-                results = [result for result in found if not isinstance(result, _Failed)]
-                for name, count in write(cast("list[Any]", results)).items():
-                    counts[name] = counts.get(name, 0) + count
-                yield len(found)
-        return counts
+        Tasks may be taken ahead of the work, by another thread or if they are ready: the next one
+        may come only after an earlier one is finished.
+        """
 
 
-class _Failed:
-    """Stands among the results for a line that could not be processed."""
-
-
-_FAILED = _Failed()
-
-
-class _SafeJob(Generic[R]):
-    """A job that goes on without the lines that it fails on."""
-
-    def __init__(self, job: Job[Line, R], on_failure: OnFailure) -> None:
-        self.job = job
-        self.on_failure = on_failure
-
-    def encode(self, items: list[Line]) -> list[Encoded]:
-        try:
-            return self.job.encode(items)
-        except Exception as error:
-            if len(items) == 1:
-                self._told(items[0].number, error)
-                return []
-            found: list[Encoded] = []
-            failed: list[Exception] = []
-            for item in items:
-                try:
-                    found.extend(self.job.encode([item]))
-                except Exception as reason:
-                    failed.append(reason)
-                    self._told(item.number, reason)
-            _require_some_good(failed, len(items), error)
-            return found
-
-    def step(self, batch: Batch) -> Sequence[R | _Failed]:
-        try:
-            return self.job.step(batch)
-        except Exception as error:
-            if is_out_of_memory(error) and len(batch) > 1:
-                raise  # the batch is halved by who asked
-            failure = error
-        if len(batch) == 1:
-            return [self._failed(batch.items[0], failure)]
-        results: list[R | _Failed] = []
-        failed: list[Exception] = []
-        for row, item in enumerate(batch.items):
-            one = slice(row, row + 1)
-            single = Batch(batch.ids[one], batch.segs[one], [item], batch.lengths[one])
-            try:
-                results.extend(self.job.step(single))
-            except Exception as reason:
-                failed.append(reason)
-                results.append(self._failed(item, reason))
-        _require_some_good(failed, len(batch), failure)
-        return results
-
-    def _failed(self, item: Encoded, error: Exception) -> _Failed:
-        if is_out_of_memory(error):
-            release_memory()
-        self._told(item.index, error)
-        return _FAILED
-
-    def _told(self, number: int, error: Exception) -> None:
-        self.on_failure(number, clause(error))
-
-
-def _require_some_good(failed: Sequence[Exception], of: int, error: Exception) -> None:
-    """Raise where every line fails by something that is not about the line: a fault of the job."""
-    if len(failed) == of and not all(isinstance(reason, InputError) for reason in failed):
-        raise error
+def add_counts(counts: Counts, more: Mapping[str, int]) -> None:
+    """Add counts to others."""
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
 
 
 def clause(error: BaseException) -> str:
-    """What an error says, as a clause."""
+    """The message of an error as a clause."""
     if isinstance(error, UertoolError):
         return error.message.rstrip(".")
-    if is_out_of_memory(error):
-        return "memory does not suffice for it"
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "it does not fit in memory"
     return f"{type(error).__name__}: {error}".split("\n")[0]

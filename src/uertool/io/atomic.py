@@ -38,7 +38,8 @@ REPLACED = ".replaced"
 _CHUNK = 1 << 20
 _STRAY_SECONDS = 24 * 3600  # where locks do not exist, a partial file this old is taken for dead
 
-_OUTPUT_ERRNOS = {
+#: What a disk says when it will not take data.
+OUTPUT_ERRNOS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file grew larger than the file system allows",
@@ -90,8 +91,27 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield partial
         _flush(partial)
         _set_mode(partial, target.stat().st_mode if target.exists() else mode)
+        for tell in _listeners:
+            tell(target, partial)
         os.replace(partial, target)
         _flush(target.parent)
+
+
+#: Called with the target and the finished partial file of every output, see `announced`.
+_listeners: list[Callable[[Path, Path], None]] = []
+
+
+@contextmanager
+def announced(tell: Callable[[Path, Path], None]) -> Iterator[None]:
+    """Call `tell(target, partial)` right before a file is renamed, for outputs of this block.
+
+    A run that remembers its outputs so can tell after a crash which of them it has written.
+    """
+    _listeners.append(tell)
+    try:
+        yield
+    finally:
+        _listeners.remove(tell)
 
 
 @contextmanager
@@ -189,7 +209,7 @@ def _as_output_error(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = _OUTPUT_ERRNOS.get(error.errno or 0)
+        reason = OUTPUT_ERRNOS.get(error.errno or 0)
         if reason is None and error.filename is not None and PARTIAL in os.fspath(error.filename):
             reason = error.strerror
         if reason is None:

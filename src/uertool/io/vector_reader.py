@@ -7,16 +7,15 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from uertool.engine.spool import Note
 from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
 from uertool.io.line_bytes import open_bytes, raw_lines, read_blocks
-from uertool.io.vector_writer import scales_path
+from uertool.io.vector_writer import Note, scales_of
 
 Block = npt.NDArray[np.float32]
 Blocks = Iterator[tuple[Block, list[Note]]]
@@ -119,7 +118,8 @@ def _scaled(block: Any, scales: Any, path: Path) -> Any:
 
 def _npy(path: Path, rows: int) -> Blocks:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    scales = _beside(path, lambda file: np.load(file, allow_pickle=False))
+    found = scales_of(path)
+    scales = None if found is None else np.load(found, allow_pickle=False)
     if mapped.ndim != 2:
         yield _scaled(np.array(mapped), None, path), []
         return
@@ -142,7 +142,8 @@ def _torch(path: Path, rows: int) -> Blocks:
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     if isinstance(found, dict):
         found = _chosen(found, path)
-    scales = _beside(path, lambda file: torch.load(file, weights_only=True).numpy())
+    beside = scales_of(path)
+    scales = None if beside is None else torch.load(beside, weights_only=True).numpy()
     found = torch.as_tensor(found).detach()
     if found.ndim != 2:
         yield found.float().numpy(), []
@@ -248,12 +249,6 @@ def _jsonl(path: Path, rows: int) -> Blocks:
         yield np.stack(vectors), notes
 
 
-def _beside(path: Path, read: Callable[[Path], Any]) -> Any:
-    """The scales that lie beside a file, or None."""
-    scales = scales_path(path)
-    return read(scales) if scales.is_file() else None
-
-
 def _chosen(tensors: Mapping[str, Any], path: Path) -> Any:
     return tensors[_chosen_name(list(tensors), path)]
 
@@ -279,3 +274,63 @@ READERS: Mapping[str, Callable[[Path, int], Blocks]] = {
     ".parquet": _parquet,
     ".jsonl": _jsonl,
 }
+
+
+# -- as stored ------------------------------------------------------------------------------------
+
+
+class Stored(NamedTuple):
+    """Rows as they are stored.
+
+    Attributes:
+        rows: numbers or bits [rows, size], mapped.
+        scales: of int8 rows [rows], or None.
+        lines, positions: what the rows belong to [rows], in formats that keep it, or None.
+        kind: numbers of a row, their precision, and whether rows are tokens.
+    """
+
+    rows: npt.NDArray[Any]
+    scales: npt.NDArray[np.float32] | None
+    lines: npt.NDArray[Any] | None
+    positions: npt.NDArray[Any] | None
+    kind: tuple[int, str, bool]
+
+
+_PRECISIONS = {"float32": "float32", "float16": "float16", "int8": "int8", "uint8": "binary"}
+
+
+def stored_vectors(path: Path, scales_file: Path | None = None) -> Stored:
+    """The rows of a .npy, .pt or .safetensors file that `open_sink` wrote.
+
+    Args:
+        path: the file.
+        scales_file: the scales of int8 rows; by default those that belong to the file.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    lines = positions = size = scales = None
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="np") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                size = int(file.metadata()["size"])  # bits fill up the last byte of a row
+            matrix, lines = tensors["vectors"], tensors["lines"]
+            scales, positions = tensors.get("scales"), tensors.get("positions")
+        else:
+            beside = scales_file or scales_of(path)
+            if path.suffix == ".npy":
+                matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+                scales = None if beside is None else np.load(beside, allow_pickle=False)
+            else:
+                matrix = torch.load(path, weights_only=True, mmap=True).numpy()
+                if beside is not None:
+                    scales = torch.load(beside, weights_only=True).numpy()
+        precision = _PRECISIONS[str(matrix.dtype)]
+        size = size or matrix.shape[1] * (8 if precision == "binary" else 1)
+    except Exception as error:  # each library has its own for a file that is not its kind
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"{path} is not a file of vectors that uertool wrote: {reason}.") from None
+    return Stored(matrix, scales, lines, positions, (size, precision, positions is not None))

@@ -1,8 +1,7 @@
 """Rows of vectors into files: .pt, .npy, .safetensors, .parquet and .jsonl.
 
 A sink takes blocks of rows in order, and its file appears when all are written. Memory holds one
-block, except for .pt, whose single tensor is put together at the end. For a run that must be able
-to go on after it was interrupted, see `uertool.engine.spool`.
+block, except for .pt, whose single tensor is put together at the end.
 """
 
 from __future__ import annotations
@@ -13,19 +12,21 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from uertool.engine.spool import HEADER, Note, npy_header
-from uertool.errors import InputError, MissingExtraError, UsageError
+from uertool.errors import InputError, MissingExtraError, OutputError, UsageError
 from uertool.io.atomic import atomic_path
 from uertool.io.float_text import join_rows
 
 Precision = Literal["float32", "float16", "int8", "binary"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "binary")
+
+#: Bytes of the header of a .npy file, written when the number of rows is known.
+_NPY_HEADER = 128
 
 _DTYPES: Mapping[str, Any] = {
     "float32": np.dtype("<f4"),
@@ -36,6 +37,20 @@ _DTYPES: Mapping[str, Any] = {
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "int8": "I8", "binary": "U8"}
 #: Room for the header of a safetensors file: a few short entries with the largest of numbers.
 _SAFETENSORS_HEADER = 4096
+
+
+class Note(NamedTuple):
+    """What a row belongs to.
+
+    Attributes:
+        line: number of the input line, counted from 0.
+        text: the line, or the token.
+        position: place of the token in its line, or None for a vector of the whole line.
+    """
+
+    line: int
+    text: str
+    position: int | None = None
 
 
 class Sink(Protocol):
@@ -123,7 +138,7 @@ class _Npy(_Sink):
     ) -> None:
         super().__init__(path, size, precision, tokens)
         self.stream = stream
-        self.stream.write(b" " * HEADER)
+        self.stream.write(b" " * _NPY_HEADER)
         self.scales: list[npt.NDArray[np.float32]] = []
 
     def _add(
@@ -136,7 +151,7 @@ class _Npy(_Sink):
     def finish(self) -> None:
         shape = (self.rows, stored_size(self.size, self.precision))
         self.stream.seek(0)
-        self.stream.write(npy_header(shape, _DTYPES[self.precision].str, HEADER))
+        self.stream.write(_npy_header(shape, _DTYPES[self.precision].str, _NPY_HEADER))
         if self.precision == "int8":
             with (
                 atomic_path(scales_path(self.path), overwrite=True) as partial,
@@ -372,6 +387,7 @@ def open_sink(
         OutputError: the file exists already or cannot be written.
     """
     check_output(path, precision)
+    old_scales = None if str(path) == "-" else _claim_scales(Path(path), precision)
     with ExitStack() as stack:
         if str(path) == "-":
             sys.stdout.flush()
@@ -382,19 +398,71 @@ def open_sink(
             sink = FORMATS[Path(path).suffix.lower()](Path(path), size, precision, tokens, stream)
         yield sink
         sink.finish()
-    if str(path) != "-" and precision != "int8":
-        remove_scales(path)
+    if old_scales is not None and precision != "int8":
+        old_scales.unlink(missing_ok=True)
 
 
 def scales_path(path: Path) -> Path:
-    """Where the scales of int8 rows lie beside a format that has no place for them."""
+    """Where the scales of int8 rows are, for formats that have no place for them."""
     return path.with_name(f"{path.stem}.scales{path.suffix}")
 
 
-def remove_scales(path: str | Path) -> None:
-    """Remove the scales of int8 rows that were at this path before: they are of other rows."""
-    scales_path(Path(path)).unlink(missing_ok=True)
+def scales_of(path: str | Path) -> Path | None:
+    """The scales that belong to the rows of a .npy or .pt file, or None.
+
+    A file of that name belongs to the rows if these are int8, and there is a float32 for each row.
+    """
+    load = {".npy": _load_npy, ".pt": _load_torch}.get(Path(path).suffix.lower())
+    found = scales_path(Path(path))
+    if load is None or not found.is_file() or not Path(path).is_file():
+        return None
+    try:
+        rows, scales = load(Path(path)), load(found)
+    except Exception:  # whatever it is, these are no rows with scales
+        return None
+    fits = str(rows.dtype) in ("int8", "torch.int8") and str(scales.dtype).endswith("float32")
+    return found if fits and tuple(scales.shape) == tuple(rows.shape[:1]) else None
+
+
+def _load_npy(path: Path) -> Any:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _load_torch(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _claim_scales(path: Path, precision: str) -> Path | None:
+    """The scales of the rows that are replaced, if there are any.
+
+    Raises:
+        OutputError: new scales would replace a file that does not belong to the rows.
+    """
+    old = scales_of(path)
+    new = scales_path(path)
+    if precision == "int8" and old is None and path.suffix.lower() in _WITH_SCALES and new.exists():
+        raise OutputError(
+            f"The scales of {path} go to {new}, which exists already and does not belong to it.",
+            "Choose another name for the output, or move that file.",
+        )
+    return old
+
+
+_WITH_SCALES = (".npy", ".pt")
 
 
 def _joined(parts: list[npt.NDArray[Any]], descr: str = "<f4") -> npt.NDArray[Any]:
     return np.concatenate(parts) if parts else np.zeros(0, dtype=descr)
+
+
+def _npy_header(shape: tuple[int, ...], descr: str, length: int) -> bytes:
+    """The header of a .npy file (format 1.0), filled up with blanks to `length` bytes.
+
+    Source: numpy.lib.format. The length must be a multiple of 64.
+    """
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    room = length - 10
+    assert len(text) < room, text
+    return (
+        b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + (text.ljust(room - 1) + "\n").encode()
+    )

@@ -64,6 +64,15 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
 
+    def described(self) -> list[str]:
+        """All that is known of it: what was read, and where each setting comes from."""
+        lines = list(self.details)
+        for name, value in self.config.to_json().items():
+            where = self.config.sources.get(name, "default")
+            shown = " ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"  {name} = {shown} ({where})")
+        return [*lines, f"Runs on {self.device} in {str(self.dtype).removeprefix('torch.')}."]
+
 
 _kept: dict[tuple[Any, ...], LoadedModel] = {}
 

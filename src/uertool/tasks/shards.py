@@ -1,31 +1,28 @@
-"""Folders of shards, as distributed runs write them: put together into one file, or checked."""
+"""Folders of shards, as runs on a cluster write them, and parts of an input: joined, or checked."""
 
 from __future__ import annotations
 
-import hashlib
+import heapq
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from uertool.checkpoints.formats.opener import open_tensor_file
-from uertool.engine.actor import RECORDS
-from uertool.engine.inputs import file_size
+from uertool.engine.folder import damage
+from uertool.engine.joining import Shards, join
 from uertool.engine.manifest import ERRORS, FORMAT, MANIFEST
-from uertool.engine.spool import Note
-from uertool.engine.store import Store, require_pyarrow
+from uertool.engine.sources import file_size
+from uertool.engine.store import Store
+from uertool.engine.worker import RECORDS
 from uertool.errors import InputError, UsageError
 from uertool.io.atomic import atomic_path, refuse_existing
-from uertool.io.vector_writer import Sink, open_sink
+from uertool.io.vector_reader import stored_vectors
+from uertool.io.vector_writer import Note, open_sink
 
-_CHUNK = 1 << 20
 _ROWS = 4096
 
 OnBytes = Callable[[int], None]
@@ -36,22 +33,24 @@ def open_folder(path: str) -> tuple[Store, dict[str, Any]]:
 
     Raises:
         InputError: it is none, or the run that writes it is not finished.
-        MissingExtraError: pyarrow is not installed.
+        MissingExtraError: a URI, and pyarrow is not installed.
     """
-    require_pyarrow()
     store = Store(path)
     data = store.read(MANIFEST)
     if data is None:
         if store.sizes(RECORDS):
             raise InputError(
                 f"The run that writes {path} is not finished.",
-                "The same command again goes on with what is not done.",
+                "Run the same command again to go on with it.",
             )
-        raise InputError(f"{path} is no folder of shards: it lacks {MANIFEST}.", "Check the path.")
+        raise InputError(
+            f"{path} is not a folder of shards: it lacks {MANIFEST}.", "Check the path."
+        )
     try:
         manifest = json.loads(data)
         known = manifest["format"] == FORMAT
-    except (ValueError, KeyError, TypeError):
+        _ = [entry["sha256"] for entry in _files(manifest)], manifest["rows"], manifest["suffix"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:
         raise InputError(f"{path}/{MANIFEST} is not the manifest of a folder of shards.")
@@ -72,8 +71,8 @@ def _files(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @dataclass
-class Verdict:
-    """What a check found.
+class ShardsReport:
+    """The result of a check.
 
     Attributes:
         shards, lines, rows, bytes, errors: as the manifest has them.
@@ -88,27 +87,27 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as JSON types."""
+        """The report as JSON types."""
         return asdict(self)
 
 
 def verify(
     path: str, *, inputs: bool = False, quick: bool = False, on_bytes: OnBytes | None = None
-) -> Verdict:
+) -> ShardsReport:
     """Compare a folder of shards with its manifest: files, sizes, digests, numbers of lines.
 
     Args:
         path: the folder.
-        inputs: also see that the input files are still there and as long as they were.
+        inputs: also check that the input files are still there and as long as they were.
         quick: leave out the digests, for which every byte is read.
-        on_bytes: told how many more bytes are read.
+        on_bytes: called with how many more bytes are read.
 
     Raises:
         InputError: there is no manifest to compare with.
     """
     store, manifest = open_folder(path)
     there = store.sizes()
-    found = Verdict(
+    found = ShardsReport(
         len(manifest["shards"]),
         manifest["lines"],
         manifest["rows"],
@@ -123,7 +122,8 @@ def verify(
     if following != manifest["lines"]:
         found.problems.append(f"the shards have {following} lines and not {manifest['lines']}")
     for entry in _files(manifest):
-        found.problems.extend(_wrong(store, entry, there, quick, on_bytes))
+        wrong = damage(store, entry, there, digest=not quick, on_bytes=on_bytes)
+        found.problems.extend([] if wrong is None else [wrong])
     known = {entry["name"] for entry in _files(manifest)}
     found.problems.extend(
         f"{name} is not in the manifest"
@@ -142,36 +142,13 @@ def verify(
     return found
 
 
-def _wrong(
-    store: Store,
-    entry: Mapping[str, Any],
-    there: Mapping[str, int],
-    quick: bool,
-    on_bytes: OnBytes | None,
-) -> Iterator[str]:
-    name = entry["name"]
-    if name not in there:
-        yield f"{name} is missing"
-    elif there[name] != entry["bytes"]:
-        yield f"{name} has {there[name]} bytes and not {entry['bytes']}"
-    elif not quick:
-        digest = hashlib.sha256()
-        with store.open(name) as stream:
-            while chunk := bytes(stream.read(_CHUNK)):
-                digest.update(chunk)
-                if on_bytes is not None:
-                    on_bytes(len(chunk))
-        if digest.hexdigest() != entry["sha256"]:
-            yield f"{name} was changed: its digest is not that of the manifest"
-
-
-# -- putting together -----------------------------------------------------------------------------
+# -- joining --------------------------------------------------------------------------------------
 
 
 def merge(
     path: str, output: str, *, overwrite: bool = False, on_bytes: OnBytes | None = None
 ) -> dict[str, Any]:
-    """Put the shards of a folder together into the file that one machine would have written.
+    """Join the shards of a folder into the file that one machine would have written.
 
     Memory holds one piece of one shard, except for .pt, whose single tensor is put together first.
 
@@ -179,204 +156,165 @@ def merge(
         path: the folder.
         output: a file of the same format, or "-" for text and JSON lines to standard output.
         overwrite: whether an existing file may be replaced.
-        on_bytes: told how many more bytes of shards are done.
+        on_bytes: called with how many more bytes of shards are done.
 
     Returns:
         The manifest.
 
     Raises:
-        InputError: a shard is missing or has another size than the manifest says.
-        UsageError: the output's name says another format.
+        InputError: a shard is missing, or is not as the manifest says.
+        UsageError: the output has the suffix of another format.
         OutputError: the output exists or cannot be written.
     """
     store, manifest = open_folder(path)
-    suffix = manifest["suffix"]
-    join = _JOINS.get(suffix, _join_text)
-    if output == "-" and join is not _join_text:
-        raise UsageError(
-            f"Shards of {suffix} cannot go to standard output.", "Name a file for them."
-        )
+    _check_suffix(output, manifest["suffix"])
+    refuse_existing(output, overwrite)
+    there = store.sizes()
+    for entry in _files(manifest):
+        wrong = damage(store, entry, there, digest=False)
+        if wrong is not None:
+            raise InputError(
+                f"{wrong}, in {path}.",
+                "See all with: uertool shards verify; the command that wrote it repairs it.",
+            )
+    shards = Shards(store, manifest["suffix"], manifest["shards"], on_bytes or (lambda _: None))
+    join(shards, output, overwrite=overwrite)
+    return manifest
+
+
+def _check_suffix(output: str, suffix: str) -> None:
     if output != "-" and Path(output).suffix.lower() != suffix:
         wanted = Path(output).with_suffix(suffix).name
         raise UsageError(
             f"The shards are {suffix}, so they cannot become {Path(output).name}.",
             f"Name it {wanted}, for example.",
         )
-    refuse_existing(output, overwrite)
-    there = store.sizes()
-    for entry in _files(manifest):
-        for problem in _wrong(store, entry, there, True, None):
-            raise InputError(
-                f"{problem}, in {path}.", "See all with: uertool shards verify; run it again."
-            )
-    names = [
-        [entry["name"] for entry in shard["files"]]
-        for shard in manifest["shards"]
-        if shard["files"]
-    ]
-    join(_Joining(store, names, output, overwrite, on_bytes or (lambda _: None)))
-    return manifest
 
 
-@dataclass(frozen=True)
-class _Joining:
-    """What is put together, and where."""
-
-    store: Store
-    names: Sequence[Sequence[str]]  # of each shard: its file, and further ones beside it
-    output: str
-    overwrite: bool
-    on_bytes: OnBytes
-
-    def main(self) -> list[str]:
-        """The shards' own files, in order."""
-        return [next(n for n in names if ".scales." not in n) for names in self.names]
-
-    def scales(self) -> list[str]:
-        """The files of int8 scales beside them, if there are any."""
-        return [name for names in self.names for name in names if ".scales." in name]
+# -- parts of an input ----------------------------------------------------------------------------
 
 
-def _join_text(job: _Joining) -> None:
-    with ExitStack() as stack:
-        if job.output == "-":
-            sys.stdout.flush()
-            sink: IO[bytes] = sys.stdout.buffer
-        else:
-            partial = stack.enter_context(atomic_path(job.output, overwrite=job.overwrite))
-            sink = stack.enter_context(open(partial, "wb"))
-        for name in job.main():
-            with job.store.open(name) as stream:
-                _copy(stream, sink, job.on_bytes)
+def merge_parts(paths: Sequence[str], output: str, *, overwrite: bool = False) -> int:
+    """Join what runs with `shard` 1/n to n/n wrote, in the order of the lines.
 
+    Files of JSON lines, .safetensors and .parquet know the lines of their rows. In .npy and .pt the
+    i-th of n parts has the rows i, i + n, i + 2n and so on, so every line must have a row.
 
-def _copy(source: Any, sink: IO[bytes], on_bytes: OnBytes) -> None:
-    while chunk := bytes(source.read(_CHUNK)):
-        sink.write(chunk)
-        on_bytes(len(chunk))
+    Args:
+        paths: the parts, in their order.
+        output: a file of the same format; "-" for JSON lines to standard output.
+        overwrite: whether an existing file may be replaced.
 
+    Returns:
+        The number of rows.
 
-def _join_vectors(job: _Joining) -> None:
-    """Rows as they are stored through the sink that wrote the shards."""
-    with ExitStack() as stack:
-        sink: Sink | None = None
-        first: tuple[int, str, bool] | None = None
-        scales = iter(job.scales())
-        for name in job.main():
-            beside = next(scales, None)
-            with _local(job.store, name) as path, _local(job.store, beside) as scales_file:
-                for part in _stored(path, scales_file):
-                    if sink is None or first is None:
-                        first = part.kind
-                        sink = stack.enter_context(
-                            open_sink(
-                                job.output,
-                                first[0],
-                                precision=first[1],
-                                tokens=first[2],
-                                overwrite=job.overwrite,
-                            )
-                        )
-                    if part.kind != first:
-                        raise InputError(
-                            f"{name} has rows of another kind than those before it: "
-                            f"{part.kind[0]} numbers in {part.kind[1]}."
-                        )
-                    sink.write_stored(part.rows, part.scales, part.notes)
-            job.on_bytes(job.store.size(name))
-
-
-class _Part(NamedTuple):
-    """Some rows of a shard: what `Sink.write_stored` takes, and (size, precision, tokens)."""
-
-    rows: npt.NDArray[Any]
-    scales: npt.NDArray[np.float32] | None
-    notes: list[Note]
-    kind: tuple[int, str, bool]
-
-
-_PRECISIONS = {"float32": "float32", "float16": "float16", "int8": "int8", "uint8": "binary"}
-
-
-def _stored(path: Path, scales_file: Path | None) -> Iterator[_Part]:
-    """The rows of a shard in blocks; at least one, so that an empty shard tells its kind."""
-    lines = positions = size = None
-    if path.suffix == ".npy":
-        matrix = np.load(path, mmap_mode="r")
-        scales = None if scales_file is None else np.load(scales_file)
-    elif path.suffix == ".pt":
-        matrix = torch.load(path, weights_only=True, mmap=True).numpy()
-        scales = None if scales_file is None else torch.load(scales_file, weights_only=True).numpy()
-    else:
-        with open_tensor_file(path) as file:
-            tensors = {name: file.tensor(name).numpy().copy() for name in file.keys()}
-            size = int(file.metadata["size"])  # bits fill up the last byte of a row
-        matrix, lines = tensors["vectors"], tensors["lines"]
-        scales, positions = tensors.get("scales"), tensors.get("positions")
-    precision = _PRECISIONS[str(matrix.dtype)]
-    if size is None:
-        size = matrix.shape[1] * (8 if precision == "binary" else 1)
-    for start in range(0, max(len(matrix), 1), _ROWS):
-        here = slice(start, start + _ROWS)
-        rows = np.ascontiguousarray(matrix[here])
-        part_scales = None if scales is None else scales[here]
-        yield _Part(
-            rows,
-            part_scales,
-            _notes(len(rows), lines, positions, start),
-            (size, precision, positions is not None),
+    Raises:
+        UsageError: a format that does not know its lines.
+        InputError: parts do not fit together.
+    """
+    suffix = Path(paths[0]).suffix.lower()
+    _check_suffix(output, suffix)
+    if suffix not in _PARTS:
+        raise UsageError(
+            f"Parts of {suffix or 'text'} cannot be joined: they do not know their lines.",
+            f"Known are {', '.join(_PARTS)}.",
         )
+    for path in paths:
+        if Path(path).suffix.lower() != suffix or not Path(path).is_file():
+            raise InputError(f"{path} is not a file of {suffix}, as {paths[0]} is.")
+    refuse_existing(output, overwrite)
+    return _PARTS[suffix]([Path(path) for path in paths], output, overwrite)
 
 
-def _notes(
-    count: int, lines: npt.NDArray[Any] | None, positions: npt.NDArray[Any] | None, start: int
-) -> list[Note]:
-    if lines is None:
-        return [Note(0, "")] * count  # formats that keep none
-    here = slice(start, start + count)
-    if positions is None:
-        return [Note(int(line), "") for line in lines[here]]
-    pairs = zip(lines[here], positions[here], strict=True)
-    return [Note(int(line), "", int(position)) for line, position in pairs]
+def _merge_json(paths: Sequence[Path], output: str, overwrite: bool) -> int:
+    import sys
+
+    with ExitStack() as stack:
+        streams = [stack.enter_context(path.open("rb")) for path in paths]
+        if output == "-":
+            sink: Any = sys.stdout.buffer
+        else:
+            partial = stack.enter_context(atomic_path(output, overwrite=overwrite))
+            sink = stack.enter_context(partial.open("wb"))
+        rows = 0
+        for _, _, line in heapq.merge(*map(_numbered, streams, range(len(streams)))):
+            sink.write(line)
+            rows += 1
+    return rows
 
 
-@contextmanager
-def _local(store: Store, name: str | None) -> Iterator[Any]:
-    """A file of the store as one of this machine, copied where it is elsewhere."""
-    if name is None:
-        yield None
-    elif store.is_local:
-        yield store.local_path / name
-    else:
-        with store.folder() as folder:
-            with store.open(name) as source, open(folder / name, "wb") as sink:
-                _copy(source, sink, lambda _: None)
-            yield folder / name
+def _numbered(stream: Any, part: int) -> Iterator[tuple[int, int, bytes]]:
+    """Lines with their numbers, and a number that keeps the order of equal ones."""
+    last = 0
+    for place, line in enumerate(stream):
+        try:
+            number = json.loads(line)["line"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f'{stream.name}, line {place + 1} is not a JSON object with the field "line".'
+            ) from None
+        if not isinstance(number, int) or number < last:
+            raise InputError(f"{stream.name}, line {place + 1} is out of order.")
+        last = number
+        yield number, part, line
 
 
-def _join_parquet(job: _Joining) -> None:
+def _merge_vectors(paths: Sequence[Path], output: str, overwrite: bool) -> int:
+    """Rows as they are stored, sorted by their lines."""
+    parts = [stored_vectors(path) for path in paths]
+    first = parts[0]
+    lines = []
+    for number, part in enumerate(parts):
+        if part.kind != first.kind:
+            raise InputError(f"{paths[number]} has rows of another kind than {paths[0]}.")
+        if part.lines is None and not 0 <= len(parts[0].rows) - len(part.rows) <= 1:
+            raise InputError(
+                f"{paths[number]} has {len(part.rows):,} rows and {paths[0]} {len(first.rows):,}, "
+                "so they are not parts of one input."
+            )
+        own = np.arange(len(part.rows)) * len(parts) + number
+        lines.append(own if part.lines is None else part.lines)
+    every = np.concatenate(lines)
+    owner = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
+    place = np.concatenate([np.arange(len(part.rows)) for part in parts])
+    order = np.argsort(every, kind="stable")
+    size, precision, tokens = first.kind
+    with open_sink(output, size, precision=precision, tokens=tokens, overwrite=overwrite) as sink:
+        for start in range(0, len(order), _ROWS):
+            chosen = order[start : start + _ROWS]
+            rows = np.stack([parts[owner[n]].rows[place[n]] for n in chosen])
+            scales = None
+            if first.scales is not None:
+                found = [parts[owner[n]].scales for n in chosen]
+                pairs = zip(found, place[chosen], strict=True)
+                scales = np.array([s[p] for s, p in pairs if s is not None], dtype=np.float32)
+            notes = [
+                Note(int(every[n]), "", _position(parts[owner[n]], int(place[n]))) for n in chosen
+            ]
+            sink.write_stored(rows, scales, notes)
+    return len(order)
+
+
+def _position(part: Any, row: int) -> int | None:
+    return None if part.positions is None else int(part.positions[row])
+
+
+def _merge_parquet(paths: Sequence[Path], output: str, overwrite: bool) -> int:
+    import pyarrow
     from pyarrow import parquet
 
-    with ExitStack() as stack:
-        partial = stack.enter_context(atomic_path(job.output, overwrite=job.overwrite))
-        writer: Any = None
-        for name in job.main():
-            source = stack.enter_context(job.store.open(name))
-            file = parquet.ParquetFile(source)
-            if writer is None:
-                writer = stack.enter_context(
-                    parquet.ParquetWriter(
-                        partial, file.schema_arrow, use_dictionary=False, compression="zstd"
-                    )
-                )
-            for group in range(file.num_row_groups):
-                writer.write_table(file.read_row_group(group))
-            job.on_bytes(source.size())
+    table = pyarrow.concat_tables([parquet.read_table(path) for path in paths])
+    keys = [("line", "ascending")]
+    keys += [("position", "ascending")] if "position" in table.column_names else []
+    with atomic_path(output, overwrite=overwrite) as partial:
+        parquet.write_table(table.sort_by(keys), partial, use_dictionary=False, compression="zstd")
+    return int(table.num_rows)
 
 
-_JOINS: Mapping[str, Callable[[_Joining], None]] = {
-    ".npy": _join_vectors,
-    ".pt": _join_vectors,
-    ".safetensors": _join_vectors,
-    ".parquet": _join_parquet,
+_PARTS: Mapping[str, Callable[[Sequence[Path], str, bool], int]] = {
+    ".jsonl": _merge_json,
+    ".npy": _merge_vectors,
+    ".pt": _merge_vectors,
+    ".safetensors": _merge_vectors,
+    ".parquet": _merge_parquet,
 }

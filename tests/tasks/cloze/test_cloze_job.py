@@ -14,7 +14,6 @@ from uertool.engine import batching
 from uertool.errors import ConfigError, UertoolError, UsageError, VocabError
 from uertool.loading.registry import LoadedModel
 from uertool.tasks.cloze.job import ClozeJob, ClozeSettings, ClozeSummary, cloze_lines
-from uertool.tasks.cloze.masking import MaskRule
 from uertool.text.readers import Line
 
 
@@ -253,15 +252,10 @@ def test_variants_are_the_same_for_a_seed_whatever_the_batch(
 
 def test_variants_of_a_shard_are_those_of_the_whole(model: LoadedModel, lines: list[str]) -> None:
     """What is drawn hangs on the line's number, not on what was read before it."""
-    settings = ClozeSettings(augment=2)
-
-    def make(device: torch.device) -> ClozeJob:
-        return ClozeJob(model, settings)
-
+    job = ClozeJob(model, ClozeSettings(augment=2))
     numbered = [Line(n, text) for n, text in enumerate(lines[:9])]
-    cpu = [torch.device("cpu")]
-    whole = {(r.line, r.variant): r.filled for r in cloze_lines(numbered, make, cpu)}
-    part = {(r.line, r.variant): r.filled for r in cloze_lines(numbered[1::3], make, cpu)}
+    whole = {(r.line, r.variant): r.filled for r in cloze_lines(numbered, job)}
+    part = {(r.line, r.variant): r.filled for r in cloze_lines(numbered[1::3], job)}
     assert part == {key: whole[key] for key in part}
     assert len(part) == 6
 
@@ -313,14 +307,8 @@ def test_a_batch_that_does_not_fit_is_halved(
     monkeypatch.setattr(model.model, "encode", small)
     said: list[str] = []
     numbered = [Line(n, text) for n, text in enumerate(lines[:16])]
-    found = list(
-        cloze_lines(
-            numbered,
-            lambda _: ClozeJob(model, ClozeSettings()),
-            [torch.device("cpu")],
-            on_notice=said.append,
-        )
-    )
+    job = ClozeJob(model, ClozeSettings())
+    found = list(cloze_lines(numbered, job, on_notice=said.append))
     assert [r.ids for r in found] == [r.ids for r in expected]
     assert [r.masks[0].guesses[0].id for r in found] == [r.masks[0].guesses[0].id for r in expected]
     assert max(sizes) > 4
@@ -342,7 +330,7 @@ def test_lines_are_tokenized_in_the_background(
         return encode(items)
 
     monkeypatch.setattr(job, "encode", watched)
-    list(cloze_lines([Line(0, "今天")], lambda _: job, [torch.device("cpu")]))
+    list(cloze_lines([Line(0, "今天")], job))
     assert seen == {"uertool-encode"}
 
 
@@ -373,7 +361,7 @@ def test_settings_that_cannot_be_meant_are_refused(
 def test_settings_and_names_beside_them_are_refused(model: LoadedModel) -> None:
     with pytest.raises(UsageError, match="topn"):
         model.cloze(["今天"], settings=ClozeSettings(), topn=3)
-    assert model.cloze(["今天"], settings=ClozeSettings(rule=MaskRule(seed=1)))[0].masks
+    assert model.cloze(["今天"], settings=ClozeSettings(seed=1))[0].masks
 
 
 def test_more_tokens_than_positions_are_refused(model: LoadedModel) -> None:

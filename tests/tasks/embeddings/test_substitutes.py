@@ -193,5 +193,5 @@ def test_encoders_that_read_padding_get_it() -> None:
 
 
 def test_settings_that_cannot_be_meant() -> None:
-    with pytest.raises(UsageError, match="`occurrence` 0"):
+    with pytest.raises(UsageError, match="`occurrence`: 0"):
         SubstituteSettings(occurrence=0)

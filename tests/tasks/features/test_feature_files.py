@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +14,17 @@ import torch
 
 from tests.conftest import MODELS, TEXT
 from uertool import Whitening
-from uertool.engine.spool import Note
+from uertool.engine.order import Order, Watch
 from uertool.errors import InputError, OutputError, UsageError
 from uertool.io.vector_reader import open_vectors
+from uertool.io.vector_writer import Note
 from uertool.loading.registry import LoadedModel, load_model
-from uertool.tasks.features import job as features
-from uertool.tasks.features.files import FeatureReport, OutputPlan, extract_to_file, leftover
+from uertool.tasks.features import settings as feature_settings
 from uertool.tasks.features.job import FeatureJob, FeatureSettings, encode
 from uertool.tasks.features.plots import draw_vectors, flatten, similarities
-from uertool.text.readers import Line, read_lines
+from uertool.tasks.features.settings import VectorSettings
+from uertool.tasks.features.work import Extraction, FeatureReport, extract
+from uertool.text.readers import read_lines
 
 CPU = torch.device("cpu")
 SETTINGS = FeatureSettings(pooling="mean", seq_length=16)
@@ -39,19 +43,42 @@ def texts() -> list[str]:
 
 @pytest.fixture
 def windows_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "WINDOW", 8)
+    monkeypatch.setattr(feature_settings, "WINDOW", 8)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An output, and how it is written."""
+
+    path: str
+    vectors: VectorSettings = field(default_factory=VectorSettings)
+    overwrite: bool = False
+    resume: bool = False
+
+
+def to(path: Path | str, *, overwrite: bool = False, resume: bool = False, **given: Any) -> Plan:
+    return Plan(str(path), VectorSettings(**given), overwrite, resume)
 
 
 def run(
     loaded: LoadedModel,
     texts: Iterable[str],
-    plan: OutputPlan,
+    plan: Plan,
     settings: FeatureSettings = SETTINGS,
-    **more: object,
+    *,
+    about: Mapping[str, str] | None = None,
+    identity: Mapping[str, str] | None = None,
+    watch: Watch | None = None,
 ) -> FeatureReport:
     job = FeatureJob(loaded, settings)
-    lines = (Line(number, text) for number, text in enumerate(texts))
-    return extract_to_file(lines, lambda _: job, [CPU], settings, plan, **more)
+    extraction = Extraction(lambda _: job, settings, plan.vectors, plan.path, about=about or {})
+
+    def order(**more: Any) -> Order:
+        more["identity"] |= identity or {}
+        there = {"overwrite": plan.overwrite, "resume": plan.resume}
+        return Order(texts=list(texts), strict=True, **there, **more)
+
+    return extract(extraction, order, watch)[0]
 
 
 def vectors(path: Path) -> np.ndarray:
@@ -63,7 +90,7 @@ def test_every_line_has_its_row(
     small: LoadedModel, texts: list[str], tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"v{suffix}"
-    report = run(small, texts, OutputPlan(str(path)))
+    report = run(small, texts, to(path))
     assert (report.lines, report.rows, report.blank, report.size) == (42, 42, 2, 192)
     expected = encode(small, texts, pooling="mean", seq_length=16)
     np.testing.assert_allclose(vectors(path), expected, atol=2e-5)
@@ -75,7 +102,7 @@ def test_blank_lines_may_have_no_row_and_a_map_tells_whose_row_is_whose(
     small: LoadedModel, texts: list[str], tmp_path: Path
 ) -> None:
     settings = dataclasses.replace(SETTINGS, blank="skip")
-    plan = OutputPlan(str(tmp_path / "v.npy"), row_map=tmp_path / "map.tsv")
+    plan = to(tmp_path / "v.npy", row_map=tmp_path / "map.tsv")
     report = run(small, texts, plan, settings)
     assert (report.lines, report.rows, report.blank) == (42, 40, 2)
     rows = [line.split("\t") for line in (tmp_path / "map.tsv").read_text().splitlines()]
@@ -85,7 +112,7 @@ def test_blank_lines_may_have_no_row_and_a_map_tells_whose_row_is_whose(
 
 def test_tokens_have_rows_and_the_map_names_them(small: LoadedModel, tmp_path: Path) -> None:
     settings = FeatureSettings(tokens=True)
-    plan = OutputPlan(str(tmp_path / "v.npy"), row_map=tmp_path / "map.tsv")
+    plan = to(tmp_path / "v.npy", row_map=tmp_path / "map.tsv")
     report = run(small, ["你好", "", "好"], plan, settings)
     assert report.rows == 5
     lines = (tmp_path / "map.tsv").read_text("utf-8").splitlines()[1:]
@@ -116,22 +143,22 @@ def stopping_after(count: int) -> Callable[[int], None]:
 
 @pytest.mark.usefixtures("windows_of_eight")
 @pytest.mark.parametrize("plan", [
-    OutputPlan("v.npy"),
-    OutputPlan("v.jsonl", precision="int8"),
-    OutputPlan("v.safetensors", whitening_size=6, save_whitening=Path("w.safetensors")),
+    to("v.npy"),
+    to("v.jsonl", precision="int8"),
+    to("v.safetensors", whitening_size=6, save_whitening=Path("w.safetensors")),
 ], ids=["plain", "int8", "whitened"])  # fmt: skip
 def test_an_interrupted_run_ends_with_the_same_bytes(
     small: LoadedModel,
     texts: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    plan: OutputPlan,
+    plan: Plan,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     identity = {"model": "small"}
     with pytest.raises(StoppedError):
-        run(small, texts, plan, identity=identity, on_line=stopping_after(17))
-    assert leftover(plan.path) == 24
+        run(small, texts, plan, identity=identity, watch=Watch(lines=stopping_after(17)))
+    assert len(list(tmp_path.glob(f"{plan.path}.resume/_run/part-*"))) == 2
     assert not Path(plan.path).exists()
     with pytest.raises(OutputError, match="`resume`"):
         run(small, texts, plan, identity=identity)
@@ -139,7 +166,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     with pytest.raises(UsageError, match="model was 'small' and is 'other'"):
         run(small, texts, again, identity={"model": "other"})
     report = run(small, texts, again, identity=identity)
-    assert (report.resumed_lines, report.lines, report.blank) == (24, 42, 2)
+    assert (report.resumed_lines, report.lines, report.blank) == (16, 42, 2)
     names = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     run(small, texts, dataclasses.replace(plan, overwrite=True), identity=identity)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == names
@@ -150,7 +177,7 @@ def test_a_whitening_is_fitted_saved_and_used_again(
     small: LoadedModel, texts: list[str], tmp_path: Path
 ) -> None:
     kept = tmp_path / "w.safetensors"
-    plan = OutputPlan(str(tmp_path / "a.npy"), whitening_size=8, save_whitening=kept)
+    plan = to(tmp_path / "a.npy", whitening_size=8, save_whitening=kept)
     report = run(small, texts, plan, about={"pooling": "mean"})
     raw = encode(small, texts, pooling="mean", seq_length=16)
     real = [n for n in range(42) if n not in (20, 41)]
@@ -162,17 +189,17 @@ def test_a_whitening_is_fitted_saved_and_used_again(
     assert report.explained == pytest.approx(expected.explained, abs=1e-5)
     assert report.cosine_before > 0.5 > abs(report.cosine_after)
     notices: list[str] = []
-    plan = OutputPlan(str(tmp_path / "b.npy"), load_whitening=kept)
-    run(small, texts[3:5], plan, about={"pooling": "first"}, on_notice=notices.append)
+    plan = to(tmp_path / "b.npy", load_whitening=kept)
+    run(small, texts[3:5], plan, about={"pooling": "first"}, watch=Watch(notice=notices.append))
     np.testing.assert_allclose(vectors(tmp_path / "b.npy"), first[3:5], atol=1e-4)
     assert notices == [f"{kept} was fitted on other vectors: pooling mean and not first."]
 
 
 def test_normalized_and_unnormalized(small: LoadedModel, texts: list[str], tmp_path: Path) -> None:
-    run(small, texts, OutputPlan(str(tmp_path / "a.npy"), normalize=True))
+    run(small, texts, to(tmp_path / "a.npy", normalize=True))
     lengths = np.linalg.norm(vectors(tmp_path / "a.npy"), axis=1)
     np.testing.assert_allclose(lengths, [float(bool(text.strip())) for text in texts], atol=1e-5)
-    plan = OutputPlan(str(tmp_path / "b.npy"), whitening_size=4, normalize=False)
+    plan = to(tmp_path / "b.npy", whitening_size=4, normalize=False)
     run(small, texts, plan)
     real = vectors(tmp_path / "b.npy")
     np.testing.assert_allclose(real[real.any(1)].var(axis=0, ddof=1), 1, atol=1e-3)
@@ -183,27 +210,29 @@ def test_scales_of_replaced_rows_do_not_stay(
     small: LoadedModel, texts: list[str], tmp_path: Path, suffix: str
 ) -> None:
     path = tmp_path / f"v{suffix}"
-    run(small, texts[:5], OutputPlan(str(path), precision="int8"))
+    run(small, texts[:5], to(path, precision="int8"))
     assert (tmp_path / f"v.scales{suffix}").exists()
-    run(small, texts[:5], OutputPlan(str(path), overwrite=True))
+    run(small, texts[:5], to(path, overwrite=True))
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_options_that_clash_are_named_before_anything_runs(tmp_path: Path) -> None:
+def test_settings_that_clash_are_named_before_anything_runs(tmp_path: Path) -> None:
     kept = tmp_path / "w.safetensors"
-    for plan, words in (
-        (OutputPlan("-", resume=True), "needs an output file"),
-        (OutputPlan(str(tmp_path / "v.csv")), r"\.csv"),
-        (OutputPlan(str(tmp_path / "v.npy"), save_whitening=kept), "nothing is whitened"),
-        (OutputPlan(str(tmp_path / "v.npy"), whitening_size=0), "too small"),
+    for given, path, words in (
+        ({}, "v.csv", r"\.csv"),
+        ({"save_whitening": kept}, "v.npy", "nothing is whitened"),
+        ({"row_map": kept}, "v.npy", "needs all vectors in one file"),
+        ({"whitening_size": 4}, "v.npy", "cannot be fitted in the same run"),
     ):
         with pytest.raises(UsageError, match=words):
-            plan.check()
+            VectorSettings(**given).check(str(tmp_path / path), in_shards=True)
+    with pytest.raises(UsageError, match="at least 1"):
+        VectorSettings(whitening_size=0)
 
 
 def test_no_lines_at_all_are_an_error_and_leave_nothing(small: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no lines"):
-        run(small, [], OutputPlan(str(tmp_path / "v.npy")))
+        run(small, [], to(tmp_path / "v.npy"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -44,7 +44,7 @@ def loaded_fixture(folder: Path) -> Model:
 def vectors_of(loaded: Model, folder: Path, **settings: object) -> np.ndarray:
     chosen = FeatureSettings(seq_length=LENGTH, blank="skip", **settings)
     job = FeatureJob(loaded, chosen)
-    found = list(feature_lines(read_lines(folder / "input.txt"), lambda _: job, [loaded.device]))
+    found = list(feature_lines(read_lines(folder / "input.txt"), job))
     return np.concatenate([one.vectors for one in found])
 
 
@@ -158,7 +158,7 @@ def test_sep_can_be_added_and_stays_when_a_line_is_cut(small: Model) -> None:
 def test_tokens_have_a_row_each(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings(tokens=True))
     lines = [Line(number, text) for number, text in enumerate(SENTENCES)]
-    found = list(feature_lines(lines, lambda _: job, [small.device], window=256))
+    found = list(feature_lines(lines, job, window=256))
     assert found[0].tokens == ("[CLS]", *SENTENCES[0])
     assert found[0].vectors.shape == (8, 192)
     assert found[1].vectors.shape == (0, 192)
@@ -171,7 +171,7 @@ def test_a_blank_line_can_be_an_error(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings(blank="error"))
     lines = [Line(0, "好"), Line(1, " \u3000")]
     with pytest.raises(InputError, match="Line 2 is blank"):
-        list(feature_lines(lines, lambda _: job, [small.device]))
+        list(feature_lines(lines, job))
 
 
 def test_whitening_of_given_sentences_and_of_later_ones(small: Model, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_whitening_of_given_sentences_and_of_later_ones(small: Model, tmp_path: 
 def test_a_line_that_the_reader_cut_counts_as_cut(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings())
     lines = [Line(0, "天气"), Line(1, "天气", cut=True)]
-    found = list(feature_lines(lines, lambda _: job, [small.device]))
+    found = list(feature_lines(lines, job))
     assert [features.was_cut for features in found] == [False, True]
 
 
@@ -241,9 +241,9 @@ def test_settings_that_cannot_be_meant() -> None:
         find_pooling("middle")
     with pytest.raises(UsageError, match="layers of its own"):
         FeatureSettings(pooling="last4-mean", layers=(1,))
-    with pytest.raises(UsageError, match="too small"):
+    with pytest.raises(UsageError, match="at least 1"):
         FeatureSettings(seq_length=0)
-    with pytest.raises(UsageError, match="pooler knows"):
+    with pytest.raises(UsageError, match="pooler uses"):
         FeatureSettings(pooling="cls-pooler", tokens=True)
 
 

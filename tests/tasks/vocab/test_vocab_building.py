@@ -114,7 +114,9 @@ def test_counts_and_order_do_not_depend_on_the_blocks(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus_counting, "_blocks", blocks)
-        tally = corpus_counting._count_range(_Range("x", 0, 0, 0), Counting(delimiter, form))
+        *_, (_, tally) = corpus_counting._count_range(
+            _Range("x", 0, 0, 0), Counting(delimiter, form)
+        )
     assert tally.counts == expected
     assert list(tally.counts) == list(expected)
 
@@ -275,7 +277,7 @@ def test_words_that_hold_other_blanks_are_listed(tmp_path: Path) -> None:
         ({"max_size": 0}, "cannot be built"),
         ({"coverage": 1.5}, "no share"),
         ({"normalization": "NFX"}, "no normalization 'NFX'"),
-        ({"workers": 0}, "0 workers"),
+        ({"workers": 0}, "`workers_num`: 0"),
     ],
 )
 def test_options_out_of_range_are_named(

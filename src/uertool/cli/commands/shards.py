@@ -1,95 +1,115 @@
-"""`uertool shards`: put the shards of a distributed run together, or check them."""
+"""`uertool shards`: join the shards of a run, or the parts of an input; check shards."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from uertool.cli import console
-from uertool.cli.engine_run import counted
-from uertool.cli.options import opt
+from uertool.cli.options import Command, ConsoleSettings, JsonSettings, with_settings
+from uertool.cli.pipeline import counted
 from uertool.errors import UsageError
+from uertool.settings import Setting, Settings
 
-app = typer.Typer(no_args_is_help=True, help="Merge or verify what --engine ray wrote.")
-
-_Folder = Annotated[str, typer.Argument(help="The folder of shards, or its URI.")]
-_Json = Annotated[bool, opt("--json", help="The figures as one line of JSON")]
-_Quiet = Annotated[bool, opt("--quiet", "-q", help="No progress and no summary")]
+app = typer.Typer(no_args_is_help=True, help="Join or check what runs in parts have written.")
 
 
-@app.command("merge")
-def merge(
-    folder: _Folder,
+@dataclass(frozen=True)
+class MergeSettings(Settings):
+    """Where the joined file is written."""
+
     output_path: Annotated[
         str | None,
-        opt(
-            "--output-path",
-            "--prediction-path",
-            "--output",
-            "-o",
-            help="The file to write, of the shards' format; - is stdout for text",
+        Setting(
+            "The file to write, in the format of the shards; - is standard output for text",
+            names=("prediction_path", "output", "o"),
+            metavar="FILE",
         ),
-    ] = None,
-    overwrite: Annotated[bool, opt("--overwrite", help="Replace an existing file")] = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    ] = None
+    overwrite: Annotated[bool, Setting("Replace an existing file")] = False
+
+
+@dataclass(frozen=True)
+class VerifySettings(Settings):
+    """How much is checked."""
+
+    inputs: Annotated[bool, Setting("Also check that the input files are unchanged")] = False
+    quick: Annotated[bool, Setting("Compare names and sizes only, not every byte")] = False
+
+
+@app.command("merge", cls=Command)
+@with_settings
+def merge(
+    folder: Annotated[
+        list[str],
+        typer.Argument(help="A folder of shards or its URI, or the files of --shard 1/n to n/n."),
+    ],
+    *,
+    settings: MergeSettings,
+    output: JsonSettings,
+    shown: ConsoleSettings,
 ) -> None:
-    """Put shards together into the file that one machine would have written.
+    """Join shards into the file that one machine would have written, or parts into the whole.
 
     uertool shards merge features.npy -o all.npy
+
+    uertool shards merge part1.jsonl part2.jsonl -o all.jsonl
     """
-    console.set_level(quiet=quiet)
-    if output_path is None:
-        raise UsageError("Nowhere to write to.", "Name a file with --output-path.")
-    if json and output_path == "-":
-        raise UsageError("--json and the shards cannot both go to standard output.")
+    shown.apply()
+    if settings.output_path is None:
+        raise UsageError("There is no output.", "Name a file with `output_path`.")
+    if output.json and settings.output_path == "-":
+        raise UsageError("`json` and the shards cannot both go to standard output.")
     from uertool.tasks import shards
 
-    _, manifest = shards.open_folder(folder)
-    with console.progress(shards.total_bytes(manifest), "Merging", unit="bytes") as ticker:
-        shards.merge(folder, output_path, overwrite=overwrite, on_bytes=ticker)
-    figures = {
-        "output": output_path,
-        "shards": len(manifest["shards"]),
-        "lines": manifest["lines"],
-        "rows": manifest["rows"],
-        "errors": manifest["errors"],
-    }
-    if json:
+    if len(folder) > 1:
+        rows = shards.merge_parts(folder, settings.output_path, overwrite=settings.overwrite)
+        figures = {"output": settings.output_path, "parts": len(folder), "rows": rows}
+        parts = counted(len(folder), "part")
+    else:
+        _, manifest = shards.open_folder(folder[0])
+        with console.progress(shards.total_bytes(manifest), "Merging", unit="bytes") as ticker:
+            shards.merge(
+                folder[0], settings.output_path, overwrite=settings.overwrite, on_bytes=ticker
+            )
+        figures = {
+            "output": settings.output_path,
+            "shards": len(manifest["shards"]),
+            "lines": manifest["lines"],
+            "rows": manifest["rows"],
+            "errors": manifest["errors"],
+        }
+        rows, parts = manifest["rows"], counted(len(manifest["shards"]), "shard")
+        if manifest["errors"]:
+            console.warn(f"{counted(manifest['errors'], 'line')} could not be processed then")
+    if output.json:
         console.json_line(figures)
-    elif output_path != "-":
-        console.note(
-            f"{counted(manifest['rows'], 'row')} of {counted(len(manifest['shards']), 'shard')} "
-            f"in {output_path}"
-        )
-    if manifest["errors"]:
-        console.warn(f"{counted(manifest['errors'], 'line')} could not be processed then")
+    elif settings.output_path != "-":
+        console.note(f"{counted(rows, 'row')} of {parts} in {settings.output_path}")
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
+@with_settings
 def verify(
-    folder: _Folder,
-    inputs: Annotated[
-        bool, opt("--inputs", help="Also look whether the input files are as they were")
-    ] = False,
-    quick: Annotated[
-        bool, opt("--quick", help="Compare names and sizes only, not every byte")
-    ] = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
+    folder: Annotated[str, typer.Argument(help="The folder of shards, or its URI.")],
+    *,
+    settings: VerifySettings,
+    output: JsonSettings,
+    shown: ConsoleSettings,
 ) -> int:
     """Compare shards with their manifest: files, sizes, digests, lines. Exit code 1 if not good.
 
     uertool shards verify features.npy
     """
-    console.set_level(quiet=quiet)
+    shown.apply()
     from uertool.tasks import shards
 
     _, manifest = shards.open_folder(folder)
     with console.progress(shards.total_bytes(manifest), "Verifying", unit="bytes") as ticker:
-        found = shards.verify(folder, inputs=inputs, quick=quick, on_bytes=ticker)
-    if json:
+        found = shards.verify(folder, inputs=settings.inputs, quick=settings.quick, on_bytes=ticker)
+    if output.json:
         console.json_line({"folder": folder, **found.to_json()})
     else:
         console.out(
@@ -100,5 +120,5 @@ def verify(
         for problem in found.problems:
             console.out(f"  {problem}")
         if not found.problems:
-            console.out("  sizes are right" if quick else "  everything is right")
+            console.out("  sizes are right" if settings.quick else "  everything is right")
     return 1 if found.problems else 0

@@ -2,93 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import OutputSettings, lines_of, load, opt, option_groups, source_of
+from uertool.cli.options import Command, ResultSettings, lines_of, source_of, with_settings
+from uertool.cli.pipeline import Call, counted, show_plan
+from uertool.cli.render.cloze import Lines
+from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
+from uertool.io.json_text import json_text
 from uertool.loading.settings import BUNDLED_MODEL, DeviceSettings, ModelSettings
+from uertool.tasks.embeddings.settings import NeighbourSettings, SubstituteSettings, TableSettings
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     from uertool.tasks.embeddings.neighbours import Found
-    from uertool.tasks.embeddings.substitutes import Substitutes
+    from uertool.tasks.embeddings.substitutes import SubstituteSummary
     from uertool.tasks.embeddings.word_vectors import WordSource
     from uertool.text.readers import BadLine, Line
 
 app = typer.Typer(no_args_is_help=True, help="Words near a word, with or without context.")
 
-_ASKED = "What is asked"
-_VECTORS = "Vectors"
-_SPEED = "Device and speed"
-
-Form = Literal["auto", "table", "text", "jsonl"]
-
-_Topn = Annotated[int, opt("--topn", help="Neighbours of each word", panel=_ASKED, min=1)]
-_Form = Annotated[
-    Form, opt("--format", help="table on a terminal, else the old text", panel="Output")
-]
-
 
 # -- indep ----------------------------------------------------------------------------------------
 
 
-@app.command("indep")
-@option_groups
+@app.command("indep", cls=Command)
+@with_settings
 def indep(
     words: Annotated[list[str] | None, typer.Argument(help="Words to look around.")] = None,
     *,
-    load_model_path: Annotated[
-        str | None,
-        opt(
-            "--load-model-path",
-            "--model",
-            "-m",
-            help="A checkpoint of UER-py, a Hugging Face folder, a TensorFlow prefix, "
-            f"hf:owner/name, or a bundled model [default: {BUNDLED_MODEL}]",
-            panel=_VECTORS,
-            metavar="MODEL",
-        ),
-    ] = None,
-    vocab_path: Annotated[
-        Path | None, opt("--vocab-path", help="Vocabulary, one token a line", panel=_VECTORS)
-    ] = None,
-    spm_model_path: Annotated[
-        Path | None,
-        opt("--spm-model-path", help="Sentencepiece model in place of it", panel=_VECTORS),
-    ] = None,
-    vectors: Annotated[
-        Path | None,
-        opt(
-            "--vectors",
-            help="A file of word vectors in place of a model: word2vec text or binary, also .gz, "
-            "or what extract-embeddings wrote",
-            panel=_VECTORS,
-            metavar="FILE",
-        ),
-    ] = None,
-    plus: Annotated[
-        list[str] | None,
-        opt("--plus", help="Add this word to each one; may be repeated", panel=_ASKED),
-    ] = None,
-    minus: Annotated[
-        list[str] | None,
-        opt("--minus", help="Take this word away from each; may be repeated", panel=_ASKED),
-    ] = None,
-    topn: _Topn = 15,
-    by: Annotated[
-        Literal["cosine", "dot", "euclidean"],
-        opt("--by", help="What counts as near", panel=_ASKED),
-    ] = "cosine",
-    form: _Form = "auto",
+    settings: NeighbourSettings,
+    table: TableSettings,
     text: InputSettings,
-    output: OutputSettings,
+    output: ResultSettings,
 ) -> int:
     """Words whose vectors in the embedding layer are nearest to a word's own.
 
@@ -100,15 +53,16 @@ def indep(
 
     Exit code 1 says that a word was not in the vocabulary; the others are answered all the same.
     """
-    shown = output.form(form)
+    shown = output.form
     output.apply()
-    if vectors is not None and (load_model_path or vocab_path or spm_model_path):
-        raise UsageError("--vectors and a model were both given.", "Give one of them.")
-    analogy = bool(plus or minus)
+    named = table.load_model_path or table.vocab_path or table.spm_model_path
+    if settings.vectors is not None and named:
+        raise UsageError("`vectors` and a model were both given.", "Give one of them.")
+    analogy = bool(settings.plus or settings.minus)
     source_of_words: str | None = None
     bad: list[BadLine] = []
     lines: Iterator[Line] = iter(())
-    if words or text.test_path or not (analogy and plus):
+    if words or text.test_path or not (analogy and settings.plus):
         source_of_words = source_of(text, words, "word")
         lines = lines_of(text, words, "word", bad)
 
@@ -117,34 +71,34 @@ def indep(
 
     # As in UER-py a line's word ends at the first blank.
     asked = [line.text.split()[0] for line in lines if line.text.strip()]
-    more, less = tuple(plus or ()), tuple(minus or ())
-    queries = [Query((word, *more), less) for word in asked]
+    queries = [Query((word, *settings.plus), settings.minus) for word in asked]
     if not queries and analogy:
-        queries = [Query(more, less)]
+        queries = [Query(settings.plus, settings.minus)]
     source: WordSource
-    if vectors is not None:
-        source = WordFile(vectors)
+    if settings.vectors is not None:
+        source = WordFile(settings.vectors)
     else:
-        source = table_of(load_model_path or BUNDLED_MODEL, vocab=vocab_path, spm=spm_model_path)
+        reference = table.load_model_path or BUNDLED_MODEL
+        source = table_of(reference, vocab=table.vocab_path, spm=table.spm_model_path)
     started = time.perf_counter()
     with console.progress(len(source), "Comparing", unit="words") as advance:
-        results = neighbours(source, queries, topn=topn, by=by, on_rows=advance)
+        results = neighbours(source, queries, topn=settings.topn, by=settings.by, on_rows=advance)
     seconds = time.perf_counter() - started
     with output.opened() as stream:
         if shown == "text":
             stream.write(f"Vocabulary size:  {len(source)}\n")
         for found in results:
-            _write_indep(found, shown, stream, by)
+            _write_indep(found, shown, stream, settings.by)
     missing = [str(found.query) for found in results if found.problem is not None]
     console.note(f"{len(results):,} words among {len(source):,} ({seconds:.2f} s)")
     if missing:
         console.warn(f"{len(missing):,} of them not in the vocabulary, the first is {missing[0]}")
     if output.save_run and output.prediction_path is not None:
-        model = load_model_path or BUNDLED_MODEL
-        inputs = [vectors or model, vocab_path, spm_model_path, source_of_words]
+        model = table.load_model_path or BUNDLED_MODEL
+        inputs = [settings.vectors or model, table.vocab_path, table.spm_model_path]
         run_record.write(
             output.prediction_path,
-            inputs=inputs,
+            inputs=[*inputs, source_of_words],
             results={"words": len(results), "missing": len(missing)},
         )
     return 1 if missing else 0
@@ -163,7 +117,7 @@ def _write_indep(found: Found, form: str, stream: TextIO, by: str) -> None:
             record |= {"plus": list(found.query.plus), "minus": list(found.query.minus)}
         if found.problem is not None:
             record["problem"] = found.problem
-        stream.write(console.json_text(record) + "\n")
+        stream.write(json_text(record) + "\n")
     elif form == "table":
         console.heading(str(found.query))
         _bars([(n.word, n.score) for n in found.neighbours], found.problem)
@@ -179,61 +133,22 @@ def _write_indep(found: Found, form: str, stream: TextIO, by: str) -> None:
 # -- dep ------------------------------------------------------------------------------------------
 
 
-@app.command("dep")
-@option_groups
+@app.command("dep", cls=Command)
+@with_settings
 def dep(
     pair: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[WORD SENTENCE]", help="A word and a sentence that it stands in."),
+        typer.Argument(metavar="[WORD SENTENCE]", help="A word and a sentence that contains it."),
     ] = None,
     *,
-    cand_vocab_path: Annotated[
-        str | None,
-        opt(
-            "--cand-vocab-path",
-            help="Candidates, one a line [default: the model's vocabulary]",
-            panel=_ASKED,
-            metavar="FILE",
-        ),
-    ] = None,
-    topn: _Topn = 15,
-    seq_length: Annotated[
-        int | None,
-        opt(
-            "--seq-length",
-            help="Tokens of a sentence that are read [default: 128, or the model's positions]",
-            panel=_ASKED,
-            min=1,
-        ),
-    ] = None,
-    add_special: Annotated[
-        bool,
-        opt(
-            "--add-special/--no-add-special",
-            help="Put [CLS] and [SEP] around sentences; the old script does not",
-            panel=_ASKED,
-        ),
-    ] = False,
-    occurrence: Annotated[
-        int | None,
-        opt(
-            "--occurrence",
-            help="Which one counts where a word stands several times [default: the first, with "
-            "a warning]",
-            panel=_ASKED,
-            min=1,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int, opt("--batch-size", help="Most candidates of a batch", panel=_SPEED, min=1)
-    ] = 256,
-    form: _Form = "auto",
+    settings: SubstituteSettings,
     model: ModelSettings,
     text: InputSettings,
     device: DeviceSettings,
-    output: OutputSettings,
+    output: ResultSettings,
+    engine: EngineSettings,
 ) -> int:
-    """Words that could stand in a word's place within a sentence.
+    """Words that could replace a word in a sentence.
 
     The word is replaced by every candidate, and the model's last states in its place are compared.
     Lines of the input are: word TAB sentence. Of a word of several tokens the mean counts.
@@ -243,135 +158,85 @@ def dep(
         uertool topn dep --cand-vocab-path words.txt --test-path words_with_sentences.txt
         --tokenizer space
 
-    Exit code 1 says that a line could not be answered, or its word stands in it more than once and
+    Exit code 1 says that a line could not be answered, or its word occurs in it more than once and
     no --occurrence chose; the others are answered all the same.
     """
-    shown = output.form(form)
-    output.apply()
-    bad: list[BadLine] = []
-    lines, source = _pairs(pair, text, bad)
+    lines = _one_line(pair, text)
+    what = "word with a sentence"
+    inputs = [settings.cand_vocab_path]
+    call = Call(engine, model, text, device, output, lines, what, inputs)
+    shown = output.form
 
-    from uertool.loading.device import resolve_devices
-    from uertool.tasks.embeddings.substitutes import (
-        SubstituteSearch,
-        SubstituteSettings,
-        SubstituteSummary,
+    from uertool.engine.run import run
+    from uertool.tasks.embeddings.substitutes import SubstituteSummary
+    from uertool.tasks.embeddings.work import SubstituteWork
+
+    form = "jsonl" if shown == "table" else shown
+    suffix = ".jsonl" if form == "jsonl" else Path(call.target.rstrip("/")).suffix.lower()
+    order = call.new_order(
+        work=SubstituteWork(call.for_workers(model), device, settings, form, suffix or ".txt"),
+        output=call.target,
+        identity={**_identity(settings), "form": form},
+        emit=Lines(_table) if shown == "table" else None,
     )
-    from uertool.text.vocab import Vocab
+    if engine.dry_run:
+        show_plan(order, as_json=output.json)
+    with call.watching("Comparing") as (meter, watch):
+        found = run(order, watch)
+    summary = SubstituteSummary.of(found.manifest["counts"])
+    _report(summary, meter.seconds)
+    call.report(found, meter.rate)
+    call.record({}, {"lines": summary.lines, "answered": summary.found})
+    return 0 if summary.is_clean and not found.manifest["errors"] else 1
 
-    settings = SubstituteSettings(topn, seq_length, batch_size, add_special, occurrence)
-    if len(resolve_devices(device.device)) > 1:
-        raise UsageError("topn dep runs on one device.", "Name one with --device.")
-    candidates = None if cand_vocab_path is None else Vocab.load(cand_vocab_path)
-    loaded = load(model, device, heads=())
-    vocab = loaded.tokenizer.vocab
-    search = SubstituteSearch(loaded, (candidates or vocab).tokens, settings)
-    summary = SubstituteSummary()
-    unread = 0
-    started = time.perf_counter()
-    with output.opened() as stream, _progress(output, shown) as advance:
-        if shown == "text":
-            stream.write(f"Vocabulary size:  {len(vocab)}\n")
-            stream.write(f"Vocabulary size:  {len(search.candidates)}\n")
-        for line in lines:
-            found = _answer(search, line, advance)
-            if found is None:
-                unread += 1
-                console.warn(f"line {line.number + 1} is not: word TAB sentence")
-                continue
-            summary.add(found)
-            for said in (found.problem, found.remark):
-                if said is not None:
-                    console.warn(f"line {line.number + 1}: {said}")
-            _write_dep(found, shown, stream, line.number)
-    seconds = time.perf_counter() - started
-    compared = summary.found * len(search.candidates)
-    rate = f", {compared / seconds:,.0f} candidates/s" if seconds > 0 else ""
+
+def _one_line(pair: list[str] | None, text: InputSettings) -> list[str] | None:
+    """The word and the sentence of the command line as a line of input."""
+    if not pair or pair == ["-"]:
+        return pair
+    if text.test_path is not None:
+        raise UsageError(
+            "A word was given on the command line and a file with `test_path`.",
+            "Give one of the two.",
+        )
+    if len(pair) != 2:
+        raise UsageError(
+            f"A word and a sentence are expected, not {len(pair)} arguments.",
+            'For example: uertool topn dep 好 "今天天气很好"',
+        )
+    return ["\t".join(pair)]
+
+
+def _identity(settings: SubstituteSettings) -> dict[str, Any]:
+    from uertool.io.atomic import sha256_of
+
+    path = settings.cand_vocab_path
+    digest = None if path is None or not path.is_file() else sha256_of(path)
+    return {**dataclasses.asdict(settings), "cand_vocab_path": digest}
+
+
+def _report(summary: SubstituteSummary, seconds: float) -> None:
+    rate = f", {summary.compared / seconds:,.0f} candidates/s" if seconds > 0 else ""
+    each = summary.compared // summary.found if summary.found else 0
     console.note(
         f"{summary.lines:,} words with sentences, {summary.found:,} answered, "
-        f"{len(search.candidates):,} candidates{rate}"
+        f"{each:,} candidates{rate}"
     )
     for problem, count in summary.problems.items():
         console.note(f"{count:,} unanswered: {problem}")
     if summary.remarked:
-        console.note(f"{summary.remarked:,} with a word that stands there more than once")
-    if search.unknown:
-        console.warn(f"{search.unknown:,} candidates cannot be spelled by the vocabulary")
-    if unread or bad:
-        console.warn(f"{unread + len(bad):,} lines could not be read")
-    if output.save_run and output.prediction_path is not None:
-        run_record.write(
-            output.prediction_path,
-            inputs=[*model.files(), source, cand_vocab_path],
-            results={"lines": summary.lines, "answered": summary.found},
-        )
-    return 0 if summary.is_clean and not unread and not bad else 1
+        console.note(f"{summary.remarked:,} with a word that occurs more than once")
+    if summary.unread:
+        console.warn(f"{counted(summary.unread, 'line')} could not be read")
 
 
-def _pairs(
-    pair: list[str] | None, text: InputSettings, bad: list[BadLine]
-) -> tuple[Iterator[Line], str | None]:
-    """Lines of word TAB sentence, and the path that they come from."""
-    from uertool.text.readers import Line
-
-    if pair and pair != ["-"]:
-        if text.test_path is not None:
-            raise UsageError(
-                "A word was given on the command line and a file with --test-path.",
-                "Give one of the two.",
-            )
-        if len(pair) != 2:
-            raise UsageError(
-                f"A word and a sentence are expected, not {len(pair)} arguments.",
-                'For example: uertool topn dep 好 "今天天气很好"',
-            )
-        return iter([Line(0, "\t".join(pair))]), None
-    source = source_of(text, pair, "word with a sentence")
-    return (line for line in lines_of(text, pair, "word", bad) if line.text.strip()), source
-
-
-def _answer(search: object, line: Line, advance: Callable[[int], None]) -> Substitutes | None:
-    """What is found for a line, or None where it is not of the form word TAB sentence."""
-    from uertool.tasks.embeddings.substitutes import SubstituteSearch
-
-    assert isinstance(search, SubstituteSearch)
-    parts = line.text.strip().split("\t")
-    if len(parts) != 2:
-        return None
-    return search.find(parts[0].strip(), parts[1], advance)
-
-
-def _write_dep(found: Substitutes, form: str, stream: TextIO, number: int) -> None:
-    if form == "jsonl":
-        record: dict[str, object] = {
-            "line": number,
-            "word": found.target,
-            "sentence": found.sentence,
-            "position": found.position,
-            "neighbours": [{"word": n.word, "score": n.score} for n in found.neighbours],
-        }
-        record |= {k: v for k, v in (("problem", found.problem), ("remark", found.remark)) if v}
-        stream.write(console.json_text(record) + "\n")
-    elif form == "table":
-        console.heading(f"{found.target}  in  {found.sentence}")
-        _bars([(n.word, n.score) for n in found.neighbours], found.problem)
-    else:
-        stream.write(f"Original sentence: {found.sentence}\nTarget word: {found.target}\n")
-        if found.problem is not None:
-            stream.write(found.problem + "\n")
-        for n in found.neighbours:
-            stream.write(f"{n.word}\t{n.score}\n")
+def _table(record: Mapping[str, Any]) -> None:
+    console.heading(f"{record['word']}  in  {record['sentence']}")
+    rows = [(found["word"], found["score"]) for found in record["neighbours"]]
+    _bars(rows, record.get("problem"))
 
 
 # -- both -----------------------------------------------------------------------------------------
-
-
-def _progress(
-    output: OutputSettings, form: str
-) -> contextlib.AbstractContextManager[console.Ticker]:
-    if form == "table":
-        return contextlib.nullcontext(console.Ticker())  # the results themselves show progress
-    return console.progress(None, "Comparing", unit="candidates")
 
 
 def _bars(rows: Sequence[tuple[str, float]], problem: str | None) -> None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.engine_options import is_ray, refuse_on_ray
-from uertool.cli.options import opt, option_groups, truth
+from uertool.cli.options import Command, WriteSettings, opt, truth, with_settings
+from uertool.cli.pipeline import (
+    check_engine,
+    new_order,
+    refuse_on_ray,
+    report_errors,
+    show_plan,
+    watching,
+)
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
+from uertool.tasks.vocab.settings import BuildSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,180 +49,130 @@ _Corpus = Annotated[
 # -- build ----------------------------------------------------------------------------------------
 
 
-@app.command("build")
-@option_groups
+@app.command("build", cls=Command)
+@with_settings
 def build(
     corpus: _Corpus = None,
-    corpus_path: Annotated[
-        list[str] | None, opt("--corpus-path", help="The same; several may be named")
-    ] = None,
-    output_path: Annotated[
-        str | None,
-        opt("--output-path", "--vocab-path", "-o", help="The vocabulary file; - is stdout"),
-    ] = None,
-    delimiter: Annotated[
-        str | None,
-        opt("--delimiter", help="Count characters (char) or words (space)", panel=_COUNTED),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        opt("--tokenizer", help="What --delimiter was called in 2021", panel=_COUNTED),
-    ] = None,
-    workers_num: Annotated[
-        int, opt("--workers-num", help="Processes that count", panel=_COUNTED)
-    ] = 1,
-    max_size: Annotated[
-        int | None,
-        opt("--max-size", help="The most entries, reserved ones included", panel=_COUNTED),
-    ] = None,
-    coverage: Annotated[
-        float | None,
-        opt(
-            "--coverage",
-            help="Stop at the most frequent that make up this share, such as 0.9995",
-            panel=_COUNTED,
-        ),
-    ] = None,
-    counts: Annotated[
-        str | None,
-        opt("--counts", help="Also write every token and its count here", panel=_COUNTED),
-    ] = None,
-    model: Annotated[
-        str | None,
-        opt("--model", help="Train subwords: wordpiece, bpe or unigram", panel=_TRAINED),
-    ] = None,
-    vocab_size: Annotated[
-        int | None,
-        opt("--vocab-size", help="Entries, reserved ones included", panel=_TRAINED),
-    ] = None,
-    do_lower_case: Annotated[
-        str,
-        opt(
-            "--do-lower-case",
-            help="Whether wordpiece lower-cases and strips accents",
-            panel=_TRAINED,
-            metavar="true|false",
-        ),
-    ] = "true",
-    min_count: Annotated[
-        int, opt("--min-count", help="Leave out what is rarer (of a trained one: rarer pairs)")
-    ] = 1,
-    normalization: Annotated[
-        str | None, opt("--normalization", help="Bring the text into NFC or NFKC first")
-    ] = None,
-    reserved_vocab_path: Annotated[
-        str | None,
-        opt("--reserved-vocab-path", help="Other tokens to start with, one a line"),
-    ] = None,
-    overwrite: Annotated[bool, opt("--overwrite", help="Replace existing files")] = False,
-    json: Annotated[bool, opt("--json", help="The figures as one line of JSON")] = False,
-    save_run: Annotated[
-        bool, opt("--save-run", help="Write arguments and hashes of the inputs beside the output")
-    ] = False,
-    quiet: Annotated[bool, opt("--quiet", "-q", help="No progress and no summary")] = False,
     *,
+    settings: BuildSettings,
+    output: WriteSettings,
     engine: EngineSettings,
 ) -> None:
     """Build a vocabulary: reserved tokens, then by falling count, ties by first appearance."""
-    from uertool.io.atomic import refuse_existing
-    from uertool.tasks.vocab import building as vocab_building
-    from uertool.tasks.vocab.counting import corpus_files, total_bytes
+    from uertool.tasks.vocab import building
 
-    console.set_level(quiet=quiet)
-    if output_path is None:
-        raise UsageError("Nowhere to write to.", "Name a file with --output_path, or - for stdout.")
-    if output_path == "-" and (json or save_run):
+    output.apply()
+    check_engine(engine)
+    refuse_on_ray(engine, model=settings.model)
+    target = settings.output_path
+    if target is None:
+        raise UsageError("There is no output.", "Name a file with `output_path`, or - for stdout.")
+    if target == "-" and (output.json or output.save_run):
         raise UsageError(
-            "--json and --save-run need the vocabulary to go to a file.",
-            "Name one with --output_path.",
+            "`json` and `save_run` need the vocabulary to go to a file.",
+            "Name one with `output_path`.",
         )
-    _check_kind(model, vocab_size, delimiter, tokenizer, max_size, coverage, counts)
-    refuse_existing(output_path, overwrite)  # before the work; saving looks again
-    corpora = [*(corpus or ()), *(corpus_path or ())]
-    count = None
-    if is_ray(engine):
-        from uertool.cli.engine_commands import corpus_counter
-
-        refuse_on_ray(model=model)
-        count = corpus_counter(engine, corpora, output_path, overwrite=overwrite, as_json=json)
-    files = corpora if count is not None else corpus_files(corpora)
-    size = None if count is not None else total_bytes(files)
-    reserved = vocab_building.load_reserved(reserved_vocab_path) if reserved_vocab_path else None
-    with contextlib.ExitStack() as stack:
-        ticker = console.Ticker()
-        if count is None:
-            ticker = stack.enter_context(console.progress(size, "Counting", unit="bytes"))
-        if model is None:
-            built = vocab_building.build_vocab(
-                files,
-                delimiter=delimiter or tokenizer or "char",
-                reserved=reserved,
-                min_count=min_count,
-                max_size=max_size,
-                coverage=coverage,
-                normalization=normalization,
-                workers=workers_num,
-                on_bytes=ticker,
-                count=count,
-            )
-        else:
-            built = vocab_building.train_vocab(
-                files,
-                model=model,
-                size=vocab_size or 0,
-                reserved=reserved,
-                min_count=min_count,
-                do_lower_case=truth("--do-lower-case", do_lower_case),
-                normalization=normalization,
-                on_bytes=ticker,
-            )
-    written = vocab_building.save_vocab(built, output_path, counts_path=counts, overwrite=overwrite)
+    corpora = [*(corpus or ()), *settings.corpus_path]
+    path = settings.reserved_vocab_path
+    reserved = None if path is None else building.load_reserved(path)
+    make = _counted if settings.model is None else _trained
+    built, written = make(settings, output, engine, corpora, reserved)
     figures = _figures(built, written)
-    if save_run:
-        run_record.write(output_path, inputs=[*files, reserved_vocab_path], results=figures)
-    if json:
+    if output.save_run:
+        run_record.write(target, inputs=[*corpora, path], results=figures)
+    if output.json:
         console.json_line(figures)
     else:
         _say_built(built, written)
 
 
-def _check_kind(
-    model: str | None,
-    vocab_size: int | None,
-    delimiter: str | None,
-    tokenizer: str | None,
-    max_size: int | None,
-    coverage: float | None,
-    counts: str | None,
-) -> None:
-    """Complain about options of the other kind of vocabulary."""
-    if delimiter and tokenizer and delimiter != tokenizer:
+def _counted(
+    settings: BuildSettings,
+    output: WriteSettings,
+    engine: EngineSettings,
+    corpora: list[str],
+    reserved: Sequence[str] | None,
+) -> tuple[BuiltVocab, list[Path]]:
+    """A vocabulary by counting, on the engine."""
+    from uertool.engine.run import gather
+    from uertool.tasks.vocab import building
+    from uertool.tasks.vocab.counting import CorpusStream, TallyWork, corpus_files, tally_of
+
+    assert settings.output_path is not None
+    on_ray = engine.engine == "ray"
+    if on_ray and settings.output_path == "-":
         raise UsageError(
-            f"--delimiter {delimiter} and --tokenizer {tokenizer} contradict each other.",
-            "They are two names of one option.",
+            "`engine` ray keeps its work next to the output.", "Name a file with `output_path`."
         )
-    if model is None:
-        if vocab_size is not None:
-            raise UsageError(
-                "--vocab-size belongs to a trained vocabulary.",
-                "Give --model too, or --max-size for a counted one.",
+    counting = building.counting_for(
+        settings.delimiter or settings.tokenizer or "char", settings.normalization
+    )
+    files = corpora if on_ray else [str(path) for path in corpus_files(corpora)]
+    order = new_order(
+        engine,
+        work=TallyWork(counting=counting),
+        inputs=files,
+        stream=None if on_ray or engine.dry_run else CorpusStream(files, counting),
+        output=settings.output_path,
+        sides=[] if settings.counts is None else [settings.counts],
+        identity=dataclasses.asdict(counting),
+        overwrite=output.overwrite,
+        devices=[None] * settings.workers_num,
+        joins=False,
+    )
+    if engine.dry_run:
+        show_plan(order, as_json=output.json)
+    unit = "lines" if on_ray else "bytes"
+    with watching("Counting", unit, engine) as (meter, watch):
+        if not on_ray and "-" not in files:
+            meter.begin(sum(os.path.getsize(path) for path in files))
+        with gather(order, watch) as found:
+            built = building.build_vocab(
+                files,
+                reserved=reserved,
+                min_count=settings.min_count,
+                max_size=settings.max_size,
+                coverage=settings.coverage,
+                tally=tally_of(found.shards, settings.max_types),
             )
-        return
-    if vocab_size is None:
-        raise UsageError(f"--model {model} needs --vocab-size.", "For example: --vocab-size 21128.")
-    counted = {
-        "--delimiter": delimiter,
-        "--tokenizer": tokenizer,
-        "--max-size": max_size,
-        "--coverage": coverage,
-        "--counts": counts,
-    }
-    wrong = [name for name, value in counted.items() if value is not None]
-    if wrong:
-        raise UsageError(
-            f"{', '.join(wrong)} cannot go with --model: a trained vocabulary is not counted.",
-            "Leave out one or the other.",
+            written = building.save_vocab(
+                built,
+                settings.output_path,
+                counts_path=settings.counts,
+                overwrite=found.overwrite or found.is_complete,
+            )
+    report_errors(found, order.output)
+    return built, written
+
+
+def _trained(
+    settings: BuildSettings,
+    output: WriteSettings,
+    engine: EngineSettings,
+    corpora: list[str],
+    reserved: Sequence[str] | None,
+) -> tuple[BuiltVocab, list[Path]]:
+    """A subword vocabulary."""
+    del engine
+    from uertool.io.atomic import refuse_existing
+    from uertool.tasks.vocab import building
+    from uertool.tasks.vocab.counting import corpus_files, total_bytes
+
+    assert settings.output_path is not None and settings.model is not None
+    refuse_existing(settings.output_path, output.overwrite)  # before the work
+    files = corpus_files(corpora)
+    with console.progress(total_bytes(files), "Counting", unit="bytes") as ticker:
+        built = building.train_vocab(
+            files,
+            model=settings.model,
+            size=settings.vocab_size or 0,
+            reserved=reserved,
+            min_count=settings.min_count,
+            do_lower_case=settings.do_lower_case,
+            normalization=settings.normalization,
+            on_bytes=ticker,
         )
+    return built, building.save_vocab(built, settings.output_path, overwrite=output.overwrite)
 
 
 def _figures(built: BuiltVocab, written: list[Path]) -> dict[str, Any]:

@@ -3,163 +3,148 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.engine_options import is_ray
-from uertool.cli.options import opt, option_groups
+from uertool.cli.options import Command, WriteSettings, with_settings
+from uertool.cli.pipeline import check_engine, new_order, report_errors, show_plan, watching
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
+from uertool.tasks.features.settings import ApplySettings, FitSettings
 
 if TYPE_CHECKING:
-    from uertool.tasks.features.whitening_files import WhiteningReport
+    from uertool.tasks.features.whitening_work import WhiteningReport
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Fit or apply a whitening: vectors turned so that their cosines tell more.",
+    help="Fit or apply a whitening: vectors transformed so that their cosines say more.",
 )
 
-_Quiet = Annotated[bool, opt("--quiet", "-q", help="No progress and no summary")]
-_Overwrite = Annotated[bool, opt("--overwrite", help="Replace an existing output")]
-_Json = Annotated[bool, opt("--json", help="The figures as one line of JSON")]
-_SaveRun = Annotated[
-    bool, opt("--save-run", help="Write arguments and hashes of the inputs beside the output")
+_Vectors = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files of vectors (.npy, .pt, .safetensors, .parquet or .jsonl), folders of shards."
+    ),
 ]
 
 
-@app.command("fit")
-@option_groups
+@app.command("fit", cls=Command)
+@with_settings
 def fit(
-    vectors: Annotated[
-        list[str],
-        typer.Argument(help="Files of vectors: .npy, .pt, .safetensors, .parquet or .jsonl."),
-    ],
-    save_whitening: Annotated[
-        Path | None,
-        opt("--save-whitening", "--output", "-o", help="The .safetensors file to write"),
-    ] = None,
-    whitening_size: Annotated[
-        int | None, opt("--whitening-size", help="Dimensions to keep [default: all]", min=1)
-    ] = None,
-    overwrite: _Overwrite = False,
-    json: _Json = False,
-    save_run: _SaveRun = False,
-    quiet: _Quiet = False,
+    vectors: _Vectors,
     *,
+    settings: FitSettings,
+    output: WriteSettings,
     engine: EngineSettings,
 ) -> None:
     """Fit a whitening on vectors, so that others can be brought into the same space.
 
         uertool whiten fit features.npy --whitening-size 64 -o whitening.safetensors
 
-    Rows of zeros (blank lines) take no part.
+    Rows of zeros (blank lines) are ignored.
     """
-    console.set_level(quiet=quiet)
-    if save_whitening is None:
-        raise UsageError("Nowhere to write to.", "Name a file with --save-whitening.")
+    output.apply()
+    check_engine(engine)
+    if settings.save_whitening is None:
+        raise UsageError("There is no output.", "Name a file with `save_whitening`.")
+    if engine.shard_lines is not None:
+        raise UsageError("`shard_lines` has no meaning here: a file is a block.")
 
-    from uertool.io.atomic import refuse_existing
+    from uertool.engine.sources import Reading
+    from uertool.tasks.features import whitening_work
     from uertool.tasks.features.whitening import check_path
-    from uertool.tasks.features.whitening_files import fit_files
 
-    check_path(save_whitening)
-    refuse_existing(save_whitening, overwrite)
+    check_path(settings.save_whitening)
+    order = new_order(
+        engine,
+        work=whitening_work.MomentsWork(),
+        inputs=vectors,
+        output=str(settings.save_whitening),
+        identity={"whitening_size": settings.whitening_size},
+        reading=Reading(whole=True),
+        overwrite=output.overwrite,
+        joins=False,
+    )
+    if engine.dry_run:
+        show_plan(order, as_json=output.json)
     about = {"vectors": ", ".join(Path(path).name for path in vectors)}
-    if is_ray(engine):
-        from uertool.cli.engine_commands import fit_whitening
-
-        whitening, report = fit_whitening(
-            engine,
-            vectors,
-            save_whitening,
-            whitening_size,
-            about=about,
-            overwrite=overwrite,
-            as_json=json,
-        )
-    else:
-        with console.progress(None, "Fitting", unit="rows") as advance:
-            whitening, report = fit_files(vectors, whitening_size, about=about, on_rows=advance)
-    whitening.save(save_whitening, overwrite=overwrite)
-    _say(report, as_json=json)
-    if save_run:
-        run_record.write(save_whitening, inputs=vectors, results=report.to_json())
+    with watching("Fitting", "files", engine) as (_, watch):
+        report, found = whitening_work.fit(order, settings.whitening_size, about=about, watch=watch)
+    report_errors(found, order.output)
+    _report(report, as_json=output.json)
+    if output.save_run:
+        run_record.write(order.output, inputs=vectors, results=report.to_json())
 
 
-@app.command("apply")
+@app.command("apply", cls=Command)
+@with_settings
 def apply(
-    vectors: Annotated[
-        str,
-        typer.Argument(help="A file of vectors: .npy, .pt, .safetensors, .parquet or .jsonl."),
-    ],
-    load_whitening: Annotated[
-        Path | None,
-        opt("--load-whitening", "--whitening", "-w", help="A whitening that was saved"),
-    ] = None,
-    prediction_path: Annotated[
-        str | None,
-        opt(
-            "--prediction-path",
-            "--output",
-            "-o",
-            help="The file to write, whose suffix is its format; - is JSON lines to stdout",
-        ),
-    ] = None,
-    whitening_size: Annotated[
-        int | None, opt("--whitening-size", help="Keep fewer dimensions than were saved", min=1)
-    ] = None,
-    normalize: Annotated[
-        bool, opt("--normalize/--no-normalize", help="Scale vectors to length 1")
-    ] = True,
-    precision: Annotated[
-        Literal["float32", "float16", "int8", "binary"],
-        opt("--precision", help="How numbers are stored"),
-    ] = "float32",
-    overwrite: _Overwrite = False,
-    json: _Json = False,
-    save_run: _SaveRun = False,
-    quiet: _Quiet = False,
+    vectors: _Vectors,
+    *,
+    settings: ApplySettings,
+    output: WriteSettings,
+    engine: EngineSettings,
 ) -> None:
-    """Whiten the vectors of a file.
+    """Whiten the vectors of files.
 
     uertool whiten apply features.npy -w whitening.safetensors -o whitened.npy
     """
-    console.set_level(quiet=quiet)
-    if load_whitening is None:
-        raise UsageError("No whitening was named.", "Name one with --load-whitening.")
-    if prediction_path is None:
-        raise UsageError("Nowhere to write to.", "Name a file with --prediction-path.")
-    if json and prediction_path == "-":
-        raise UsageError("--json and the vectors cannot both go to standard output.")
+    output.apply()
+    check_engine(engine)
+    target = settings.prediction_path
+    if settings.load_whitening is None:
+        raise UsageError("No whitening was named.", "Name one with `load_whitening`.")
+    if target is None:
+        raise UsageError("There is no output.", "Name a file with `prediction_path`.")
+    if output.json and target == "-":
+        raise UsageError("`json` and the vectors cannot both go to standard output.")
 
-    from uertool.io.atomic import refuse_existing
+    from uertool.engine.sources import Reading
+    from uertool.io.atomic import sha256_of
     from uertool.io.vector_writer import check_output
+    from uertool.tasks.features import whitening_work
     from uertool.tasks.features.whitening import Whitening
-    from uertool.tasks.features.whitening_files import apply_file
 
-    check_output(prediction_path, precision)
-    refuse_existing(prediction_path, overwrite)
-    whitening = Whitening.load(load_whitening).cut(whitening_size)
-    with console.progress(None, "Whitening", unit="rows") as advance:
-        report = apply_file(
-            vectors,
-            whitening,
-            prediction_path,
-            normalize=normalize,
-            precision=precision,
-            overwrite=overwrite,
-            on_rows=advance,
-        )
-    _say(report, as_json=json)
-    if save_run and prediction_path != "-":
+    check_output(target.rstrip("/"), settings.precision)
+    whitening = Whitening.load(settings.load_whitening).cut(settings.whitening_size)
+    on_ray = engine.engine == "ray"
+    suffix = ".jsonl" if target == "-" else Path(target.rstrip("/")).suffix.lower()
+    order = new_order(
+        engine,
+        work=whitening_work.ApplyWork(
+            suffix=suffix,
+            whitening=whitening,
+            normalize=settings.normalize,
+            precision=settings.precision,
+            sums=not on_ray,
+        ),
+        inputs=vectors,
+        output=target,
+        identity={
+            "whitening": sha256_of(settings.load_whitening),
+            "size": settings.whitening_size,
+            "normalize": settings.normalize,
+            "precision": settings.precision,
+        },
+        reading=Reading(whole=True),
+        overwrite=output.overwrite,
+        in_shards=on_ray,
+    )
+    if engine.dry_run:
+        show_plan(order, as_json=output.json)
+    with watching("Whitening", "files", engine) as (_, watch):
+        report, found = whitening_work.apply(order, whitening, watch)
+    report_errors(found, target)
+    _report(report, as_json=output.json)
+    if output.save_run and target != "-":
         run_record.write(
-            prediction_path, inputs=[vectors, load_whitening], results=report.to_json()
+            target, inputs=[*vectors, settings.load_whitening], results=report.to_json()
         )
 
 
-def _say(report: WhiteningReport, *, as_json: bool) -> None:
+def _report(report: WhiteningReport, *, as_json: bool) -> None:
     if as_json:
         console.json_line(report.to_json())
     else:

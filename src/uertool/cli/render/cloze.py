@@ -1,164 +1,51 @@
-"""Cloze results as text, JSON lines or tables: `writer_for` gives what writes one result."""
+"""Cloze results for people: tables with bars, and the figures of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from uertool.cli import console
 
 if TYPE_CHECKING:
-    from uertool.tasks.cloze.job import ClozeResult, ClozeSummary, MaskResult
-
-Write = Callable[["ClozeResult"], None]
-
-#: How results may be written.
-FORMATS = ("table", "text", "jsonl")
+    from uertool.tasks.cloze.results import ClozeSummary
 
 _BAR = 24
 
 
-def writer_for(
-    form: str, stream: TextIO, *, column: str | None = None, header: bool = True
-) -> Write:
-    """What writes a result to `stream` in one of `FORMATS`.
+class Lines:
+    """Takes bytes of JSON lines as they come, and gives every record to `show`."""
 
-    Args:
-        form: "table" goes to the terminal, whatever the stream.
-        stream: an open output.
-        column: the column that a table was read by; variants of lines are then written as tables
-            too, with the other columns kept.
-        header: whether such tables begin with the names of their columns.
-    """
-    if form == "table":
-        return _table
-    if form == "jsonl":
-        return lambda result: _write(stream, console.json_text(record(result)) + "\n")
-    return _Text(stream, column, header)
+    def __init__(self, show: Any) -> None:
+        self._show = show
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._show(json.loads(line))
 
 
-def _write(stream: TextIO, text: str) -> None:
-    stream.write(text)
-
-
-# -- JSON -----------------------------------------------------------------------------------------
-
-
-def record(result: ClozeResult) -> dict[str, Any]:
-    """A result as JSON."""
-    known: dict[str, Any] = {"line": result.line, "text": result.text}
-    if result.fields:
-        known["fields"] = dict(result.fields)
-    if result.filled is not None:
-        return {**known, "variant": result.variant, "filled": result.filled}
-    known |= {"tokens": list(result.tokens), "ids": list(result.ids)}
-    known["masks"] = [_mask(mask) for mask in result.masks]
-    if result.slots:
-        known["targets"] = [
-            {
-                "start": slot.start,
-                "stop": slot.stop,
-                "words": [
-                    {
-                        "word": word.text,
-                        "log_probability": _short(word.log_probability),
-                        "share": _short(word.share),
-                    }
-                    for word in slot.words
-                ],
-            }
-            for slot in result.slots
-        ]
-    if result.was_cut:
-        known["cut"] = True
-    if result.reason is not None:
-        known["reason"] = result.reason
-    return known
-
-
-def _mask(mask: MaskResult) -> dict[str, Any]:
-    return {
-        "position": mask.position,
-        "token": mask.label,
-        "id": mask.label_id,
-        "rank": mask.rank,
-        "probability": None if mask.probability is None else _short(mask.probability),
-        "predictions": [
-            {"token": guess.token, "id": guess.id, "probability": _short(guess.probability)}
-            for guess in mask.guesses
-        ],
-    }
-
-
-def _short(number: float) -> float:
-    """Six significant digits: what is beyond depends on which lines stood in a batch."""
-    return float(f"{number:.6g}")
-
-
-# -- the old layout -------------------------------------------------------------------------------
-
-
-class _Text:
-    """UER-py's layout: the sentence, the guesses, what stood there, a blank line; for each mask.
-
-    Given words are written as `word<TAB>log-probability`, variants as one line each.
-    """
-
-    def __init__(self, stream: TextIO, column: str | None, header: bool) -> None:
-        self._stream = stream
-        self._wants_header = header
-        self._column = column
-        self._header: tuple[str, ...] | None = None
-
-    def __call__(self, result: ClozeResult) -> None:
-        if result.filled is not None:
-            self._stream.write(self._variant(result, result.filled) + "\n")
-        elif result.slots:
-            for slot in result.slots:
-                lines = [f"{word.text}\t{word.log_probability:.6f}" for word in slot.words]
-                self._stream.write("\n".join(["".join(result.tokens), *lines, "", ""]))
-        else:
-            for mask in result.masks:
-                guesses = " ".join(guess.token for guess in mask.guesses)
-                self._stream.write(
-                    f"{''.join(result.tokens)}\n"
-                    f"Predicted answer: {guesses}\n"
-                    f"Correct answer: {mask.label or ''}\n\n"
-                )
-
-    def _variant(self, result: ClozeResult, filled: str) -> str:
-        if self._column is None or not result.fields:
-            return filled
-        cells: Mapping[str, str] = {**result.fields, self._column: filled}
-        if self._header is None:
-            self._header = tuple(cells)
-            # A file without header was read by number.
-            if self._wants_header and not self._column.isdecimal():
-                self._stream.write("\t".join(self._header) + "\n")
-        return "\t".join(cells.get(name, "") for name in self._header)
-
-
-# -- for people -----------------------------------------------------------------------------------
-
-
-def _table(result: ClozeResult) -> None:
-    """A line, and for each mask the guesses with bars."""
-    console.heading(result.filled if result.filled is not None else result.text)
-    if result.reason is not None:
-        console.out(f"     nothing masked: {result.reason}")
-    for slot in result.slots:
-        console.bars([(word.text, word.share) for word in slot.words], width=_BAR)
-    for n, mask in enumerate(result.masks if not result.slots else ()):
-        if mask.label is not None or len(result.masks) > 1:
-            place = f"mask {n + 1}" if len(result.masks) > 1 else "masked"
-            true = (
-                ""
-                if mask.label is None
-                else f": {mask.label}  (rank {mask.rank}, {mask.probability:.1%})"
-            )
-            console.out(f"     {place}{true}")
-        console.bars([(guess.token, guess.probability) for guess in mask.guesses], width=_BAR)
-    if result.filled is None:
+def table(record: Mapping[str, Any]) -> None:
+    """A line (a record of `uertool.tasks.cloze.writing`), and for each mask guesses with bars."""
+    filled = record.get("filled")
+    console.heading(record["text"] if filled is None else filled)
+    if "reason" in record:
+        console.out(f"     nothing masked: {record['reason']}")
+    slots, masks = record.get("targets", ()), record.get("masks", ())
+    for slot in slots:
+        console.bars([(word["word"], word["share"]) for word in slot["words"]], width=_BAR)
+    for n, mask in enumerate(masks if not slots else ()):
+        label = mask["token"]
+        if label is not None or len(masks) > 1:
+            place = f"mask {n + 1}" if len(masks) > 1 else "masked"
+            rank = "" if label is None else f": {label}  (rank {mask['rank']}, "
+            rank += "" if label is None else f"{mask['probability']:.1%})"
+            console.out(f"     {place}{rank}")
+        guesses = [(guess["token"], guess["probability"]) for guess in mask["predictions"]]
+        console.bars(guesses, width=_BAR)
+    if filled is None:
         console.out()
 
 

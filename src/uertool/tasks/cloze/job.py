@@ -4,7 +4,8 @@
     for result in model.cloze(["今天天气很[MASK]。"]):
         print(result)
 
-`cloze_lines` streams over any number of lines and devices; `cloze` is for a few texts in hand.
+`cloze_lines` streams over any number of lines, `cloze` is for a few texts in hand, and
+`uertool.tasks.cloze.work` writes files, on several devices or on a cluster.
 """
 
 from __future__ import annotations
@@ -13,18 +14,16 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from uertool.engine.batching import Batch, Encoded, Limits
-from uertool.engine.processes import run_job
+from uertool.engine.batching import Batch, Encoded, Limits, run_batches
 from uertool.errors import ConfigError, UsageError, VocabError
 from uertool.loading.device import token_budget
-from uertool.tasks.cloze.masking import Masked, Masker, MaskRule
+from uertool.tasks.cloze.masking import Masked, Masker
 from uertool.tasks.cloze.results import (
     ClozeResult,
     ClozeSummary,
@@ -39,10 +38,10 @@ from uertool.tasks.cloze.scoring import (
     Draft,
     Filler,
     Kind,
-    Order,
     sample,
     score_words,
 )
+from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.detokenize import UNDERLINE
 from uertool.text.readers import Line
 
@@ -66,64 +65,7 @@ __all__ = [
 #: Tokens of a line that are read unless something else is asked for.
 DEFAULT_LENGTH = 128
 
-#: Guesses for a mask, and how many of the best tokens a variant is drawn from.
-DEFAULT_GUESSES = 10
-DEFAULT_DRAWN_FROM = 100
-
 _UNUSED = re.compile(r"\[unused\d+\]")
-
-
-@dataclass(frozen=True)
-class ClozeSettings:
-    """What is asked of a cloze test.
-
-    Attributes:
-        topn: how many guesses for each mask, 10 if None; or how many of the best tokens a variant
-            is drawn from, 100 if None.
-        seq_length: most tokens of a line, special ones included; longer lines are cut. None is 128,
-            or as many as the model has positions for.
-        batch_size: most lines of a batch; None leaves it to the number of tokens.
-        rule: what is masked where a line does not say so itself.
-        targets: words to be scored in the place of the masks; neighbouring masks are one place.
-        fill_order: in which order the tokens of a longer word are filled.
-        augment: write this many variants of every line, with the masked tokens drawn anew.
-        temperature: of the draws; below 1 prefers the likely.
-    """
-
-    topn: int | None = None
-    seq_length: int | None = None
-    batch_size: int | None = 64
-    rule: MaskRule = field(default_factory=MaskRule)
-    targets: tuple[str, ...] = ()
-    fill_order: Order = "left-to-right"
-    augment: int = 0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("topn", "seq_length", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"`{name}` {value} is too small; give 1 or more.")
-        if self.augment < 0:
-            raise UsageError(f"`augment` {self.augment} is no number of variants.")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise UsageError(f"`temperature` {self.temperature} is not a number above 0.")
-        if self.augment and self.targets:
-            raise UsageError(
-                "`augment` and `targets` were both given.", "Draw variants, or score given words."
-            )
-        if not all(word.strip() for word in self.targets):
-            raise UsageError("One of the words of `targets` is empty.")
-        if self.fill_order not in get_args(Order):
-            raise UsageError(
-                f"There is no order {self.fill_order!r} of filling.",
-                f"Choose {' or '.join(get_args(Order))}.",
-            )
-
-    @property
-    def best(self) -> int:
-        """`topn`, or what it is where it was not given."""
-        return self.topn or (DEFAULT_DRAWN_FROM if self.augment else DEFAULT_GUESSES)
 
 
 # -- running --------------------------------------------------------------------------------------
@@ -147,16 +89,14 @@ class ClozeJob:
         UsageError: seq_length is beyond the position table.
     """
 
-    def __init__(
-        self, loaded: LoadedModel, settings: ClozeSettings, *, notices: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, settings: ClozeSettings) -> None:
         if loaded.model.mlm is None:
             raise ConfigError(
                 f"{loaded.reference} has no MLM head, so it cannot guess masked tokens.",
                 "A cloze test needs a model trained with `target` bert, mlm or albert.",
             )
         self.settings = settings
-        self.notices = notices
+        self.loaded = loaded
         self.tokenizer = loaded.tokenizer
         self.seq_length = length_for(loaded, settings.seq_length)
         self.limits = Limits(
@@ -395,23 +335,18 @@ def neighbours(positions: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def cloze_lines(
-    lines: Iterable[Line],
-    make_job: Callable[[torch.device], ClozeJob],
-    devices: Sequence[torch.device],
-    *,
-    threads: int | None = None,
-    on_notice: Callable[[str], None] | None = None,
+    lines: Iterable[Line], job: ClozeJob, *, on_notice: Callable[[str], None] | None = None
 ) -> Iterator[ClozeResult]:
-    """Cloze tests over a stream of lines, on one device or several, results in input order.
+    """Cloze tests over a stream of lines, results in input order.
 
     Args:
         lines: see `uertool.text.readers.read_lines`.
-        make_job: loads the model for a device; picklable where there are several devices.
-        devices: where to run.
-        threads: CPU threads in all.
-        on_notice: told what is worth knowing, in sentences.
+        job: the model and what is asked of it.
+        on_notice: called with what is worth knowing, in sentences.
     """
-    return run_job(lines, make_job, devices, threads=threads, on_notice=on_notice)
+    return run_batches(
+        lines, job.encode, job.step, limits=job.limits, empty=job.empty, on_notice=on_notice
+    )
 
 
 def cloze(
@@ -442,33 +377,20 @@ def cloze(
         )
     given = [texts] if isinstance(texts, str) else texts
     lines = (Line(number, text) for number, text in enumerate(given))
-    return list(cloze_lines(lines, lambda _: ClozeJob(loaded, chosen), [loaded.device]))
-
-
-#: Fields of `MaskRule` by the names of the command's options.
-_RULE = {
-    "mask_word": "word",
-    "mask_ratio": "ratio",
-    "whole_word": "whole_words",
-    "word_list": "word_list",
-    "seed": "seed",
-}
+    return list(cloze_lines(lines, ClozeJob(loaded, chosen)))
 
 
 def _settings(changes: Mapping[str, Any]) -> ClozeSettings:
-    plain = {f.name for f in dataclasses.fields(ClozeSettings)}
-    unknown = [name for name in changes if name not in _RULE and name not in plain]
+    known = {f.name for f in dataclasses.fields(ClozeSettings)} - {"words", "target"}
+    unknown = [name for name in changes if name not in known]
     if unknown:
-        known = sorted({*_RULE, *plain} - {"rule"})
         raise UsageError(
-            f"A cloze test has no setting {', '.join(unknown)}.", f"It has {', '.join(known)}."
+            f"A cloze test has no setting {', '.join(unknown)}.",
+            f"It has {', '.join(sorted(known))}.",
         )
-    rule = {_RULE[name]: value for name, value in changes.items() if name in _RULE}
-    given = {name: value for name, value in changes.items() if name in plain}
-    if rule:
-        if "word_list" in rule:
-            rule["word_list"] = frozenset(rule["word_list"])
-        given["rule"] = MaskRule(**rule)
+    given = dict(changes)
+    if "word_list" in given:
+        given["words"] = frozenset(given.pop("word_list"))
     if "targets" in given:
         given["targets"] = split_words(given["targets"])
     return ClozeSettings(**given)

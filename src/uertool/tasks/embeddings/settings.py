@@ -1,4 +1,4 @@
-"""What `extract-embeddings` writes."""
+"""The settings of `extract-embeddings` and `topn`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from uertool.settings import Setting, Settings
 
 _MODEL = "Model"
 _OUTPUT = "Output"
+_ASKED = "What is asked"
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,69 @@ class ExportSettings(Settings):
         Setting("For a factorized embedding (ALBERT): vectors of the hidden size", panel=_OUTPUT),
     ] = False
     overwrite: Annotated[bool, Setting("Replace an existing output", panel=_OUTPUT)] = False
+
+
+@dataclass(frozen=True)
+class NeighbourSettings(Settings):
+    """What `topn indep` looks for, and in which vectors."""
+
+    vectors: Annotated[
+        Path | None,
+        Setting(
+            "A file of word vectors in place of a model: word2vec text or binary, also .gz, or "
+            "the output of extract-embeddings",
+            panel=_MODEL,
+            metavar="FILE",
+        ),
+    ] = None
+    plus: Annotated[
+        tuple[str, ...], Setting("Add this word to each one; may be repeated", panel=_ASKED)
+    ] = ()
+    minus: Annotated[
+        tuple[str, ...], Setting("Subtract this word from each; may be repeated", panel=_ASKED)
+    ] = ()
+    topn: Annotated[int, Setting("Neighbours of each word", min=1, panel=_ASKED)] = 15
+    by: Annotated[
+        Literal["cosine", "dot", "euclidean"], Setting("Measure of closeness", panel=_ASKED)
+    ] = "cosine"
+
+
+@dataclass(frozen=True)
+class SubstituteSettings(Settings):
+    """How substitutes of a word in its sentence are looked for."""
+
+    topn: Annotated[int, Setting("Neighbours of each word", min=1, panel=_ASKED)] = 15
+    seq_length: Annotated[
+        int | None,
+        Setting(
+            "Most tokens of a sentence",
+            min=1,
+            panel=_ASKED,
+            default="128, or the model's positions",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int, Setting("Most candidates of a batch", min=1, panel="Device and speed")
+    ] = 256
+    add_special: Annotated[
+        bool,
+        Setting("Put [CLS] and [SEP] around sentences; UER-py does not", panel=_ASKED),
+    ] = False
+    occurrence: Annotated[
+        int | None,
+        Setting(
+            "Which occurrence counts of a word that occurs several times, from 1",
+            min=1,
+            panel=_ASKED,
+            default="the first, with a warning",
+        ),
+    ] = None
+    cand_vocab_path: Annotated[
+        Path | None,
+        Setting(
+            "Candidates, one a line",
+            panel=_ASKED,
+            metavar="FILE",
+            default="the model's vocabulary",
+        ),
+    ] = None

@@ -7,16 +7,16 @@ compared with its own, as UER-py's topn_words_dep.py does.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from uertool.errors import UsageError
 from uertool.loading.device import token_budget
 from uertool.tasks.cloze.job import length_for
+from uertool.tasks.embeddings.settings import SubstituteSettings
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
@@ -53,32 +53,6 @@ class Substitutes:
     problem: str | None = None
     remark: str | None = None
     left_out: int = 0
-
-
-@dataclass(frozen=True)
-class SubstituteSettings:
-    """How substitutes are looked for.
-
-    Attributes:
-        topn: how many.
-        seq_length: most tokens of a sentence; None is 128, or as many as there are positions for.
-        batch_size: most candidates of a batch.
-        add_special: put [CLS] and [SEP] around the sentence; UER-py does not.
-        occurrence: which occurrence of the target counts, from 1; None takes the first and remarks
-            on it where there are others.
-    """
-
-    topn: int = 15
-    seq_length: int | None = None
-    batch_size: int = 64
-    add_special: bool = False
-    occurrence: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("topn", "seq_length", "batch_size", "occurrence"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"`{name}` {value} is too small; give 1 or more.")
 
 
 class SubstituteSearch:
@@ -290,11 +264,22 @@ class _Frame:
 
 @dataclass
 class SubstituteSummary:
-    """Figures of a run, added up line by line."""
+    """Figures of a run, added up line by line.
+
+    Attributes:
+        lines: words with sentences.
+        found: of these, answered ones.
+        remarked: of these, those that a user should look at.
+        unread: lines that are not a word and a sentence.
+        compared: candidates that were compared, over all answers.
+        problems: how many were not answered, and why.
+    """
 
     lines: int = 0
     found: int = 0
     remarked: int = 0
+    unread: int = 0
+    compared: int = 0
     problems: dict[str, int] = field(default_factory=dict)
 
     def add(self, result: Substitutes) -> None:
@@ -308,7 +293,27 @@ class SubstituteSummary:
     @property
     def is_clean(self) -> bool:
         """Whether every line was understood without a doubt."""
-        return self.found == self.lines and not self.remarked
+        return self.found == self.lines and not self.remarked and not self.unread
+
+    def counts(self) -> dict[str, int]:
+        """The figures as counts that can be added up."""
+        counts = asdict(self)
+        problems = counts.pop("problems")
+        return {**counts, **{_PROBLEM + name: count for name, count in problems.items()}}
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> SubstituteSummary:
+        """The figures of counts that `counts` gave, added up."""
+        names = [f.name for f in fields(cls) if f.name != "problems"]
+        problems = {
+            name.removeprefix(_PROBLEM): count
+            for name, count in counts.items()
+            if name.startswith(_PROBLEM)
+        }
+        return cls(**{name: counts.get(name, 0) for name in names}, problems=problems)
+
+
+_PROBLEM = "problem."
 
 
 def substitutes(

@@ -3,85 +3,34 @@
     model = uertool.load_model("zh-mlm-small")
     vectors = model.encode(["今天天气很好。", "我们去公园吧。"], pooling="mean")
 
-`feature_lines` streams over any number of lines and devices; `encode` is for texts in hand, and
-`uertool.tasks.features.files` writes files.
+`feature_lines` streams over any number of lines, `encode` is for texts in hand, and
+`uertool.tasks.features.work` writes files, on several devices or on a cluster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uertool.engine.batching import WINDOW, Batch, Encoded, Limits
-from uertool.engine.processes import run_job
+from uertool.engine.batching import Batch, Encoded, Limits, run_batches
+from uertool.engine.work import WINDOW
 from uertool.errors import ConfigError, InputError, UsageError, VocabError
 from uertool.loading.device import token_budget
 from uertool.tasks.cloze.job import length_for
 from uertool.tasks.features.pooling import find_pooling, pool, resolve_layers
+from uertool.tasks.features.settings import FeatureSettings
 from uertool.tasks.features.whitening import Whitening, unit_rows
 from uertool.text.readers import Line
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
-
-Blank = Literal["skip", "zero", "error"]
-
-#: Lines that are sorted by length together where every token's vector is kept.
-TOKEN_WINDOW = 256
-
-
-@dataclass(frozen=True)
-class FeatureSettings:
-    """What vectors are asked for.
-
-    Attributes:
-        pooling: a name of `uertool.tasks.features.pooling.POOLINGS`.
-        layers: layers whose vectors are averaged, see `Pooling`; empty for the pooling's own.
-        tokens: a vector of every token in place of one of the line.
-        seq_length: most tokens of a line, special ones included; longer lines are cut. None is 128,
-            or as many as the model has positions for.
-        batch_size: most lines of a batch; None leaves it to the number of tokens.
-        add_sep: whether [SEP] follows the tokens. None does as the makers of the model: UER-py puts
-            [CLS] in front and nothing behind, of a Hugging Face folder its tokenizer decides, and
-            Google's BERT has both.
-        blank: what becomes of a line without tokens: a row of zeros, no row, or an error.
-    """
-
-    pooling: str = "first"
-    layers: tuple[int, ...] = ()
-    tokens: bool = False
-    seq_length: int | None = None
-    batch_size: int | None = None
-    add_sep: bool | None = None
-    blank: Blank = "zero"
-
-    def __post_init__(self) -> None:
-        find_pooling(self.pooling, self.layers)
-        if self.blank not in get_args(Blank):
-            raise UsageError(
-                f"There is no rule {self.blank!r} for blank lines.", "Choose skip, zero or error."
-            )
-        for name in ("seq_length", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"`{name}` {value} is too small; give 1 or more.")
-        if self.tokens and find_pooling(self.pooling).how == "pooler":
-            raise UsageError(
-                "`tokens` and `pooling` cls-pooler were both given.",
-                "The pooler knows [CLS] only; leave one of them out.",
-            )
-
-    @property
-    def window(self) -> int:
-        """Lines that are sorted by length, and handed out, together."""
-        return TOKEN_WINDOW if self.tokens else WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +56,7 @@ class Features:
 
 
 class FeatureJob:
-    """A loaded model that makes vectors on one device; see `uertool.engine.processes.Job`.
+    """A loaded model that makes vectors on one device; see `uertool.engine.jobs.Job`.
 
     Raises:
         ConfigError: the pooling needs a pooler, and the checkpoint has none.
@@ -115,11 +64,9 @@ class FeatureJob:
         UsageError: there is no such layer, or seq_length is beyond the position table.
     """
 
-    def __init__(
-        self, loaded: LoadedModel, settings: FeatureSettings, *, notices: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, settings: FeatureSettings) -> None:
         self.settings = settings
-        self.notices = notices
+        self.loaded = loaded
         self.model = loaded.model
         self.device = loaded.device
         self.tokenizer = loaded.tokenizer
@@ -238,24 +185,23 @@ def _around(loaded: LoadedModel, add_sep: bool | None) -> tuple[tuple[int, ...],
 
 def feature_lines(
     lines: Iterable[Line],
-    make_job: Callable[[torch.device], FeatureJob],
-    devices: Sequence[torch.device],
+    job: FeatureJob,
     *,
     window: int = WINDOW,
-    threads: int | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> Iterator[Features]:
-    """Vectors of a stream of lines, on one device or several, results in input order.
+    """Vectors of a stream of lines, in input order.
 
     Args:
         lines: see `uertool.text.readers.read_lines`.
-        make_job: loads the model for a device; picklable where there are several devices.
-        devices: where to run.
+        job: the model and what is asked of it.
         window: lines that are sorted by length together, see `FeatureSettings.window`.
-        threads: CPU threads in all.
-        on_notice: told what is worth knowing, in sentences.
+        on_notice: called with what is worth knowing, in sentences.
     """
-    return run_job(lines, make_job, devices, window=window, threads=threads, on_notice=on_notice)
+    limits = replace(job.limits, window=window)
+    return run_batches(
+        lines, job.encode, job.step, limits=limits, empty=job.empty, on_notice=on_notice
+    )
 
 
 def encode(
@@ -298,7 +244,7 @@ def encode(
     job = FeatureJob(loaded, settings)
     texts = [sentences] if isinstance(sentences, str) else sentences
     lines = (Line(number, text) for number, text in enumerate(texts))
-    rows = [found.vectors for found in feature_lines(lines, lambda _: job, [loaded.device])]
+    rows = [found.vectors for found in feature_lines(lines, job)]
     vectors = np.concatenate([np.zeros((0, job.size), dtype=np.float32), *rows])
     if isinstance(whitening, int):
         whitening = Whitening.fit(vectors[real_rows(vectors)], whitening)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uertool.engine.spool import Note
 from uertool.errors import InputError, MissingExtraError, UsageError
 from uertool.io.atomic import atomic_path, refuse_existing
+from uertool.io.vector_writer import Note
 from uertool.tasks.features.whitening import unit_rows
 
 Block = npt.NDArray[np.float32]

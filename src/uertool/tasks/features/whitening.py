@@ -285,12 +285,18 @@ class Whitening:
         if kernel.ndim != 2 or mean.shape != variances.shape or len(kernel) != len(mean):
             raise InputError(f"{path} is not a whitening: its tensors do not fit together.")
         start = "about."
+        try:
+            count, rank = int(about["count"]), int(about["rank"])
+        except (KeyError, ValueError):
+            raise InputError(
+                f"{path} is not a whitening: its metadata lacks count or rank."
+            ) from None
         return cls(
             mean,
             kernel,
             variances,
-            int(about["count"]),
-            int(about["rank"]),
+            count,
+            rank,
             {key.removeprefix(start): v for key, v in about.items() if key.startswith(start)},
         )
 

@@ -94,7 +94,7 @@ def build_vocab(
     normalization: str | None = None,
     workers: int = 1,
     on_bytes: Callable[[int], None] | None = None,
-    count: Callable[[Counting], Tally] | None = None,
+    tally: Tally | None = None,
 ) -> BuiltVocab:
     """The vocabulary of a corpus' characters or words. It is the same with any number of workers.
 
@@ -108,7 +108,7 @@ def build_vocab(
         normalization: "NFC" or "NFKC"; full-width forms and the like are left alone without.
         workers: processes.
         on_bytes: told how many more bytes of the corpus are done.
-        count: counts the corpus in the place of processes here.
+        tally: the counts of the corpus, if it is counted already.
 
     Raises:
         UsageError: an option out of its range.
@@ -117,11 +117,10 @@ def build_vocab(
     if delimiter not in get_args(Delimiter):
         raise UsageError(f"There is no delimiter {delimiter!r}.", "Choose char or space.")
     _check_numbers(min_count, max_size, coverage)
-    counting = Counting(delimiter, _normalization(normalization))  # type: ignore[arg-type]
-    files = list(corpus) if count is not None else corpus_files(corpus)
-    if count is not None:
-        tally = count(counting)
-    else:
+    files = list(corpus)
+    if tally is None:
+        files = corpus_files(corpus)
+        counting = counting_for(delimiter, normalization)
         tally = count_corpus(files, counting, workers=workers, on_bytes=on_bytes)
     if not tally.counts:
         raise InputError(
@@ -130,6 +129,11 @@ def build_vocab(
         )
     start = reserved_tokens() if reserved is None else tuple(reserved)
     return _choose(tally, start, min_count, max_size, coverage)
+
+
+def counting_for(delimiter: str, normalization: str | None) -> Counting:
+    """How a corpus is counted for `build_vocab`."""
+    return Counting(delimiter, _normalization(normalization))  # type: ignore[arg-type]
 
 
 def _check_numbers(min_count: int, max_size: int | None, coverage: float | None) -> None:

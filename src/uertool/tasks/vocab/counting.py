@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import codecs
 import io
-import signal
 import unicodedata
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
-from uertool.errors import InputError, UertoolError, UsageError
+from uertool.engine.blocks import Block
+from uertool.engine.order import Order, Watch
+from uertool.engine.reading import LineStream
+from uertool.engine.run import gather
+from uertool.engine.sources import Reading
+from uertool.engine.work import Event, Finished, Progress, Tasks
+from uertool.errors import InputError, SettingError, UsageError
 from uertool.io.line_bytes import name_of, open_bytes, read_blocks
 from uertool.text.readers import read_lines
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from uertool.engine.joining import Shards
 
     Codes = NDArray[np.uint32]
 
@@ -72,6 +76,27 @@ class Tally:
         counts = self.counts
         for token, count in other.counts.items():
             counts[token] = counts.get(token, 0) + count
+
+    def save(self, path: Path) -> None:
+        """Write a file for `load`: how many tokens, their counts, and the tokens as lines."""
+        import numpy as np
+
+        numbers = np.fromiter(self.counts.values(), dtype="<i8", count=len(self.counts))
+        with open(path, "wb") as stream:
+            stream.write(np.array([len(self.counts)], dtype="<i8").tobytes())
+            stream.write(numbers.tobytes())
+            stream.write("\n".join(self.counts).encode("utf-8", "surrogatepass"))
+
+    @classmethod
+    def load(cls, path: Path) -> Tally:
+        """Read what `save` wrote."""
+        import numpy as np
+
+        data = path.read_bytes()
+        size = int(np.frombuffer(data, "<i8", 1)[0])
+        counts = np.frombuffer(data, "<i8", size, offset=8).tolist()
+        tokens = data[8 + 8 * size :].decode("utf-8", "surrogatepass").split("\n")
+        return cls(dict(zip(tokens[:size], counts, strict=True)))
 
     def ranked(self) -> list[tuple[str, int]]:
         """Tokens and counts by falling count, ties by first appearance."""
@@ -128,36 +153,36 @@ def count_corpus(
     *,
     workers: int = 1,
     on_bytes: Callable[[int], None] | None = None,
+    max_types: int | None = None,
 ) -> Tally:
-    """Count the tokens of files, `corpus_files`' order.
+    """Count the tokens of files, in the order of `corpus_files`.
 
-    Memory holds the tokens that were seen and some blocks, not the corpus. A gzip file is one
-    piece of work, another file is shared by the processes.
+    Memory holds the tokens that were seen and some blocks, not the corpus.
 
     Args:
         files: paths, or "-".
         counting: what is a token.
         workers: processes; 1 counts in this one.
-        on_bytes: told how many more bytes (on the disk) are done.
+        on_bytes: called with how many more bytes (on the disk) are done.
+        max_types: see `tally_of`.
 
     Raises:
-        InputError: a file cannot be read or is not UTF-8 text; line and byte are named.
-        UsageError: there are less than one worker.
+        InputError: a file cannot be read or is not UTF-8 text (line and byte are named), or there
+            are too many distinct tokens.
+        UsageError: there is less than one worker.
     """
     if workers < 1:
-        raise UsageError(f"{workers} workers cannot count.", "Give `workers_num` 1 or more.")
-    report = on_bytes or (lambda _: None)
-    ranges = [piece for file in files for piece in _ranges(file)]
-    tally = Tally()
-    if workers == 1 or len(ranges) == 1:
-        for piece in ranges:
-            tally.add(_count_range(piece, counting, report))
-        return tally
-    for piece, part in _count_in_processes(ranges, counting, min(workers, len(ranges)), report):
-        tally.add(part)
-        if piece.path != "-":
-            report(piece.size)
-    return tally
+        raise SettingError("workers_num", workers, "must be at least 1")
+    order = Order(
+        TallyWork(counting=counting),
+        "-",
+        stream=CorpusStream(files, counting),
+        devices=[None] * workers,
+        strict=True,
+        joins=False,
+    )
+    with gather(order, Watch(lines=on_bytes or (lambda _: None))) as found:
+        return tally_of(found.shards, max_types)
 
 
 def count_text(text: str, counting: Counting) -> Tally:
@@ -167,7 +192,153 @@ def count_text(text: str, counting: Counting) -> Tally:
     return counter.tally()
 
 
+# -- on the engine --------------------------------------------------------------------------------
+
+#: Lines of a block that a worker on a cluster reads.
+_BLOCK_LINES = 1 << 19
+#: Characters of lines that are counted together.
+_TEXT = 4 << 20
+
+
+@dataclass(frozen=True)
+class TallyWork:
+    """Counts the tokens of blocks: of lines, or of what `CorpusStream` cuts.
+
+    Attributes:
+        counting: what is a token.
+        name, suffix, window, block_lines, in_hand: see `uertool.engine.work.Work`.
+    """
+
+    counting: Counting = field(default_factory=lambda: Counting("char"))
+    name: str = "vocab build"
+    suffix: str = ".tally"
+    window: int = 1
+    block_lines: int | None = _BLOCK_LINES
+    in_hand: int = 2
+    notices: Sequence[str] = ()
+    details: Sequence[str] = ()
+
+    def open(self, device: object) -> TallyWork:
+        """There is no model to load."""
+        del device
+        return self
+
+    def run(self, tasks: Tasks) -> Iterator[Event]:
+        """Count blocks."""
+        for task in tasks:
+            tally = Tally()
+            for done, part in _parts(task.lines, self.counting):
+                if part is not None:
+                    tally = _added(tally, part)
+                yield Progress(task.index, done)
+            tally.save(task.path)
+            yield Finished(task.index, {"rows": len(tally.counts), "tokens": tally.total})
+
+
+def _added(tally: Tally, part: Tally) -> Tally:
+    if not tally.counts:
+        return part
+    tally.add(part)
+    return tally
+
+
+def _parts(lines: Iterable[Any], counting: Counting) -> Iterator[tuple[int, Tally | None]]:
+    """Tallies of the parts of a block, and how many more lines (or bytes) are done."""
+    held: list[str] = []
+    size = 0
+    for item in lines:
+        if isinstance(item, _Range):
+            yield from _count_range(item, counting)
+        elif isinstance(item, _Piece):
+            counter: _Counter = _COUNTERS[counting.delimiter]()
+            counter.count(item.text, item.starts, item.ends)
+            yield len(item.text), counter.tally()
+        else:
+            held.append(item.text)
+            size += len(item.text) + 1
+            if size >= _TEXT:
+                yield len(held), count_text("\n".join(held), counting)
+                held, size = [], 0
+    if held:
+        yield len(held), count_text("\n".join(held), counting)
+
+
+class CorpusStream(LineStream):
+    """A corpus in blocks of bytes, which workers read by themselves; standard input in pieces.
+
+    Args:
+        files: see `corpus_files`.
+        counting: what is a token: none is cut in two.
+    """
+
+    def __init__(self, files: Sequence[str | Path], counting: Counting) -> None:
+        super().__init__([], Reading())
+        self._files = list(files)
+        self._counting = counting
+
+    def identity(self) -> list[Any]:
+        """Names, sizes and times of the files."""
+        found: list[Any] = []
+        for path in self._files:
+            state = None if str(path) == "-" else Path(path).stat()
+            found.append([str(path), *((state.st_size, state.st_mtime_ns) if state else ())])
+        return found
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The files."""
+        return [{"path": str(path)} for path in self._files]
+
+    def blocks(self, window: int, fixed: int | None = None) -> Iterator[Block]:
+        """A block for each range of a file."""
+        del window, fixed
+        for index, item in enumerate(self._items()):
+            size = item.size if isinstance(item, _Range) else len(item.text)
+            yield Block(index, 0, size, lines=(item,))  # type: ignore[arg-type]
+
+    def _items(self) -> Iterator[_Range | _Piece]:
+        for path in self._files:
+            if str(path) != "-":
+                yield from _ranges(path)
+                continue
+            counter = _COUNTERS[self._counting.delimiter]()
+            blocks = _blocks(_Range("-", 0, 0, 0), None)
+            form = self._counting.normalization
+            for piece in _whole_pieces(blocks, counter.breaks_at, form):
+                yield _Piece(*piece)
+
+
+def tally_of(shards: Shards, max_types: int | None = None) -> Tally:
+    """The tallies of all blocks, added up in their order.
+
+    Args:
+        shards: of `TallyWork`.
+        max_types: most distinct tokens; their number decides how much memory is needed.
+
+    Raises:
+        InputError: there are more.
+    """
+    tally = Tally()
+    for entry in shards.files():
+        with shards.file(entry) as path:
+            tally = _added(tally, Tally.load(path))
+        if max_types is not None and len(tally.counts) > max_types:
+            raise InputError(
+                f"The corpus has more than {max_types:,} distinct tokens (see `max_types`).",
+                "Count characters instead of words, normalize or clean the text, or raise the "
+                "limit if there is memory for it.",
+            )
+    return tally
+
+
 # -- ranges ---------------------------------------------------------------------------------------
+
+
+class _Piece(NamedTuple):
+    """Text of a stream: whether it starts a line, and whether it ends one."""
+
+    text: str
+    starts: bool
+    ends: bool
 
 
 @dataclass(frozen=True)
@@ -201,50 +372,16 @@ def _ranges(path: str | Path) -> Iterator[_Range]:
         yield _Range(str(path), start, end, end - start)
 
 
-def _count_in_processes(
-    ranges: Sequence[_Range], counting: Counting, workers: int, report: Callable[[int], None]
-) -> Iterator[tuple[_Range, Tally]]:
-    """The tallies in the order of the ranges; only some are held at a time."""
-    waiting: deque[tuple[_Range, Future[Tally] | None]] = deque()
-    rest = iter(ranges)
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_ctrl_c) as pool:
-        try:
-            while True:
-                while len(waiting) < 2 * workers and (piece := next(rest, None)) is not None:
-                    here = piece.path == "-"  # standard input belongs to this process
-                    future = None if here else pool.submit(_count_range, piece, counting)
-                    waiting.append((piece, future))
-                if not waiting:
-                    return
-                piece, future = waiting.popleft()
-                if future is None:
-                    yield piece, _count_range(piece, counting, report)
-                else:
-                    yield piece, future.result()
-        except BrokenProcessPool:
-            raise UertoolError(
-                "A counting process ended without a word, perhaps for lack of memory.",
-                "Use fewer of them: `workers_num` 1.",
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _leave_ctrl_c() -> None:
-    """Ctrl-C is answered once, by the process that waits for the counts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _count_range(
-    piece: _Range, counting: Counting, report: Callable[[int], None] | None = None
-) -> Tally:
+def _count_range(piece: _Range, counting: Counting) -> Iterator[tuple[int, Tally | None]]:
+    """Bytes as they are done, and at last the tally."""
+    done: list[int] = []
     counter: _Counter = _COUNTERS[counting.delimiter]()
-    blocks = _blocks(piece, report)
+    blocks = _blocks(piece, done.append)
     for text, starts, ends in _whole_pieces(blocks, counter.breaks_at, counting.normalization):
         counter.count(text, starts, ends)
-    return counter.tally()
+        yield sum(done), None
+        done.clear()
+    yield sum(done), counter.tally()
 
 
 def _blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterator[str]:

@@ -1,0 +1,464 @@
+"""Commands that run on the engine: settings become an order, and what it does is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from uertool.cli import console, run_record
+from uertool.cli.options import OutputSettings, source_of
+from uertool.engine.settings import EngineSettings
+from uertool.errors import UsageError
+from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.text.settings import InputSettings
+
+if TYPE_CHECKING:
+    from uertool.engine.estimate import Estimate
+    from uertool.engine.order import Order, Watch
+    from uertool.engine.run import Gathered
+
+M = TypeVar("M", bound=ModelSettings)
+
+#: Seconds between two lines about progress if there is no terminal.
+_EVERY = 60.0
+_ON_RAY = ("ray_address", "actors", "gpus_per_actor", "cpus_per_actor")
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the commands that run a model on lines share.
+
+    Attributes:
+        engine, model, text, device, output: their settings.
+        texts: texts on the command line.
+        what: what is missing if there is no input, for messages.
+        inputs: further files that decide the results, for the record of the run.
+        details: what was reported about the model, for the record of the run.
+    """
+
+    engine: EngineSettings
+    model: ModelSettings
+    text: InputSettings
+    device: DeviceSettings
+    output: OutputSettings
+    texts: Sequence[str] | None = None
+    what: str = "text"
+    inputs: Sequence[str | Path | None] = ()
+    details: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.output.apply(check=False)
+        check_engine(self.engine)
+        if self.is_ray and not self.output.to_file:
+            raise UsageError(
+                "`engine` ray writes a folder of shards.",
+                "Name it with `prediction_path`; its suffix is the format, as that of a file.",
+            )
+        if self.engine.resume and not self.output.to_file:
+            raise UsageError(
+                "`resume` needs an output file to go on with.", "Name one with `prediction_path`."
+            )
+
+    @property
+    def is_ray(self) -> bool:
+        """Whether it runs on a cluster."""
+        return self.engine.engine == "ray"
+
+    @property
+    def target(self) -> str:
+        """The output as the engine takes it."""
+        return self.output.prediction_path or "-"
+
+    @property
+    def source(self) -> str | None:
+        """The path of the input, "-", or None if it is the texts themselves."""
+        return source_of(self.text, self.texts, self.what)
+
+    def for_workers(self, model: M) -> M:
+        """The model for workers, which may run in other folders."""
+        return absolute_model(model) if self.is_ray else model
+
+    def new_order(self, **more: Any) -> Order:
+        """The order to do some work; see `Order` for the arguments."""
+        source = None if self.is_ray else self.source
+        more["identity"] = {
+            **model_identity(self.model, digests=self.is_ray),
+            "dtype": self.device.dtype,
+            "seed": self.output.seed,
+            **({} if self.is_ray else {"skip_bad": self.text.skip_bad}),
+            **more["identity"],
+        }
+        return new_order(
+            self.engine,
+            self.text,
+            inputs=self._files() if self.is_ray else [source] if source is not None else [],
+            texts=list(self.texts or ()) if source is None and not self.is_ray else None,
+            device=self.device,
+            overwrite=self.output.overwrite,
+            in_shards=self.is_ray,
+            **more,
+        )
+
+    def _files(self) -> list[str]:
+        if self.texts:
+            raise UsageError(
+                "Texts on the command line are too few for `engine` ray.",
+                "Name files, folders or globs with `test_path`.",
+            )
+        if self.text.test_path is None:
+            raise UsageError(
+                "`engine` ray needs files.", "Name files, folders or globs with `test_path`."
+            )
+        return [self.text.test_path]
+
+    @contextmanager
+    def watching(self, what: str, unit: str = "lines") -> Iterator[tuple[Meter, Watch]]:
+        """A watch that shows progress, unless the results themselves do; see `watching`."""
+        shown = self.output.to_file or not console.out_is_terminal()
+        with watching(what, unit, self.engine, shown=shown) as (meter, watch):
+            yield meter, dataclasses.replace(watch, detail=self._detail)
+
+    def _detail(self, sentence: str) -> None:
+        self.details.append(sentence)
+        console.detail(sentence)
+
+    def report(self, found: Gathered, rate: float = 0.0) -> None:
+        """What came of shards, and which lines could not be processed."""
+        if self.is_ray:
+            report_shards(found.manifest, self.target, rate)
+        report_errors(found, self.target)
+
+    def record(self, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        """Write the record of the run, if it is wanted."""
+        if self.output.save_run and self.output.prediction_path is not None:
+            run_record.write(
+                self.output.prediction_path,
+                inputs=[*self.model.files(), self.source, *self.inputs],
+                settings=settings,
+                results=results,
+            )
+
+
+# -- orders ---------------------------------------------------------------------------------------
+
+
+def check_engine(engine: EngineSettings) -> None:
+    """Refuse settings of a cluster without one."""
+    given = [f"`{name}`" for name in _ON_RAY if getattr(engine, name) is not None]
+    if given and engine.engine != "ray":
+        raise UsageError(f"{', '.join(given)} belongs to `engine` ray.", "Give `engine` ray.")
+
+
+def refuse_on_ray(engine: EngineSettings, **settings: object) -> None:
+    """Refuse settings, by their names, that need the model in this process."""
+    given = [f"`{name}`" for name, value in settings.items() if value not in (None, False)]
+    if given and engine.engine == "ray":
+        raise UsageError(
+            f"{', '.join(given)} cannot be combined with `engine` ray.",
+            "Leave it out, or use `engine` local.",
+        )
+
+
+def new_order(
+    engine: EngineSettings,
+    text: InputSettings | None = None,
+    *,
+    device: DeviceSettings | None = None,
+    **more: Any,
+) -> Order:
+    """What the engine shall do.
+
+    Args:
+        engine: where.
+        text: how lines are read.
+        device: where the model runs; None for work without one.
+        more: see `Order`.
+    """
+    from uertool.engine.cluster import Resources
+    from uertool.engine.order import Order
+    from uertool.engine.sources import Reading
+
+    on_ray = engine.engine == "ray"
+    text = text or InputSettings()
+    if on_ray and text.shard is not None:
+        raise UsageError("`shard` and `engine` ray were both given: Ray shares out the work.")
+    if engine.strict and text.skip_bad:
+        raise UsageError("`strict` and `skip_bad` were both given.", "Give one of the two.")
+    devices: list[str | None] = [None]
+    if device is not None and not on_ray:
+        from uertool.loading.device import resolve_devices
+
+        devices = [str(found) for found in resolve_devices(device.device)]
+        more["identity"]["device"] = sorted({name.split(":")[0] for name in map(str, devices)})
+    reading = Reading(text.column, text.field, part=text.parts())
+    return Order(
+        **{
+            "engine": engine.engine,
+            "devices": devices,
+            "resources": Resources(
+                engine.actors, engine.cpus_per_actor or 1.0, engine.gpus_per_actor
+            ),
+            "address": engine.ray_address,
+            "device": _one_device(device) if on_ray else None,
+            "threads": device.threads if device is not None else None,
+            "block_lines": engine.shard_lines,
+            "strict": engine.strict if on_ray else not text.skip_bad,
+            "resume": engine.resume,
+            "reading": reading,
+            **more,
+        }
+    )
+
+
+def _one_device(device: DeviceSettings | None) -> str | None:
+    if device is None or device.device == "auto":
+        return None
+    if "," in device.device or ":" in device.device:
+        raise UsageError(
+            f"`device` {device.device} and `engine` ray were both given: Ray shares out devices.",
+            "Give `device` cpu or cuda, and with `gpus_per_actor` what a worker gets.",
+        )
+    return device.device
+
+
+def absolute_model(model: M) -> M:
+    """The same model for workers that run in other folders."""
+    changes: dict[str, Any] = {}
+    for one in dataclasses.fields(model):
+        value = getattr(model, one.name)
+        if isinstance(value, Path):
+            changes[one.name] = value.absolute()
+        elif one.name == "load_model_path" and value is not None and _is_file(value):
+            changes[one.name] = os.path.abspath(value)
+    return dataclasses.replace(model, **changes)
+
+
+def _is_file(reference: str) -> bool:
+    return os.path.exists(reference) or os.path.exists(reference + ".index")
+
+
+def model_identity(model: ModelSettings, *, digests: bool) -> dict[str, Any]:
+    """What a model is: its name, its files and the settings that were given.
+
+    Args:
+        model: which model.
+        digests: know files by their digests, wherever they are; otherwise by size and time.
+    """
+    from uertool.io.atomic import sha256_of
+
+    files: dict[str, Any] = {}
+    for item in model.files():
+        if item is None:
+            continue
+        parts = [Path(item)]
+        if not parts[0].exists():  # a TensorFlow prefix, or no file at all
+            parts = sorted(parts[0].parent.glob(parts[0].name + ".*"))
+        for part in parts:
+            if part.exists():
+                files[part.name] = sha256_of(part) if digests else _state(part)
+    given = {
+        field.name: str(value)
+        for field in dataclasses.fields(model)
+        if (value := getattr(model, field.name)) not in (None, ())
+        and not isinstance(value, Path)
+        and field.name != "load_model_path"
+    }
+    name = Path(model.reference).name if _is_file(model.reference) else model.reference
+    return {"model": name, "model files": files, "model settings": given}
+
+
+def _state(path: Path) -> list[Any]:
+    """Size and time of a file; of a folder those of its files."""
+    if path.is_dir():
+        return [[item.name, *_state(item)] for item in sorted(path.iterdir()) if item.is_file()]
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+# -- progress -------------------------------------------------------------------------------------
+
+
+class Meter:
+    """Counts lines and knows the rate of this run, without what an earlier one had done."""
+
+    def __init__(self, ticker: console.Ticker, what: str, unit: str) -> None:
+        self.ticker = ticker
+        self.what = what
+        self.unit = unit
+        self.total: int | None = None
+        self.done = 0
+        self.before: int | None = None
+        self.started = time.monotonic()
+        self.ended: float | None = None
+
+    def begin(self, total: int) -> None:
+        """So many lines there are."""
+        self.total = total
+        self.ticker.total(total)
+
+    def add(self, count: int) -> None:
+        """So many more are done; the first call is about an earlier run."""
+        if self.before is None:
+            self.before = count
+            self.started = time.monotonic()
+        self.done += count
+        self.ticker(count)
+        self.ended = time.monotonic() if self.done == self.total else None
+        if self.rate:
+            self.ticker.say(f"{self.rate:,.0f} {self.unit}/s")
+
+    @property
+    def seconds(self) -> float:
+        """How long this run has taken."""
+        return (self.ended or time.monotonic()) - self.started
+
+    @property
+    def rate(self) -> float:
+        """Lines a second."""
+        seconds = self.seconds
+        return (self.done - (self.before or 0)) / seconds if seconds > 0 else 0.0
+
+    def tell(self, stop: threading.Event) -> None:
+        """A line every minute until the run ends."""
+        while not stop.wait(_EVERY):
+            of = "" if self.total is None else f" of {self.total:,}"
+            left = ""
+            if self.total is not None:
+                rest = span((self.total - self.done) / self.rate) if self.rate else ""
+                left = f", {rest} left" if rest else ", starting"
+            console.note(
+                f"{self.what}: {self.done:,}{of} {self.unit}, {self.rate:,.1f} {self.unit}/s{left}"
+            )
+
+
+@contextmanager
+def watching(
+    what: str,
+    unit: str = "lines",
+    engine: EngineSettings | None = None,
+    *,
+    shown: bool = True,
+) -> Iterator[tuple[Meter, Watch]]:
+    """A watch that shows how far a run is: a bar on a terminal, else one line a minute.
+
+    Args:
+        what: what is being done, a word or two.
+        unit: what is counted.
+        engine: decides how an interrupted run is continued.
+        shown: whether progress is shown; False if the results appear on the terminal.
+    """
+    from uertool.engine.order import Watch
+
+    on_ray = engine is not None and engine.engine == "ray"
+    bar = console.progress(None, what, unit=unit) if shown else nullcontext(console.Ticker())
+    with bar as ticker:
+        meter = Meter(ticker, what, unit)
+        silent = console.is_quiet() or sys.stderr.isatty() or not shown
+        stop = threading.Event()
+        thread = threading.Thread(target=meter.tell, args=(stop,), daemon=True)
+        if not silent:
+            thread.start()
+        try:
+            say = console.note if on_ray else console.warn
+            yield (
+                meter,
+                Watch(total=meter.begin, lines=meter.add, notice=say, detail=console.detail),
+            )
+        except KeyboardInterrupt:
+            if meter.done and engine is not None:
+                how = "the same command goes on" if on_ray else "go on with `resume`"
+                console.err(f"Finished parts of {meter.done:,} {unit} are kept; {how}.")
+            raise
+        finally:
+            stop.set()
+            if not silent:
+                thread.join()
+
+
+def span(seconds: float) -> str:
+    """A time in words: 42 s, 3 min 10 s, 5 h 2 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    days, hours = divmod(whole // 3600, 24)
+    return (f"{days} d " if days else "") + f"{hours} h {whole % 3600 // 60} min"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words that agree."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+# -- plans and reports ----------------------------------------------------------------------------
+
+
+def show_plan(order: Order, *, as_json: bool = False) -> None:
+    """--dry-run: what a run would be, on standard output; then the command ends."""
+    from uertool.engine.estimate import estimate
+    from uertool.engine.order import Watch
+
+    plan = estimate(order, Watch(notice=console.warn))
+    if as_json:
+        console.json_line(asdict(plan))
+    else:
+        for line in _plan_lines(plan, order):
+            console.out(line)
+    raise typer.Exit
+
+
+def _plan_lines(plan: Estimate, order: Order) -> Iterator[str]:
+    room = plan.room
+    each = f"{room.cpus:g} CPU" + (f" and {room.gpus:g} GPU" if room.gpus else "")
+    files, nodes = counted(plan.files, "file"), counted(room.nodes, "node")
+    yield f"input:    {files}, {plan.bytes / 1e6:,.1f} MB, {counted(plan.lines, 'line')}"
+    done = f", of which {plan.done:,} are done" if plan.done else ""
+    yield f"blocks:   {plan.blocks:,} of {plan.block_lines:,} lines{done}"
+    yield f"workers:  {room.actors:,} with {each} each, on {nodes}"
+    yield (
+        f"sample:   {plan.sampled:,} lines at {plan.rate:,.1f} lines/s a worker, "
+        f"model loaded in {plan.loading:.1f} s"
+    )
+    if plan.errors:
+        yield f"          {plan.errors:,} of them cannot be processed"
+    yield f"estimate: {span(plan.seconds)}, if workers do not slow each other down"
+    yield f"output:   {order.output}, nothing written yet"
+
+
+def report_shards(manifest: Mapping[str, Any], output: str, rate: float) -> None:
+    """What came of a run on a cluster, on standard error."""
+    console.note(
+        f"{counted(manifest['lines'], 'line')}, {counted(manifest['rows'], 'row')} in "
+        f"{counted(len(manifest['shards']), 'shard')} in {output}"
+        + (f", {rate:,.1f} lines/s" if rate else "")
+    )
+
+
+def report_errors(found: Gathered, output: str) -> None:
+    """How many lines could not be processed, and where that is written."""
+    count = found.manifest["errors"]
+    if not count:
+        return
+    if found.errors:
+        first = found.errors[0]
+        sentence = f"{counted(count, 'line')} left out; the first is line {first['line']}"
+        if len(found.manifest["input"]) > 1:
+            sentence += f" of {first['file']}"
+        sentence += f": {first['reason']}"
+    else:
+        sentence = f"{counted(count, 'line')} could not be processed"
+    if output != "-":
+        between = "/" if found.manifest["shards"] and Path(output).is_dir() else "."
+        sentence += f"; see {output.rstrip('/')}{between}errors.jsonl"
+    console.warn(sentence)

@@ -1,0 +1,198 @@
+"""Jobs: a loaded model with batches in and results out, as `Work` on blocks of lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+
+import torch
+
+from uertool.engine.batching import Ahead, Batch, Encoded, Limits, WindowRunner, windows_of
+from uertool.engine.work import (
+    WINDOW,
+    Counts,
+    Event,
+    Finished,
+    Notice,
+    OnFailure,
+    Progress,
+    Task,
+    Tasks,
+    Write,
+    add_counts,
+    clause,
+)
+from uertool.errors import InputError
+from uertool.loading.device import is_out_of_memory, release_memory
+from uertool.text.readers import Line
+
+T = TypeVar("T")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Job(Protocol[T, R_co]):
+    """A loaded model and how it is used on batches.
+
+    If it has the model as `loaded`, what was assumed about that is reported.
+    """
+
+    limits: Limits
+
+    def encode(self, items: list[T]) -> list[Encoded]:
+        """Items to texts as ids; runs in a background thread."""
+
+    def step(self, batch: Batch) -> Sequence[R_co]:
+        """A batch to one result per row."""
+
+    def empty(self, item: Encoded) -> R_co:
+        """The result of a text without ids."""
+
+
+@dataclass(frozen=True)
+class JobWork(Generic[R]):
+    """A job, and how its results are written.
+
+    Attributes:
+        name, suffix, window, block_lines, in_hand: see `Work`; a window is sorted by length.
+        make_job: loads the model for a device; picklable.
+        open_writer: opens a shard: gets its path, the number of its block and the job; picklable.
+            A block without results becomes an empty file.
+    """
+
+    name: str
+    suffix: str
+    make_job: Callable[[torch.device], Job[Line, R]]
+    open_writer: Callable[[Path, int, Any], AbstractContextManager[Write]]
+    window: int = WINDOW
+    block_lines: int | None = None
+    in_hand: int = 2  # one that it runs and one that it encodes meanwhile
+
+    def open(self, device: torch.device | None) -> JobProcessor[R]:
+        """Load the model."""
+        assert device is not None
+        return JobProcessor(self, self.make_job(device))
+
+
+class _Window(NamedTuple):
+    """Encoded lines of a task; after the last of them `ends` says that there are no more."""
+
+    task: Task
+    items: list[Encoded]
+    ends: bool
+
+
+class JobProcessor(Generic[R]):
+    """Runs a job over blocks; the next window is encoded while the model is busy with one."""
+
+    def __init__(self, work: JobWork[R], job: Job[Line, R]) -> None:
+        self.work = work
+        self.job = job
+        loaded = getattr(job, "loaded", None)
+        self.notices: Sequence[str] = loaded.notes if loaded is not None else ()
+        self.details: Sequence[str] = loaded.described() if loaded is not None else ()
+
+    def run(self, tasks: Tasks) -> Iterator[Event]:
+        """Turn blocks into shards."""
+        said: list[str] = []
+        safe = _SafeJob(self.job)
+        limits = replace(self.job.limits, window=self.work.window)
+        runner = WindowRunner(safe.step, limits, self.job.empty, said.append)
+        with Ahead(lambda: self._encoded(tasks, safe)) as encoded:
+            for window in encoded:
+                task = window.task
+                counts: Counts = {"rows": 0}
+                with self.work.open_writer(task.path, task.index, self.job) as write:
+                    while not window.ends:
+                        safe.fail = task.fail
+                        found = runner.run(window.items)
+                        results = [result for result in found if not isinstance(result, _Failed)]
+                        add_counts(counts, write(cast("list[Any]", results)))
+                        yield from map(Notice, said)
+                        said.clear()
+                        yield Progress(task.index, len(found))
+                        window = next(encoded)
+                yield Finished(task.index, counts)
+
+    def _encoded(self, tasks: Tasks, safe: _SafeJob[R]) -> Iterator[_Window]:
+        for task in tasks:
+            for lines in windows_of(task.lines, self.work.window):
+                yield _Window(task, safe.encode(lines, task.fail), False)
+            yield _Window(task, [], True)
+
+
+class _Failed:
+    """The result of a line that could not be processed."""
+
+
+_FAILED = _Failed()
+
+
+class _SafeJob(Generic[R]):
+    """A job that leaves out the lines that it fails on, where the task wants that.
+
+    Attributes:
+        fail: of the task that `step` works on.
+    """
+
+    def __init__(self, job: Job[Line, R]) -> None:
+        self.job = job
+        self.fail: OnFailure | None = None
+
+    def encode(self, items: list[Line], fail: OnFailure | None) -> list[Encoded]:
+        try:
+            return self.job.encode(items)
+        except Exception as error:
+            if fail is None:
+                raise
+            if len(items) == 1:
+                fail(items[0].number, clause(error))
+                return []
+            found: list[Encoded] = []
+            failed: list[Exception] = []
+            for item in items:
+                try:
+                    found.extend(self.job.encode([item]))
+                except Exception as reason:
+                    failed.append(reason)
+                    fail(item.number, clause(reason))
+            _require_some_good(failed, len(items), error)
+            return found
+
+    def step(self, batch: Batch) -> Sequence[R | _Failed]:
+        try:
+            return self.job.step(batch)
+        except Exception as error:
+            if self.fail is None or (is_out_of_memory(error) and len(batch) > 1):
+                raise  # a batch that does not fit in memory is halved by the caller
+            failure = error
+        if len(batch) == 1:
+            return [self._failed(batch.items[0], failure)]
+        results: list[R | _Failed] = []
+        failed: list[Exception] = []
+        for row, item in enumerate(batch.items):
+            one = slice(row, row + 1)
+            single = Batch(batch.ids[one], batch.segs[one], [item], batch.lengths[one])
+            try:
+                results.extend(self.job.step(single))
+            except Exception as reason:
+                failed.append(reason)
+                results.append(self._failed(item, reason))
+        _require_some_good(failed, len(batch), failure)
+        return results
+
+    def _failed(self, item: Encoded, error: Exception) -> _Failed:
+        if is_out_of_memory(error):
+            release_memory()
+        assert self.fail is not None
+        self.fail(item.index, clause(error))
+        return _FAILED
+
+
+def _require_some_good(failed: Sequence[Exception], of: int, error: Exception) -> None:
+    """Raise if every line fails by something that is not about the line: a fault of the job."""
+    if len(failed) == of and not all(isinstance(reason, InputError) for reason in failed):
+        raise error

@@ -1,0 +1,262 @@
+"""What runs where the model is: it turns blocks into shards with their records."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uertool.engine.blocks import BadPlace, Block
+from uertool.engine.reading import BlockReader
+from uertool.engine.store import Store
+from uertool.engine.work import Finished, Notice, Processor, Progress, Task, Tasks, Work
+from uertool.errors import UertoolError
+from uertool.io.atomic import sha256_of
+
+if TYPE_CHECKING:
+    import torch
+
+#: Where in the folder of shards the records of finished ones are during a run.
+RECORDS = "_run"
+
+#: What workers report, as plain data; `kind` says which:
+#:
+#: - "lines": so many more `lines` of a `block` are done; `path` is the unfinished shard;
+#: - "done": the shard of a `block` is finished, and its record is in the store;
+#: - "notice": a sentence that the user should read; "detail": one who wants to know more.
+Message = dict[str, Any]
+
+#: Lines between two reports about progress to a driver on another machine, at least.
+_REPORT = 1024
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Everything that a worker needs to know; it is sent to each once.
+
+    Attributes:
+        work: what is done.
+        reader: reads the lines of blocks.
+        store: where shards are written; None for a sample whose results are dropped.
+        device: where the model runs; None for work without one.
+        threads: processor threads of each worker; None leaves them as they are.
+        strict: whether the first line that cannot be processed ends the run.
+        most_tries: how often a block is begun before it is blamed for the death of its workers.
+    """
+
+    work: Work
+    reader: BlockReader
+    store: Store | None
+    device: str | None
+    threads: int | None
+    strict: bool = False
+    most_tries: int | None = None
+
+
+def shard_name(index: int, suffix: str) -> str:
+    """The name of a shard's file; names sort as the shards do."""
+    return f"part-{index:06d}{suffix}"
+
+
+def record_name(index: int) -> str:
+    """Where the record of a finished shard is."""
+    return f"{RECORDS}/part-{index:06d}.json"
+
+
+def tries_name(index: int) -> str:
+    """Where is counted how often a block was begun."""
+    return f"{RECORDS}/tries-{index:06d}"
+
+
+@dataclass
+class _Open:
+    """A block in progress."""
+
+    block: Block
+    task: Task
+    errors: list[BadPlace] = field(default_factory=list)
+    started: float = 0.0
+    reported: int = 0
+    done: int = 0
+
+
+class Worker:
+    """Loads a model once, and turns blocks into shards.
+
+    Args:
+        assignment: what to do.
+        isolated: whether it is on a cluster, where errors must name their line, since the driver
+            does not see it. Otherwise a strict run raises what a line fails with.
+    """
+
+    def __init__(self, assignment: Assignment, *, isolated: bool = False) -> None:
+        self._assignment = assignment
+        self._isolated = isolated
+        self._processor: Processor | None = None
+        self._loading = 0.0
+        self._open: dict[int, _Open] = {}
+
+    def run(
+        self, blocks: Iterator[Block], ready: Callable[[], bool] = lambda: True
+    ) -> Iterator[Message]:
+        """Turn blocks into shards and report about it.
+
+        Args:
+            blocks: what to do.
+            ready: whether the next block is there, see `Tasks`.
+
+        Raises:
+            UertoolError: what a strict run does not leave out, or what the work cannot do at all.
+        """
+        processor = self.processor()
+        for sentence in processor.notices:
+            yield {"kind": "notice", "text": sentence, "once": True}
+        for sentence in processor.details:
+            yield {"kind": "detail", "text": sentence, "once": True}
+        store = self._assignment.store or _scratch()
+        with store.folder() as folder, store.writing():
+            for event in processor.run(Tasks(self._tasks(blocks, folder), ready)):
+                if isinstance(event, Notice):
+                    yield {"kind": "notice", "text": event.text, "once": event.once}
+                elif isinstance(event, Progress):
+                    yield from self._progress(event)
+                else:
+                    yield self._finish(event, folder)
+
+    def processor(self) -> Processor:
+        """The loaded model; loads it at the first call."""
+        if self._processor is None:
+            started = time.perf_counter()
+            self._processor = self._assignment.work.open(self._device())
+            self._loading = time.perf_counter() - started
+        return self._processor
+
+    def _device(self) -> torch.device | None:
+        job = self._assignment
+        if job.device is None:
+            return None
+        import torch
+
+        from uertool.loading.device import resolve_device, set_threads
+
+        set_threads(job.threads)
+        device = resolve_device(job.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        return device
+
+    def _tasks(self, blocks: Iterator[Block], folder: Path) -> Iterator[Task]:
+        job = self._assignment
+        for block in blocks:
+            self._try_again(block)
+            errors: list[BadPlace] = []
+
+            def fail(
+                number: int, reason: str, block: Block = block, errors: list[BadPlace] = errors
+            ) -> None:
+                errors.append(job.reader.place(block, number, reason))
+
+            raises = job.strict and not self._isolated
+            task = Task(
+                block.index,
+                job.reader.lines(block, errors.append),
+                folder / shard_name(block.index, job.work.suffix),
+                None if raises else fail,
+            )
+            self._open[block.index] = _Open(block, task, errors, time.perf_counter())
+            yield task
+
+    def _progress(self, event: Progress) -> Iterator[Message]:
+        opened = self._open[event.block]
+        self._check(opened.errors)
+        opened.done += event.lines
+        new = opened.done - opened.reported
+        if new >= (_REPORT if self._isolated else 1):
+            opened.reported = opened.done
+            path = str(opened.task.path)
+            yield {"kind": "lines", "block": event.block, "lines": new, "path": path}
+
+    def _finish(self, event: Finished, folder: Path) -> Message:
+        opened = self._open.pop(event.block)
+        block, store = opened.block, self._assignment.store
+        self._check(opened.errors)
+        record: dict[str, Any] = {
+            "shard": block.index,
+            "first": block.first,
+            "lines": block.count,
+            "rows": event.counts.get("rows", 0),
+            "counts": event.counts,
+            "files": [],
+            "errors": [asdict(bad) for bad in sorted(opened.errors, key=_by_number)],
+        }
+        for file in sorted(folder.glob(shard_name(block.index, "*"))):
+            size, digest = file.stat().st_size, sha256_of(file)
+            record["files"].append({"name": file.name, "bytes": size, "sha256": digest})
+            if store is not None:
+                store.put(file, file.name)
+        if store is not None:
+            data = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            store.write(record_name(block.index), data)
+        return {
+            "kind": "done",
+            "block": block.index,
+            "lines": block.count - opened.reported,
+            "record": {**record, "errors": len(opened.errors)},
+            "seconds": time.perf_counter() - opened.started,
+            "loading": self._loading,
+        }
+
+    def _try_again(self, block: Block) -> None:
+        """Count how often the block was begun: Ray gives it out again when its worker dies."""
+        store, most = self._assignment.store, self._assignment.most_tries
+        if store is None or most is None:
+            return
+        name = tries_name(block.index)
+        tries = int(store.read(name) or 0) + 1
+        if tries > most:
+            where = ""
+            if block.segments:
+                place = self._assignment.reader.place(block, block.segments[0].number, "")
+                where = f" ({place.file}, from line {place.line})"
+            raise UertoolError(
+                f"Block {block.index}{where} was begun {most} times, and its worker died "
+                "each time.",
+                "If memory ran out, use fewer `actors`, a smaller `batch_size` or `shard_lines`.",
+            )
+        store.write(name, str(tries).encode(), flush=False)
+
+    def _check(self, errors: Sequence[BadPlace]) -> None:
+        if self._assignment.strict and errors:
+            bad = errors[0]
+            raise UertoolError(
+                f"{bad.file}, line {bad.line}: {bad.reason}.",
+                "Correct the line, or run without `strict` to have such lines in errors.jsonl.",
+            )
+
+
+def _by_number(bad: BadPlace) -> int:
+    return bad.number or 0
+
+
+def _scratch() -> Store:
+    return Store(tempfile.gettempdir())
+
+
+def plain_error(error: UertoolError) -> dict[str, Any]:
+    """An error as plain data."""
+    return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def raised_error(data: Mapping[str, Any]) -> UertoolError:
+    """The error that `plain_error` described."""
+    from uertool import errors
+
+    found = getattr(errors, str(data["error"]), UertoolError)
+    if found is errors.MissingExtraError:
+        found = UertoolError  # it is constructed from other arguments
+    error: UertoolError = found(data["message"], data["hint"])
+    return error

@@ -1,0 +1,121 @@
+"""The settings of `cloze`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from uertool.errors import SettingError, UsageError
+from uertool.settings import Setting, Settings
+
+if TYPE_CHECKING:
+    from uertool.tasks.cloze.masking import MaskRule
+
+Order = Literal["left-to-right", "most-certain"]
+
+#: Guesses for a mask, and how many of the best tokens a variant is drawn from.
+DEFAULT_GUESSES = 10
+DEFAULT_DRAWN_FROM = 100
+
+#: Targets of pre-training that include a masked language model.
+_MLM_TARGETS = frozenset({"bert", "mlm", "albert"})
+
+_ASKED = "What is asked"
+_MASKS = "What is masked (in lines without [MASK])"
+
+
+@dataclass(frozen=True)
+class ClozeSettings(Settings):
+    """What is asked of a cloze test.
+
+    Attributes:
+        words: with `whole_word`, what counts as a word in text without blanks; on the command line
+            it is read from the file `word_list`.
+        seed: of every random choice.
+    """
+
+    topn: Annotated[
+        int | None,
+        Setting(
+            "Guesses for each mask; with augment draw from so many of the best",
+            min=1,
+            panel=_ASKED,
+            default="10; with augment 100",
+        ),
+    ] = None
+    targets: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Score these words in the place of the masks, with commas between; adjacent masks are "
+            "one place",
+            panel=_ASKED,
+            metavar="A,B,C",
+        ),
+    ] = ()
+    fill_order: Annotated[
+        Order, Setting("Order in which the tokens of a longer word are filled", panel=_ASKED)
+    ] = "left-to-right"
+    augment: Annotated[
+        int, Setting("Write N variants of every line", min=0, panel=_ASKED, metavar="N")
+    ] = 0
+    temperature: Annotated[
+        float, Setting("Temperature of variants; below 1 prefers the likely", panel=_ASKED, above=0)
+    ] = 1.0
+    target: Annotated[
+        str | None, Setting("bert, mlm or albert", panel=_ASKED, default="detected from the file")
+    ] = None
+    mask_word: Annotated[str | None, Setting("Mask this word wherever it occurs", panel=_MASKS)] = (
+        None
+    )
+    mask_ratio: Annotated[
+        float | None, Setting("Mask this share of the tokens", above=0, max=1, panel=_MASKS)
+    ] = None
+    whole_word: Annotated[bool, Setting("Mask all tokens of a word together", panel=_MASKS)] = False
+    word_list: Annotated[
+        Path | None,
+        Setting(
+            "With whole_word: Chinese words, one a line; the longest that fits counts",
+            panel=_MASKS,
+        ),
+    ] = None
+    seq_length: Annotated[
+        int | None,
+        Setting(
+            "Most tokens of a line, special ones included; longer lines are truncated",
+            min=1,
+            panel=_ASKED,
+            default="128, or the model's positions",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None, Setting("Most lines of a batch", min=1, panel="Device and speed")
+    ] = 64
+    words: frozenset[str] = frozenset()
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target is not None and not _MLM_TARGETS & set(self.target.split(",")):
+            raise SettingError("target", self.target, "must be bert, mlm or albert for cloze tests")
+        if self.temperature == float("inf"):
+            raise SettingError("temperature", self.temperature, "must be finite")
+        if self.augment and self.targets:
+            raise UsageError(
+                "`augment` and `targets` were both given.", "Draw variants, or score given words."
+            )
+        if not all(word.strip() for word in self.targets):
+            raise UsageError("One of the words of `targets` is empty.")
+        _ = self.rule  # whose settings exclude each other
+
+    @property
+    def rule(self) -> MaskRule:
+        """What is masked in a line that does not say it itself."""
+        from uertool.tasks.cloze.masking import MaskRule
+
+        return MaskRule(self.mask_word, self.mask_ratio, self.whole_word, self.words, self.seed)
+
+    @property
+    def best(self) -> int:
+        """`topn`, or its default."""
+        return self.topn or (DEFAULT_DRAWN_FROM if self.augment else DEFAULT_GUESSES)

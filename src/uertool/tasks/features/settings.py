@@ -1,0 +1,217 @@
+"""The settings of `extract-features` and `whiten`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from uertool.engine.work import WINDOW
+from uertool.errors import UsageError
+from uertool.settings import Setting, Settings
+
+Blank = Literal["zero", "skip", "error"]
+Precision = Literal["float32", "float16", "int8", "binary"]
+
+#: Lines that are sorted by length together if every token's vector is kept.
+TOKEN_WINDOW = 256
+
+_VECTOR = "What a vector is made of"
+_WHITENING = "Whitening"
+_FORM = "What is written"
+
+
+@dataclass(frozen=True)
+class FeatureSettings(Settings):
+    """Which vectors are computed."""
+
+    pooling: Annotated[
+        str,
+        Setting(
+            "first: the vector of [CLS]; mean, max: over all tokens, [CLS] counts and so does "
+            "[SEP] where there is one, padding never; last: the last token, never padding; "
+            "cls-pooler: [CLS] through the checkpoint's tanh pooler; last4-mean, first-last-mean: "
+            "mean over these layers and all tokens",
+            panel=_VECTOR,
+        ),
+    ] = "first"
+    layers: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Average these layers before pooling, as 1,12 or -4,-3,-2,-1; 0 is the input of the "
+            "first layer",
+            panel=_VECTOR,
+            metavar="A,B,..",
+        ),
+    ] = ()
+    tokens: Annotated[bool, Setting("A row for every token, not for every line", panel=_VECTOR)] = (
+        False
+    )
+    seq_length: Annotated[
+        int | None,
+        Setting(
+            "Most tokens of a line, special ones included; longer lines are truncated",
+            min=1,
+            panel=_VECTOR,
+            default="128, or the model's positions",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        Setting(
+            "Most lines of a batch",
+            min=1,
+            panel="Device and speed",
+            default="as many as fit the device",
+        ),
+    ] = None
+    add_sep: Annotated[
+        bool | None,
+        Setting(
+            "Whether [SEP] follows the tokens",
+            panel=_VECTOR,
+            default="not for UER-py's checkpoints, as there; as their tokenizer says for Hugging "
+            "Face folders; yes for Google's",
+        ),
+    ] = None
+    blank: Annotated[
+        Blank, Setting("Lines without tokens: a row of zeros, no row, or an error", panel=_VECTOR)
+    ] = "zero"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        from uertool.tasks.features.pooling import find_pooling
+
+        pooling = find_pooling(self.pooling, self.layers)
+        if self.tokens and pooling.how == "pooler":
+            raise UsageError(
+                "`tokens` and `pooling` cls-pooler were both given.",
+                "The pooler uses [CLS] only; leave one of them out.",
+            )
+
+    @property
+    def window(self) -> int:
+        """Lines that are sorted by length, and handed out, together."""
+        return TOKEN_WINDOW if self.tokens else WINDOW
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The output heads that are needed of the model."""
+        return ("pooler",) if self.pooling.replace("_", "-") == "cls-pooler" else ()
+
+
+@dataclass(frozen=True)
+class VectorSettings(Settings):
+    """What becomes of vectors: whitening, precision, and what is written next to them."""
+
+    whitening_size: Annotated[
+        int | None, Setting("Whiten, and keep N dimensions", min=1, panel=_WHITENING)
+    ] = None
+    whiten: Annotated[bool, Setting("Whiten, and keep all dimensions", panel=_WHITENING)] = False
+    save_whitening: Annotated[
+        Path | None,
+        Setting("Write the whitening to a .safetensors file, for later vectors", panel=_WHITENING),
+    ] = None
+    load_whitening: Annotated[
+        Path | None, Setting("Use a saved whitening instead of fitting one", panel=_WHITENING)
+    ] = None
+    normalize: Annotated[
+        bool | None,
+        Setting("Scale vectors to length 1", panel=_FORM, default="if they are whitened"),
+    ] = None
+    precision: Annotated[Precision, Setting("How numbers are stored", panel=_FORM)] = "float32"
+    row_map: Annotated[
+        Path | None,
+        Setting("Write which line (and token) each row belongs to, as TSV", panel=_FORM),
+    ] = None
+    plot: Annotated[
+        Path | None,
+        Setting(
+            "Draw the vectors in two dimensions and their similarities, as .png, .svg or .pdf",
+            panel=_FORM,
+        ),
+    ] = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether a whitening is fitted on these vectors."""
+        asked = self.whiten or self.whitening_size is not None
+        return asked and self.load_whitening is None
+
+    def check(self, output: str, *, in_shards: bool = False) -> None:
+        """Check early that all of it can be done.
+
+        Args:
+            output: the file for vectors, "-", or with `in_shards` a folder for shards of vectors.
+
+        Raises:
+            UsageError: a name with an unknown suffix, or settings that exclude each other.
+            MissingExtraError: a library is missing.
+        """
+        from uertool.io.vector_writer import check_output
+        from uertool.tasks.features.whitening import check_path
+
+        check_output(output.rstrip("/"), self.precision)
+        if self.save_whitening is not None:
+            check_path(self.save_whitening)
+            if not self.fits and self.load_whitening is None:
+                raise UsageError(
+                    "`save_whitening` was given, but nothing is whitened.",
+                    "Give `whitening_size` too, or `whiten` to keep all dimensions.",
+                )
+        if self.plot is not None:
+            from uertool.tasks.features.plots import require_drawing
+
+            require_drawing(self.plot, overwrite=True)
+        if in_shards:
+            self._check_shards()
+
+    def _check_shards(self) -> None:
+        for name in ("row_map", "plot", "whiten", "save_whitening"):
+            if getattr(self, name):
+                raise UsageError(
+                    f"`{name}` needs all vectors in one file, but `engine` ray writes shards.",
+                    "Leave it out, or use `engine` local.",
+                )
+        if self.fits:
+            raise UsageError(
+                "A whitening cannot be fitted in the same run with `engine` ray.",
+                "Extract, then: uertool whiten fit FOLDER, and give `load_whitening`.",
+            )
+
+
+@dataclass(frozen=True)
+class FitSettings(Settings):
+    """Where a fitted whitening is saved, and how much of it is kept."""
+
+    save_whitening: Annotated[
+        Path | None,
+        Setting("The .safetensors file to write", names=("output", "o"), panel=_WHITENING),
+    ] = None
+    whitening_size: Annotated[
+        int | None, Setting("Dimensions to keep", min=1, panel=_WHITENING, default="all")
+    ] = None
+
+
+@dataclass(frozen=True)
+class ApplySettings(Settings):
+    """Which whitening is applied, and how the results are written."""
+
+    load_whitening: Annotated[
+        Path | None,
+        Setting("A saved whitening", names=("whitening", "w"), panel=_WHITENING),
+    ] = None
+    prediction_path: Annotated[
+        str | None,
+        Setting(
+            "The file to write; its suffix is the format, - is JSON lines to standard output",
+            names=("output", "o"),
+            panel="Output",
+            metavar="FILE",
+        ),
+    ] = None
+    whitening_size: Annotated[
+        int | None, Setting("Keep fewer dimensions than were saved", min=1, panel=_WHITENING)
+    ] = None
+    normalize: Annotated[bool, Setting("Scale vectors to length 1", panel=_FORM)] = True
+    precision: Annotated[Precision, Setting("How numbers are stored", panel=_FORM)] = "float32"
