@@ -176,13 +176,10 @@ def raw_lines(
             yield _line(number, offset, data, most)
             number, offset = number + 1, offset + length + len(piece)
             held, kept, length = [], 0, 0
+        short = len(block) <= most  # and so are its lines
         for line in lines:
             data = line.rstrip(b"\r\n")
-            yield (
-                RawLine(number, offset, data)
-                if len(data) <= most
-                else _line(number, offset, data, most)
-            )
+            yield RawLine(number, offset, data) if short else _line(number, offset, data, most)
             number += 1
             offset += len(line)
         if last:

@@ -188,7 +188,7 @@ class LineParser:
             return self._table.line(number, text, cut)
         if self._field is not None:
             return _record(number, text, self._field, cut)
-        return Line(number, text, cut=cut)
+        return Line(number, text, cut=True) if cut else Line(number, text)
 
 
 class BadContentError(Exception):
