@@ -124,7 +124,7 @@ def warm_up(top: Path) -> None:
         paths["out"] = str(top / "sound" / f"out{number}")
         arguments = [word.format(**paths) for word in command.split()]
         with (
-            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")),
             contextlib.redirect_stderr(io.StringIO()) as said,
         ):
             code = main(arguments)
