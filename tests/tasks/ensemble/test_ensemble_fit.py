@@ -418,6 +418,15 @@ def test_old_parameter_sets_keep_their_meaning(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_every_kind_of_sampling_and_boosting_is_accepted() -> None:
+    for name, values in {
+        "boosting": ("gbdt", "dart", "rf"), "data_sample_strategy": ("bagging", "goss"),
+    }.items():  # fmt: skip
+        for value in values:
+            read = parameters.check_parameters({name: value, "is_unbalance": "true"}, "here")
+            assert read.params == {name: value, "is_unbalance": True}
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -185,7 +185,7 @@ def check_parameters(given: Mapping[str, Any], source: str) -> Parameters:
         UsageError: a name is unknown or not allowed, or a value is invalid. All faults are
             reported together.
     """
-    params = _collected(given, source, lambda name, value: _converted(name, value))
+    params = _collected(given, source, _converted)
     rounds = params.pop("num_iterations", None)
     if rounds is not None and rounds < 1:
         raise UsageError(f"{source}: invalid number of rounds: {rounds} (must be at least 1).")
@@ -243,7 +243,8 @@ def _converted(name: str, value: Any) -> Value:
         what = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
         raise UsageError(f"invalid {name}: {shown(repr(value))} (must be {what[kind]}).")
     # Random forests need bagging; alone they would be refused.
-    if reason := refusal({"bagging_freq": 1, "bagging_fraction": 0.5, name: result}):
+    bagging = {"bagging_freq": 1, "bagging_fraction": 0.5} if name == "boosting" else {}
+    if reason := refusal({**bagging, name: result}):
         raise UsageError(f"invalid {name}: {shown(value)} (LightGBM: {reason}).")
     return result
 
