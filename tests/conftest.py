@@ -1,9 +1,14 @@
-"""What every test may use: where the golden data lies, and a quiet, offline environment."""
+"""Paths of test data, a quiet offline environment, and what tests without the slow mark may do."""
 
 from __future__ import annotations
 
 import functools
+import multiprocessing.process
 import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,9 @@ TESTS = Path(__file__).parent
 FIXTURES = TESTS / "fixtures"
 MODELS = TESTS / "data" / "models"
 TEXT = TESTS / "data" / "text"
+
+#: Libraries that take seconds to load.
+HEAVY = frozenset(["ray", "tensorflow", "transformers"])
 
 # Before any test imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -65,5 +73,31 @@ def fixtures() -> Path:
 
 @pytest.fixture(autouse=True)
 def width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables as wide as where nothing says otherwise; a library that a test imports may say so."""
+    """Remove COLUMNS, which a library that a test imports may set: it changes tables."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import a file that is slow as a whole when slow tests are deselected."""
+    if config.option.markexpr != "not slow" or not collection_path.name.startswith("test_"):
+        return None
+    text = collection_path.read_text("utf-8")
+    return True if re.search(r"^pytestmark = .*\bmark\.slow\b", text, re.MULTILINE) else None
+
+
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that starts a process or loads a heavy library must be marked slow."""
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("This test starts a process: mark it with pytest.mark.slow.")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+    before = HEAVY & set(sys.modules)
+    yield
+    loaded = HEAVY & set(sys.modules) - before
+    assert not loaded, f"This test loads {', '.join(loaded)}: mark it with pytest.mark.slow."

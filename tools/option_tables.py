@@ -43,7 +43,7 @@ def table(kind: type[Settings]) -> str:
 
 def row(field: Field) -> str:
     cells = (names(field), values(field), default(field), field.setting.help)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |\n"
 
 
 def names(field: Field) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parent.parent.parent / "src"
 SIZE = 24 << 20
 ROUNDS = 10

@@ -13,6 +13,8 @@ from tests.conftest import FIXTURES, fixture_folders
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.errors import CheckpointError, MissingExtraError
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = fixture_folders("google/bert_model.ckpt.index")
 PREFIX = "google/bert_model.ckpt"
 

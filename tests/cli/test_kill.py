@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import FIXTURES, MODELS, TEXT
 from uertool.checkpoints.formats.opener import open_tensor_file
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parent.parent.parent / "src"
 MODEL = MODELS / "zh-mlm-small"
 KILLS = 8

@@ -25,6 +25,8 @@ from uertool.tasks.vocab.counting import Counting, Tally, TallyWork, count_corpu
 from uertool.text.readers import Line, read_lines
 
 pytest.importorskip("pyarrow")
+
+pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 

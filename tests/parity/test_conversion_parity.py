@@ -21,6 +21,8 @@ from uertool.loading.registry import load_model
 from uertool.tasks.convert.job import convert
 from uertool.tasks.convert.settings import ConvertSettings
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = fixture_folders("model.bin", "expected/hf_state_dict.json")
 ARCH = {"xlm-roberta-modular": "xlm-roberta"}
 SAME_FOLDER, ORIGINAL = 1e-5, 5e-5

@@ -18,6 +18,8 @@ from uertool.checkpoints.architectures import all_architectures, architecture
 from uertool.checkpoints.architectures.base import Architecture
 from uertool.loading.registry import load_model
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 1e-5
 
 #: Settings besides sizes that tell an architecture from a similar one.

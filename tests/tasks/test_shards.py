@@ -20,6 +20,8 @@ from uertool.tasks.shards import merge, verify
 pytest.importorskip("pyarrow")
 pytest.importorskip("ray")
 
+pytestmark = pytest.mark.slow
+
 SIZES = (5, 0, 3)  # rows of the shards
 PRECISIONS = ("float32", "float16", "int8", "binary")
 

@@ -18,6 +18,8 @@ from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 INPUT = fixture_folders("input.txt", "expected/tokens.json")[0] / "input.txt"
 LINES = [line.text for line in read_lines(INPUT)] + [
     "今天天气很[MASK]。",

@@ -34,6 +34,8 @@ from uertool.tasks.convert.verification import OUTPUT_AND_TRANSFORMERS, SOURCE_A
 
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 ARCH = {"xlm-roberta-modular": "xlm-roberta"}
 WRONG_HF = {"model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"}
 FAST = ConvertSettings(verify=False)

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 
 from tests.conftest import FIXTURES
 
+pytestmark = pytest.mark.slow
+
 _HIDDEN, _LAYERS, _WORDS = 512, 10, 600
 
 #: Converts a small model first, so that every import is done, then a large one.

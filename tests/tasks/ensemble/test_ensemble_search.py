@@ -24,6 +24,8 @@ from uertool.tasks.ensemble.scores import fold_of_each_line
 from uertool.tasks.ensemble.search import Found, range_json, save_search
 from uertool.tasks.ensemble.settings import FitSettings, SearchSettings
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {"rounds": 20, "folds_num": 3}
 
 

@@ -16,6 +16,8 @@ from uertool import Whitening, load_model
 from uertool.tasks.features.whitening import mean_cosine, unit_rows
 from uertool.text.readers import read_lines
 
+pytestmark = pytest.mark.slow
+
 SETS = {"emotions": ("emotions_train.tsv", "emotions_dev.tsv"),
         "reviews": ("reviews_train.tsv", "reviews_test.tsv")}  # fmt: skip
 

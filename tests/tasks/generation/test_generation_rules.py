@@ -26,6 +26,8 @@ from uertool.tasks.generation.logits import (
 from uertool.tasks.generation.sampling import Sampling, uniform
 from uertool.tasks.generation.settings import Decoding
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 40
 
 

@@ -16,6 +16,8 @@ from uertool.errors import UsageError
 from uertool.tasks.generation.job import Generated
 from uertool.tasks.generation.settings import Decoding
 
+pytestmark = pytest.mark.slow
+
 #: Several stop tokens, so that texts of random weights do end.
 STOP = [peers.END, *range(10, len(peers.VOCAB), 7)]
 STOP_TOKENS = [peers.VOCAB[index] for index in STOP]
