@@ -22,6 +22,8 @@ from uertool.checkpoints.formats.pickle_scan import scan_pickle
 from uertool.checkpoints.formats.pickle_verdicts import Verdict, judge
 from uertool.errors import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("UERTOOL_ATTACK_SEED", "0"))
 COUNT = int(os.environ.get("UERTOOL_ATTACKS", "260"))
 RUNNERS = 2

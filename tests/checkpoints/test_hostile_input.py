@@ -312,6 +312,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_pickle_bomb_takes_little_memory_and_no_time(bomb: str, tmp_path: Path) -> None:
     parts = entries(WHOLE["torch-zip"])

@@ -103,6 +103,7 @@ def test_uer_tensors_from_hugging_face_are_those_of_uer_py(folder: Path, tmp_pat
 GOOGLE = fixture_folders("google/bert_model.ckpt.index", "expected/uer_from_google.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", GOOGLE, ids=folder_ids(GOOGLE))
 def test_uer_tensors_from_google_are_those_of_uer_py(folder: Path) -> None:
     pytest.importorskip("tensorflow")
@@ -115,6 +116,7 @@ def test_uer_tensors_from_google_are_those_of_uer_py(folder: Path) -> None:
         assert digest(checkpoint.tensor(to_canonical(name))) == value["sha256"], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", GOOGLE, ids=folder_ids(GOOGLE))
 def test_google_tensors_are_those_of_uer_py(folder: Path) -> None:
     pytest.importorskip("tensorflow")
@@ -406,6 +408,7 @@ def test_an_invented_model_is_recognised_and_comes_back(name: str, tmp_path: Pat
         assert back.info(canonical).shape == tuple(tensor.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in NAMES if architecture(n).google])
 def test_an_invented_model_comes_back_from_google(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")

@@ -69,6 +69,7 @@ def test_ordinary_checkpoints_are_safe(folder: Path) -> None:
     assert {use.verdict for use in report.globals} == {Verdict.TENSOR}
 
 
+@pytest.mark.slow
 def test_a_training_checkpoint_with_plain_data_is_safe(tmp_path: Path) -> None:
     import argparse
     import collections

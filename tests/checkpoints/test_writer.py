@@ -251,6 +251,7 @@ def test_a_copy_by_names_is_the_same_file(tmp_path: Path) -> None:
     assert_same(open_tensor_file(path), {name: source.tensor(name) for name in source})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_transformers_loads_ties_without_a_warning(
     form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

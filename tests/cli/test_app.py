@@ -65,6 +65,7 @@ def failing(error: BaseException) -> Callable[[list[str]], int]:
 # -- start-up -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["nonsense"]], ids=" ".join)
 def test_start_up_loads_nothing_heavy(argv: list[str]) -> None:
     code = (
@@ -74,6 +75,7 @@ def test_start_up_loads_nothing_heavy(argv: list[str]) -> None:
     assert run_python(code).stdout.rstrip().endswith("LOADED []")
 
 
+@pytest.mark.slow
 def test_importing_every_command_loads_nothing_heavy() -> None:
     code = (
         "import sys, importlib; from uertool.cli.app import COMMANDS, load_command; "
@@ -84,6 +86,7 @@ def test_importing_every_command_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = f"import sys, uertool; print([m for m in {HEAVY!r} if m in sys.modules])"
     assert run_python(code).stdout.strip() == "[]"
@@ -123,6 +126,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 # -- completion -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "offered"), [("uertool clo", "cloze"), ("uertool cloze --top", "--topn")]
 )
@@ -135,6 +139,7 @@ def test_completion_offers_names(typed: str, offered: str) -> None:
     assert offered in done.stdout.split()
 
 
+@pytest.mark.slow
 def test_completion_can_be_shown() -> None:
     done = run_uertool("--show-completion", "bash")
     shown = done.stdout + done.stderr
@@ -270,6 +275,7 @@ def test_a_value_out_of_its_bounds_is_named(capsys: pytest.CaptureFixture[str]) 
 # -- the process ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
     with open("/dev/full", "w") as full:
@@ -285,6 +291,7 @@ def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--version"], ["--help"], ["cloze", "--help"]], ids=" ".join)
 def test_a_reader_that_goes_away_is_no_error(argv: list[str]) -> None:
     reading, writing = os.pipe()
@@ -301,6 +308,7 @@ def test_a_reader_that_goes_away_is_no_error(argv: list[str]) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 @pytest.mark.parametrize(
     "command",
@@ -320,6 +328,7 @@ def test_a_closed_stream_is_one_sentence(command: str) -> None:
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=str)
 def test_signals_that_end_a_process_clean_up_as_ctrl_c_does(number: int) -> None:

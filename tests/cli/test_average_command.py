@@ -85,6 +85,7 @@ print("score:", -abs(value - 4.6))
 """
 
 
+@pytest.mark.slow
 def test_a_greedy_soup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     series(tmp_path, [4.0, 1.0, 9.0, 5.0])
     scorer = tmp_path / "score.py"
@@ -110,6 +111,7 @@ def test_a_greedy_soup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".soup")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words"),
     [

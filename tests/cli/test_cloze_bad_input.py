@@ -202,6 +202,7 @@ def test_a_pickle_with_code_is_not_run(
     assert not canary.exists()
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_is_the_same_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,6 +277,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
 def test_ctrl_c_ends_in_one_line_and_leaves_no_half_output(
     many: Path, tmp_path: Path, devices: str
@@ -299,6 +301,7 @@ def test_ctrl_c_ends_in_one_line_and_leaves_no_half_output(
     assert {path.name for path in tmp_path.iterdir()} == {"old.txt", "old.txt.resume"}
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_quietly(many: Path) -> None:
     process = start("--test_path", many, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -310,6 +313,7 @@ def test_a_closed_pipe_ends_quietly(many: Path) -> None:
     assert said == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
     with open("/dev/full", "w") as full:
@@ -320,6 +324,7 @@ def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_output(tmp_path: Path) -> None:
     old = _written(tmp_path, "old.txt", b"kept\n")
     lines = _written(tmp_path, "lines.txt", "今天天气很好\n".encode() * 1000)

@@ -305,6 +305,7 @@ def test_lower_precision_gives_nearly_the_same(run: Any, dtype: str) -> None:
     assert one["probability"] == pytest.approx(two["probability"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(run: Any, tmp_path: Path) -> None:
     texts = tmp_path / "many.txt"
     texts.write_text("\n".join(LINES * 6), "utf-8")

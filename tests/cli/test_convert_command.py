@@ -12,6 +12,8 @@ from tests.conftest import FIXTURES
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.cli.app import main
 
+pytestmark = pytest.mark.slow
+
 MLM = str(FIXTURES / "mlm-modular" / "model.bin")
 BERT = str(FIXTURES / "bert-legacy" / "model.bin")
 T5 = str(FIXTURES / "t5-modular" / "model.bin")

@@ -13,6 +13,8 @@ import pytest
 from tests.tasks.ensemble.ensemble_data import write_case, write_labels
 from uertool.cli.app import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--min-data-in-leaf", "5", "--rounds", "15"]
 
 

@@ -124,6 +124,7 @@ def test_whiten_says_what_it_did_and_what_is_missing(
     assert main(["whiten", "apply", str(lines), "-w", kept, "-o", "-"]) == 2
 
 
+@pytest.mark.slow
 def test_a_picture_a_map_and_a_record_of_the_run(lines: Path, tmp_path: Path) -> None:
     extras = ("--plot", tmp_path / "p.png", "--row-map", tmp_path / "m.tsv", "--save-run")
     output = tmp_path / "v.npy"
@@ -136,6 +137,7 @@ def test_a_picture_a_map_and_a_record_of_the_run(lines: Path, tmp_path: Path) ->
     assert str(lines) in record["inputs"]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(lines: Path, tmp_path: Path) -> None:
     common = ["extract-features", "--model", SMALL, "--test-path", str(lines), "--threads", "1"]
     assert main([*common, "--device", "cpu", "-o", str(tmp_path / "one.npy")]) == 0
@@ -179,6 +181,7 @@ def test_what_goes_wrong_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_work_and_resume_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "many.txt"
     texts = (TEXT / "corpus_zh.txt").read_text("utf-8").split("\n")[:1400]

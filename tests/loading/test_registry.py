@@ -232,6 +232,7 @@ def cloze_from(reference: str, **environment: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.slow
 def test_a_model_comes_from_the_hub_and_then_from_its_cache(hub: str, tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     first = cloze_from(f"hf:{NAME}", HF_ENDPOINT=hub, HF_HOME=home, HF_HUB_OFFLINE="0")
@@ -242,6 +243,7 @@ def test_a_model_comes_from_the_hub_and_then_from_its_cache(hub: str, tmp_path: 
     assert again.stdout == first.stdout
 
 
+@pytest.mark.slow
 def test_a_model_that_the_hub_does_not_have_is_named(hub: str, tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     run = cloze_from("hf:uer/none", HF_ENDPOINT=hub, HF_HOME=home, HF_HUB_OFFLINE="0")
@@ -250,6 +252,7 @@ def test_a_model_that_the_hub_does_not_have_is_named(hub: str, tmp_path: Path) -
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_offline_a_model_that_is_not_in_the_cache_is_named(tmp_path: Path) -> None:
     run = cloze_from(f"hf:{NAME}", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert run.returncode == 1

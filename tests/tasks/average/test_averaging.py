@@ -477,6 +477,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
 def test_memory_does_not_grow_with_the_number_of_models(suffix: str, tmp_path: Path) -> None:

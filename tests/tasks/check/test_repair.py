@@ -44,6 +44,7 @@ def test_a_modular_file_keeps_its_names_and_bits(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_hugging_face_names_only_lose_the_prefix(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
@@ -65,6 +66,7 @@ def test_names_that_nobody_understands_are_not_lost_in_silence(tmp_path: Path) -
     assert not (tmp_path / "clean.bin").exists()
 
 
+@pytest.mark.slow
 def test_a_tensorflow_checkpoint_is_for_convert(tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     with pytest.raises(UsageError, match="google2uer"):

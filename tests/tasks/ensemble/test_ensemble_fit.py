@@ -19,6 +19,8 @@ from uertool.tasks.ensemble.parameters import Parameters
 from uertool.tasks.ensemble.scores import fold_of_each_line
 from uertool.tasks.ensemble.settings import FitSettings
 
+pytestmark = pytest.mark.slow
+
 FAST: dict[str, Any] = {"params": {"min_data_in_leaf": 5, "num_leaves": 7}, "rounds": 20}
 
 

@@ -247,6 +247,7 @@ def test_the_map_is_the_two_principal_components() -> None:
     np.testing.assert_allclose(shares, values[:2] / values.sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn(tmp_path: Path) -> None:
     rows = np.random.default_rng(2).normal(size=(30, 6)).astype(np.float32) + 1
     notes = [Note(number, f"第{number}行 $x$") for number in range(30)]

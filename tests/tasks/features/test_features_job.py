@@ -256,6 +256,7 @@ def test_a_batch_on_its_own_gives_one_result_a_row(small: Model) -> None:
 # -- other people's models ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_hugging_face_folder_is_read_as_its_tokenizer_says(tmp_path: Path) -> None:
     import transformers
 

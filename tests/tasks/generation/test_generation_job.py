@@ -265,6 +265,7 @@ def test_scores_are_those_of_transformers(tmp_path: Path) -> None:
     assert scored[-1].tokens == 0 and math.isnan(scored[-1].perplexity)
 
 
+@pytest.mark.slow
 def test_int8_hardly_changes_the_perplexity_of_a_trained_model() -> None:
     lines = (MODELS.parent / "text" / "corpus_zh.txt").read_text("utf-8").splitlines()
     found = []

@@ -342,6 +342,7 @@ def test_a_configuration_inside_safetensors_gets_the_new_size(tmp_path: Path) ->
 HF = fixture_folders("model.bin", "vocab.txt", "expected/hf_state_dict.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", HF, ids=lambda path: path.name)
 def test_transformers_computes_the_same_with_the_words_in_another_order(
     folder: Path, tmp_path: Path
@@ -379,6 +380,7 @@ def test_transformers_computes_the_same_with_the_words_in_another_order(
     assert torch.allclose(first, second, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_special_ids_in_config_json_follow_their_tokens(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from uertool.tasks.convert.job import convert
@@ -410,6 +412,7 @@ def hf_folder(name: str, tmp_path: Path) -> Path:
     return tmp_path / "hf"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["wordpiece", "bpe", "unigram"])
 def test_a_trained_vocabulary_brings_its_tokenizer_into_the_folder(
     model: str, tmp_path: Path
@@ -431,6 +434,7 @@ def test_a_trained_vocabulary_brings_its_tokenizer_into_the_folder(
     assert tokenizer.cls_token == "[CLS]" and tokenizer.pad_token_id == 0
 
 
+@pytest.mark.slow
 def test_a_sentencepiece_model_or_a_tokenizer_folder_can_be_the_new_vocabulary(
     tmp_path: Path,
 ) -> None:

@@ -147,6 +147,7 @@ def test_long_runs_of_blanks_are_taken_off_the_edges_only(tmp_path: Path, blanks
     assert counts == plain_count(text, "char")
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_vocabulary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +187,7 @@ def test_marks_and_line_ends_are_no_characters(tmp_path: Path) -> None:
     assert built.tokens == ["a", "b", "c", "d"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_invalid_utf8_is_named_by_file_line_and_byte(
     tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
@@ -338,6 +340,7 @@ def test_trained_unigram_pieces_are_those_of_its_tokenizer(mixed: Path, tmp_path
     assert all(piece in Vocab.load(tmp_path / "v.txt") for piece in pieces)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "size"), [("wordpiece", 1800), ("wordpiece", 3000), ("bpe", 900), ("unigram", 2500)]
 )
@@ -438,6 +441,7 @@ for delimiter in ("char", "space"):
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     text = (TEXT / "corpus_zh.txt").read_text("utf-8")
