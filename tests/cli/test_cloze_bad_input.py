@@ -56,7 +56,7 @@ def _empty(tmp: Path) -> Case:
 
 
 def _truncated(tmp: Path) -> Case:
-    return Case(_weights(_cut_off(tmp)), 1, ["cut.bin", "end is missing"])
+    return Case(_weights(_cut_off(tmp)), 1, ["cut.bin", "without its end"])
 
 
 def _text(tmp: Path) -> Case:

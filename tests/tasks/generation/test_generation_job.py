@@ -251,6 +251,7 @@ def test_beams_have_nothing_to_tell() -> None:
 # -- scores ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_transformers(tmp_path: Path) -> None:
     theirs = peers.make("gpt2", tmp_path)
     lines = [*peers.texts(6), ""]
@@ -291,6 +292,7 @@ def test_an_encoder_decoder_has_no_perplexity() -> None:
 # -- marks ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_hugging_face_folder_says_where_texts_start_and_end(tmp_path: Path) -> None:
     peers.make("bart", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
