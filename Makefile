@@ -26,9 +26,10 @@ install: $(TEST_READY) ## install uertool and all development dependencies into 
 
 test: lint types tests ## lint, types and all tests: what continuous integration runs
 
-lint: $(TEST_READY) ## ruff: rules and format
+lint: $(TEST_READY) ## ruff: rules and format; import-linter: layers and circles
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	PYTHONPATH=src $(BIN)/lint-imports --no-cache --no-logo
 
 types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy

@@ -20,6 +20,8 @@ from uertool.engine.processes import WorkerTracebackError
 from uertool.engine.run import run
 from uertool.errors import InputError, UertoolError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LENGTHS = JobWork("lengths", ".txt", jobs.length_job, jobs.length_writer, window=100)
 

@@ -22,6 +22,8 @@ from uertool.tasks.convert.settings import ConvertSettings
 from uertool.tasks.convert.verification import SOURCE_AND_OUTPUT
 from uertool.tasks.convert.writing import ConversionWriter
 
+pytestmark = pytest.mark.slow
+
 MLM = FIXTURES / "mlm-modular" / "model.bin"
 ALBERT = FIXTURES / "albert-modular" / "model.bin"
 

@@ -154,7 +154,7 @@ def as_matrix(raw: Any) -> Probabilities:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what the results depend on."""
-    from uertool import __version__
+    from uertool.version import __version__
 
     found = {"python": platform.python_version(), "uertool": __version__}
     for package in ("lightgbm", "optuna", "scikit-learn", "numpy"):
