@@ -43,7 +43,8 @@ def table(kind: type[Settings]) -> str:
 
 def row(field: Field) -> str:
     cells = (names(field), values(field), default(field), field.setting.help)
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |\n"
+    escaped = (cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells)
+    return f"| {' | '.join(escaped)} |\n"
 
 
 def names(field: Field) -> str:
