@@ -52,7 +52,8 @@ SCRIPTS = (
 
 def blocks(path: Path) -> list[str]:
     """The lines of the code blocks of a document; a line that goes on is joined to the next."""
-    found = re.findall(r"^```(?:console)?\n(.*?)^```", path.read_text("utf-8"), re.M | re.S)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text("utf-8"), re.M | re.S)
+    found = [block for kind, block in fenced if kind in ("", "console")]
     return [line for block in found for line in block.replace("\\\n", " ").splitlines()]
 
 
