@@ -135,6 +135,7 @@ def test_dep_of_a_word_and_a_sentence_typed(capsys: pytest.CaptureFixture[str]) 
     assert "A word and a sentence are expected" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_dep_on_two_devices_is_dep_on_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

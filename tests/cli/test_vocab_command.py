@@ -16,6 +16,7 @@ from uertool.text.vocab import Vocab
 MISC = fixture_folders("expected_diff_vocab.txt")[0]
 
 
+@pytest.mark.slow
 def test_the_old_flags_build_the_old_vocabulary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

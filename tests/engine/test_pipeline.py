@@ -171,6 +171,7 @@ def test_a_second_writer_of_an_output_is_refused(tmp_path: Path) -> None:
     assert output.read_text() == EXPECTED
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_dead_run_is_taken_over(tmp_path: Path) -> None:
     output = tmp_path / "out.txt"
     script = textwrap.dedent(f"""

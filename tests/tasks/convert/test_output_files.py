@@ -76,6 +76,7 @@ def test_a_cased_vocabulary_stays_cased(tmp_path: Path) -> None:
     assert settings["do_lower_case"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["xlm-roberta", "bert"])
 def test_a_sentencepiece_model_is_a_companion_too(arch: str, tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
