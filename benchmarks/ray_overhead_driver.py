@@ -16,9 +16,9 @@ from pathlib import Path
 
 from benchmarks.ray_overhead import nothing_job, nothing_writer
 
-from uertool.engine.cluster import Resources, connected
+from uertool.engine.cluster import connected
 from uertool.engine.jobs import JobWork
-from uertool.engine.order import Order, Watch
+from uertool.engine.order import Order, Resources, Watch
 from uertool.engine.run import run
 
 BLOCK_LINES = 64

@@ -23,10 +23,9 @@ from tests.conftest import MODELS, TEXT
 from tests.engine import distributed_jobs as jobs
 from uertool.cli.app import main
 from uertool.engine.batching import run_batches
-from uertool.engine.cluster import Resources
 from uertool.engine.estimate import estimate
 from uertool.engine.jobs import JobWork
-from uertool.engine.order import Order, Watch
+from uertool.engine.order import Order, Resources, Watch
 from uertool.engine.run import run
 from uertool.errors import InputError, OutputError, UertoolError, UsageError
 from uertool.tasks.features.work import FeatureWriter, feature_work

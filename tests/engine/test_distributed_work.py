@@ -13,8 +13,9 @@ import torch
 
 from tests.engine import distributed_jobs as jobs
 from uertool.cli.app import main
-from uertool.engine.cluster import Resources, find_room
+from uertool.engine.cluster import find_room
 from uertool.engine.jobs import JobWork
+from uertool.engine.order import Resources
 from uertool.engine.store import Store
 from uertool.engine.work import Finished, Processor, Progress, Task, Tasks
 from uertool.engine.worker import plain_error, raised_error

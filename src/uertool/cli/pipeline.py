@@ -184,8 +184,7 @@ def new_order(
         device: where the model runs; None for work without one.
         more: see `Order`.
     """
-    from uertool.engine.cluster import Resources
-    from uertool.engine.order import Order
+    from uertool.engine.order import Order, Resources
     from uertool.engine.sources import Reading
 
     on_ray = engine.engine == "ray"

@@ -9,10 +9,10 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from uertool.engine.files import require_pyarrow
+from uertool.engine.order import Resources, Room
 from uertool.errors import MissingExtraError, UertoolError, UsageError
 
 #: Objects in Ray's store are messages of some hundred bytes; the least that Ray accepts is enough.
@@ -20,44 +20,6 @@ _STORE_BYTES = 80 << 20
 #: Ray adds some 80 characters, and the path of a socket may have 107.
 _LONGEST_FOLDER = 20
 _PATIENCE = 5.0  # seconds that a cluster gets to answer
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a run takes of a cluster.
-
-    Attributes:
-        actors: workers, each of which holds the model once; None for as many as there is room for.
-        cpus, gpus: of each; gpus None is one where the cluster has any.
-    """
-
-    actors: int | None = None
-    cpus: float = 1.0
-    gpus: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.actors is not None and self.actors < 1:
-            raise UsageError(f"Invalid `actors`: {self.actors} (must be 1 or more).")
-        if self.cpus <= 0:
-            raise UsageError(f"Invalid `cpus_per_actor`: {self.cpus:g} (must be above 0).")
-        if self.gpus is not None and self.gpus < 0:
-            raise UsageError(f"Invalid `gpus_per_actor`: {self.gpus:g} (must be 0 or more).")
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a run got: workers, what each of them takes, and what a user should know about it."""
-
-    actors: int
-    cpus: float
-    gpus: float
-    nodes: int
-    notice: str | None = None
-
-    @property
-    def threads(self) -> int:
-        """Processor threads of each worker."""
-        return max(1, int(self.cpus))
 
 
 def import_ray() -> Any:

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 from uertool.engine.blocks import sample_block
-from uertool.engine.cluster import Room, connected, find_room
+from uertool.engine.cluster import connected, find_room
 from uertool.engine.executors import OnRay
 from uertool.engine.folder import RunFolder, resume_folder
 from uertool.engine.manifest import MANIFEST
 from uertool.engine.on_ray import map_on_ray
-from uertool.engine.order import Order, Watch
+from uertool.engine.order import Order, Room, Watch
 from uertool.engine.store import Store
 from uertool.engine.worker import Message, Worker
 from uertool.errors import UsageError

@@ -9,11 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from uertool.engine.blocks import Block, Piece, make_blocks
-from uertool.engine.cluster import Room, connected, find_room
 from uertool.engine.files import require_pyarrow
 from uertool.engine.folder import RunFolder
-from uertool.engine.on_ray import count_pieces, map_on_ray
-from uertool.engine.processes import map_in_processes
 from uertool.engine.reading import BlockReader, LineStream
 from uertool.engine.sources import Source, list_sources, stream_sources
 from uertool.engine.store import Store
@@ -22,7 +19,7 @@ from uertool.engine.worker import RECORDS, Assignment, Message, Worker
 from uertool.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from uertool.engine.order import Order, Watch
+    from uertool.engine.order import Order, Room, Watch
 
 #: Lines of a block of a large input: few enough that a lost block is a small loss, so many that
 #: starting one is nothing compared with the work in it.
@@ -118,6 +115,8 @@ class Local:
             strict=order.strict,
         )
         if len(order.devices) > 1:
+            from uertool.engine.processes import map_in_processes
+
             return map_in_processes(self._blocks(done), assignment, order.devices, order.threads)
         return Worker(assignment).run(self._blocks(done))
 
@@ -160,6 +159,8 @@ class OnRay:
     def begin(
         self, folder: RunFolder, earlier: Mapping[str, Any] | None, watch: Watch
     ) -> Iterator[None]:
+        from uertool.engine.cluster import connected
+
         with connected(self.order.address) as self.ray:
             self.plan = self.plan_of(earlier)
             if earlier is None or not earlier.get("pieces"):
@@ -174,12 +175,17 @@ class OnRay:
         if earlier is not None and earlier.get("pieces"):
             pieces = [Piece(**piece) for piece in earlier["pieces"]]
             return Plan.of(pieces, earlier["block_lines"])
+        from uertool.engine.on_ray import count_pieces
+
         pieces = count_pieces(self.ray, self.sources)
         lines = sum(piece.lines or 0 for piece in pieces)
         order = self.order
         return Plan.of(pieces, order.block_lines or order.work.block_lines or block_lines(lines))
 
     def messages(self, store: Store, done: set[int]) -> Iterator[Message]:
+        from uertool.engine.cluster import find_room
+        from uertool.engine.on_ray import map_on_ray
+
         left = [block for block in self.plan.blocks if block.index not in done]
         if not left:
             return iter(())

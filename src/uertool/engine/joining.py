@@ -4,93 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from uertool.engine.folder import damage, verified_chunks
-from uertool.engine.store import Store
+from uertool.engine.shards import Shards
 from uertool.errors import InputError, UsageError
 from uertool.io.atomic import atomic_path
 from uertool.io.vector_reader import Stored, stored_vectors
 from uertool.io.vector_writer import Note, Sink, open_sink, scales_of
 
 _ROWS = 4096
-
-OnBytes = Callable[[int], None]
-
-
-def _ignore(_: int) -> None:
-    return
-
-
-@dataclass(frozen=True)
-class Shards:
-    """Finished shards in their order.
-
-    Attributes:
-        store: where they are.
-        suffix: their format.
-        records: one for each.
-        on_bytes: called with how many more bytes are done.
-    """
-
-    store: Store
-    suffix: str
-    records: Sequence[Mapping[str, Any]]
-    on_bytes: OnBytes = _ignore
-
-    def files(self, ending: str | None = None) -> list[dict[str, Any]]:
-        """Name, size and digest of the shards' own files.
-
-        Args:
-            ending: what else was written next to a shard, by the end of its name after `part-N`.
-        """
-        wanted = self.suffix if ending is None else ending
-        return [
-            entry
-            for record in self.records
-            for entry in record["files"]
-            if entry["name"][_STEM:] == wanted
-        ]
-
-    def chunks(self, ending: str | None = None) -> Iterator[bytes]:
-        """The bytes of all shards one after the other.
-
-        Raises:
-            InputError: a file is not as it was written.
-        """
-        for entry in self.files(ending):
-            for chunk in verified_chunks(self.store, entry):
-                yield chunk
-                self.on_bytes(len(chunk))
-
-    @contextmanager
-    def file(self, entry: Mapping[str, Any]) -> Iterator[Path]:
-        """A file of a shard as one of this machine, copied if it is elsewhere.
-
-        Raises:
-            InputError: it is not as it was written.
-        """
-        wrong = damage(self.store, entry, {entry["name"]: self.store.size(entry["name"])})
-        if wrong is not None:
-            raise InputError(
-                f"{wrong}, in {self.store.path}.", "Run the command that wrote it once more."
-            )
-        if self.store.is_local:
-            yield self.store.local_path / entry["name"]
-            return
-        with self.store.folder() as folder:
-            with open(folder / entry["name"], "wb") as sink:
-                sink.writelines(verified_chunks(self.store, entry))
-            yield folder / entry["name"]
-
-
-_STEM = len("part-000000")
 
 
 def join(shards: Shards, output: str | Path, *, overwrite: bool = False) -> None:

@@ -24,6 +24,7 @@ def make_manifest(
     inputs: Sequence[Mapping[str, Any]],
     shards: Sequence[Mapping[str, Any]],
     errors: int,
+    versions: bool = True,
 ) -> dict[str, Any]:
     """The manifest as plain data; the same run gives the same one, however it went.
 
@@ -35,6 +36,7 @@ def make_manifest(
         inputs: the files, with bytes and lines.
         shards: records of the shards in order.
         errors: lines of errors.jsonl.
+        versions: whether the versions of libraries are in it; looking them up takes time.
     """
     from uertool.version import __version__
 
@@ -54,9 +56,16 @@ def make_manifest(
         "versions": {
             "uertool": __version__,
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in LIBRARIES},
+            **{name: _version(name) for name in LIBRARIES if versions},
         },
         "input": [dict(entry) for entry in inputs],
         "shards": [dict(shard) for shard in shards],
         "fingerprint": dict(fingerprint),
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

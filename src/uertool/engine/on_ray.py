@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from uertool.engine.blocks import Block, Piece, count_piece, cut_pieces
-from uertool.engine.cluster import Room
+from uertool.engine.order import Room
 from uertool.engine.sources import Source
 from uertool.engine.worker import Assignment, Message, Worker, plain_error, raised_error
 from uertool.errors import UertoolError

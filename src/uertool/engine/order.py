@@ -11,11 +11,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from uertool.engine.cluster import Resources
 from uertool.engine.reading import LineStream
 from uertool.engine.sources import Reading
 from uertool.engine.work import Work
 from uertool.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run takes of a cluster.
+
+    Attributes:
+        actors: workers, each of which holds the model once; None for as many as there is room for.
+        cpus, gpus: of each; gpus None is one where the cluster has any.
+    """
+
+    actors: int | None = None
+    cpus: float = 1.0
+    gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise UsageError(f"Invalid `actors`: {self.actors} (must be 1 or more).")
+        if self.cpus <= 0:
+            raise UsageError(f"Invalid `cpus_per_actor`: {self.cpus:g} (must be above 0).")
+        if self.gpus is not None and self.gpus < 0:
+            raise UsageError(f"Invalid `gpus_per_actor`: {self.gpus:g} (must be 0 or more).")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run got: workers, what each of them takes, and what a user should know about it."""
+
+    actors: int
+    cpus: float
+    gpus: float
+    nodes: int
+    notice: str | None = None
+
+    @property
+    def threads(self) -> int:
+        """Processor threads of each worker."""
+        return max(1, int(self.cpus))
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uertool.engine.emitting import Emitter
 from uertool.engine.executors import Executor, Summary, executor_of
 from uertool.engine.folder import RunFolder, is_ours, resume_folder
 from uertool.engine.manifest import ERRORS, MANIFEST, make_manifest
 from uertool.engine.order import Order, Watch
+from uertool.engine.shards import Shards
 from uertool.engine.store import Store
 from uertool.errors import OutputError
 from uertool.io.atomic import announced, atomic_path, atomic_text, refuse_existing
-
-if TYPE_CHECKING:
-    from uertool.engine.joining import Shards
 
 
 @dataclass(frozen=True)
@@ -243,6 +241,7 @@ def _work(order: Order, folder: RunFolder, executor: Executor, watch: Watch) -> 
         inputs=summary.inputs,
         shards=list(found.values()),
         errors=len(errors),
+        versions=order.in_shards,
     )
     if order.in_shards:
         if errors:
@@ -262,8 +261,6 @@ def _gathered(
     errors: Sequence[Mapping[str, Any]],
     **more: Any,
 ) -> Gathered:
-    from uertool.engine.joining import Shards
-
     shards = Shards(folder.store, order.work.suffix, manifest["shards"])
     return Gathered(manifest, shards, errors, order.overwrite, **more)
 

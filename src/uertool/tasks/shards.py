@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from uertool.engine.folder import damage
-from uertool.engine.joining import Shards, join
+from uertool.engine.joining import join
 from uertool.engine.manifest import ERRORS, FORMAT, MANIFEST
+from uertool.engine.shards import Shards
 from uertool.engine.sources import file_size
 from uertool.engine.store import Store
 from uertool.engine.worker import RECORDS

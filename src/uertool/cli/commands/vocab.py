@@ -108,16 +108,17 @@ def _counted(
         settings.delimiter or settings.tokenizer or "char", settings.normalization
     )
     files = corpora if on_ray else [str(path) for path in corpus_files(corpora)]
+    stream = None if on_ray or engine.dry_run else CorpusStream(files, counting)
     order = new_order(
         engine,
         work=TallyWork(counting=counting),
         inputs=files,
-        stream=None if on_ray or engine.dry_run else CorpusStream(files, counting),
+        stream=stream,
         output=settings.output_path,
         sides=[] if settings.counts is None else [settings.counts],
         identity=dataclasses.asdict(counting),
         overwrite=output.overwrite,
-        devices=[None] * settings.workers_num,
+        devices=[None] * (1 if stream is None else stream.workers(settings.workers_num)),
         joins=False,
     )
     if engine.dry_run:

@@ -21,9 +21,9 @@ import numpy.typing as npt
 import torch
 
 from uertool.engine.jobs import JobWork
-from uertool.engine.joining import Shards
 from uertool.engine.order import Order, Watch
 from uertool.engine.run import Gathered, gather, put_together
+from uertool.engine.shards import Shards
 from uertool.engine.work import Work, Write
 from uertool.errors import InputError
 from uertool.io.atomic import atomic_text

@@ -7,7 +7,6 @@ files are cut into ranges of whole lines, and the ranges are added up in their o
 from __future__ import annotations
 
 import codecs
-import io
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from uertool.engine.joining import Shards
+    from uertool.engine.shards import Shards
 
     Codes = NDArray[np.uint32]
 
@@ -173,11 +172,12 @@ def count_corpus(
     """
     if workers < 1:
         raise SettingError("workers_num", workers, "must be at least 1")
+    stream = CorpusStream(files, counting)
     order = Order(
         TallyWork(counting=counting),
         "-",
-        stream=CorpusStream(files, counting),
-        devices=[None] * workers,
+        stream=stream,
+        devices=[None] * stream.workers(workers),
         strict=True,
         joins=False,
     )
@@ -275,6 +275,13 @@ class CorpusStream(LineStream):
         super().__init__([], Reading())
         self._files = list(files)
         self._counting = counting
+
+    def workers(self, most: int) -> int:
+        """How many of at most so many workers have something to do."""
+        pieces = sum(
+            most if str(path) == "-" else sum(1 for _ in _ranges(path)) for path in self._files
+        )
+        return max(1, min(most, pieces))
 
     def identity(self) -> list[Any]:
         """Names, sizes and times of the files."""
@@ -387,22 +394,25 @@ def _count_range(piece: _Range, counting: Counting) -> Iterator[tuple[int, Tally
 def _blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterator[str]:
     """The text of a range in blocks, with every line end written as a line feed."""
     encoding = "utf-8-sig" if piece.start == 0 else "utf-8"
-    decoder = io.IncrementalNewlineDecoder(
-        codecs.getincrementaldecoder(encoding)("strict"), translate=True
-    )
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    held = ""  # a carriage return, which may be the first half of a line end
     lines = offset = 0
     for block in _byte_blocks(piece, report):
         if offset == 0 and piece.start == 0 and block.startswith(_UTF16_MARKS):
             raise InputError(f"{name_of(piece.path)} is UTF-16 text.", "Save it as UTF-8.")
         try:
-            text = decoder.decode(block)
+            text = held + decoder.decode(block)
         except UnicodeDecodeError as error:
             raise _bad_bytes(piece, lines, error) from None
+        held = ""
+        if "\r" in text:  # io.IncrementalNewlineDecoder does the same, but takes longer without
+            held = "\r" if text.endswith("\r") else ""
+            text = text.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
         lines += text.count("\n") if piece.path == "-" else 0
         yield text
         offset += len(block)
     try:
-        yield decoder.decode(b"", final=True)
+        yield held.replace("\r", "\n") + decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise _bad_bytes(piece, lines, error) from None
 
