@@ -107,7 +107,7 @@ def transformers_outputs(folder: Path, hf_class: str, probe: Probe) -> dict[str,
         import transformers
 
         kind = getattr(transformers, hf_class)
-    except (ImportError, RuntimeError):  # not installed, or not compatible with this torch
+    except (ImportError, RuntimeError, AttributeError):  # absent, older, or for another torch
         return None
     try:
         with _silence():
