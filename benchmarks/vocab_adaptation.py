@@ -40,7 +40,7 @@ import torch
 
 from uertool.loading.registry import LoadedModel, load_model
 from uertool.tasks.vocab.adaptation import adapt_vocab
-from uertool.tasks.vocab.change import VocabChange
+from uertool.tasks.vocab.settings import AdaptSettings
 from uertool.text.vocab import Vocab
 
 TESTS = Path(__file__).parents[1] / "tests"
@@ -116,13 +116,14 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             write_vectors(vectors, corpus, new)
             for init in METHODS:
                 output = Path(folder) / f"{name}-{init}"
-                report = adapt_vocab(
-                    arguments.model,
-                    output,
-                    VocabChange(new=vocab),
-                    init=init,  # type: ignore[arg-type]
-                    similar_path=str(vectors) if init == "similar" else None,
+                settings = AdaptSettings(
+                    old_model_path=str(arguments.model),
+                    new_model_path=output,
+                    new_vocab_path=vocab,
+                    init=init,
+                    similar_path=vectors if init == "similar" else None,
                 )
+                report = adapt_vocab(settings)
                 side = report.sides[0]
                 adapted = load_model(output, device="cpu")
                 figures = {

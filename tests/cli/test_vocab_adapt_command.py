@@ -66,7 +66,7 @@ def test_every_method_runs_and_is_the_same_twice(init: str, tmp_path: Path) -> N
     [
         (["--init", "mean"], 2, "mean-of-pieces"),
         (["--init", "similar"], 2, "--similar-path"),
-        (["--list", "all"], 2, "Choose of"),
+        (["--list", "all"], 2, "must be one of composed"),
         (["--new_tgt_vocab_path", NEW], 2, "go together"),
         (["--old_vocab_path", NEW], 1, "not the vocabulary of this model"),
         (["--old_model_path", "none.bin"], 1, "none.bin"),

@@ -15,6 +15,7 @@ from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.errors import (
     CheckpointError,
+    ConfigError,
     InputError,
     OutputError,
     UertoolError,
@@ -24,6 +25,7 @@ from uertool.errors import (
 from uertool.tasks.vocab.adaptation import AdaptReport, adapt_vocab
 from uertool.tasks.vocab.change import VocabChange
 from uertool.tasks.vocab.rows import Similar, joining_of, plan_rows, read_similar, surface
+from uertool.tasks.vocab.settings import AdaptSettings
 from uertool.text.tokenizers.bert import BertTokenizer
 from uertool.text.tokenizers.char import CharTokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
@@ -43,9 +45,32 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
         return {name: file.tensor(name).clone() for name in file}
 
 
+def adapt_model(
+    model: Path,
+    output: Path | None,
+    change: VocabChange,
+    target: VocabChange | None = None,
+    **more: Any,
+) -> AdaptReport:
+    target = target or VocabChange()
+    return adapt_vocab(
+        AdaptSettings(
+            old_model_path=str(model),
+            new_model_path=output,
+            old_vocab_path=change.old,
+            new_vocab_path=change.new,
+            old_spm_model_path=change.old_spm,
+            new_spm_model_path=change.new_spm,
+            old_tgt_vocab_path=target.old,
+            new_tgt_vocab_path=target.new,
+            **more,
+        )
+    )
+
+
 def adapt(folder: Path, new: Path, output: Path, **more: Any) -> AdaptReport:
     change = VocabChange(folder / "vocab.txt", new)
-    return adapt_vocab(folder / "model.bin", output, change, **more)
+    return adapt_model(folder / "model.bin", output, change, **more)
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -100,7 +125,7 @@ def test_tied_tensors_stay_tied(tmp_path: Path) -> None:
     vocab = FIXTURES / "mlm-modular" / "vocab.txt"
     new = vocab_file(tmp_path / "new.txt", ["[PAD]", "[UNK]", "天气", "天", "气", "龘"])
     for output in ("out.bin", "out.safetensors"):
-        adapt_vocab(tmp_path / "tied.bin", tmp_path / output, VocabChange(vocab, new))
+        adapt_model(tmp_path / "tied.bin", tmp_path / output, VocabChange(vocab, new))
         with open_tensor_file(tmp_path / output) as file:
             names = ("target.mlm.linear_2.weight", "embedding.word.embedding.weight")
             assert file.storage_key(names[0]) == file.storage_key(names[1])
@@ -115,11 +140,11 @@ def test_a_decoder_with_its_own_vocabulary_stays_or_follows_its_own(tmp_path: Pa
     assert any("`old_tgt_vocab_path`" in note for note in report.notes)
     target = Vocab.load(folder / "tgt_vocab.txt").tokens
     new_target = vocab_file(tmp_path / "tgt.txt", target[::-1])
-    report = adapt_vocab(
+    report = adapt_model(
         folder / "model.bin",
         tmp_path / "b.bin",
         VocabChange(folder / "vocab.txt", new),
-        target_change=VocabChange(folder / "tgt_vocab.txt", new_target),
+        VocabChange(folder / "tgt_vocab.txt", new_target),
     )
     assert {side.side for side in report.sides} == {"source", "target"}
     before, after = tensors_of(folder / "model.bin"), tensors_of(tmp_path / "b.bin")
@@ -195,10 +220,6 @@ def test_similar_weighs_the_nearest_old_words_by_a_softmax() -> None:
     near = torch.softmax(torch.tensor([1.0, 0.6], dtype=torch.float64) / 0.5, 0)
     assert plan.composed[0] == pytest.approx({3: float(near[0]), 4: float(near[1])})
     assert plan.composed[1] == {3: 0.5, 4: 0.5}  # no vector: its pieces
-    with pytest.raises(UsageError, match="similar_path"):
-        small(["a"], init="similar")
-    with pytest.raises(UsageError, match="mean-of-pieces"):
-        small(["a"], init="average")
 
 
 def test_marks_of_other_tokenizers_are_read() -> None:
@@ -231,9 +252,6 @@ def test_only_wanted_words_of_a_vector_file_are_kept_at_length_one(tmp_path: Pat
     similar = read_similar(str(path), {"天气", "play", "null", "none"})
     assert set(similar.vectors) == {"天气", "play"}
     assert similar.table[similar.vectors["天气"]].tolist() == pytest.approx([0.6, 0.8])
-    for more in ({"neighbours": 0}, {"temperature": 0.0}):
-        with pytest.raises(UsageError):
-            read_similar(str(path), set(), **more)
     with pytest.raises(InputError, match="not exist"):
         read_similar(str(tmp_path / "none"), set())
 
@@ -245,8 +263,42 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
     folder = FIXTURES / "mlm-modular"
     few = vocab_file(tmp_path / "few.txt", ["[PAD]", "[UNK]", "天"])
     with pytest.raises(VocabError, match="3 words.*1040 rows"):
-        adapt_vocab(folder / "model.bin", tmp_path / "o.bin", VocabChange(few, few))
+        adapt_model(folder / "model.bin", tmp_path / "o.bin", VocabChange(few, few))
     assert not (tmp_path / "o.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"init": "similar"}, "`similar_path`"),
+        ({"similar_path": "vectors.txt"}, "only that method does"),
+        ({"init": "average"}, "mean-of-pieces"),
+        ({"neighbours": 0}, "`neighbours`: 0 .must be at least 1"),
+        ({"temperature": 0.0}, "`temperature`: 0.0 .must be above 0"),
+        ({"old_spm_model_path": "old.model"}, "`old_vocab_path` and `old_spm_model_path`"),
+        ({"new_spm_model_path": "new.model"}, "`new_vocab_path` and `new_spm_model_path`"),
+        ({"new_tgt_vocab_path": "new.txt"}, "go together"),
+        ({"list": ("all",)}, "must be one of composed"),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_each_other_are_named(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        AdaptSettings("m.bin", "old.txt", "new.txt", "out.bin", **more)  # type: ignore[arg-type]
+
+
+def test_a_folder_is_not_written_with_a_guess(tmp_path: Path) -> None:
+    import shutil
+
+    folder = FIXTURES / "mlm-modular"
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("model.bin", "vocab.txt"):
+        shutil.copyfile(folder / name, model / name)
+    with pytest.raises(ConfigError, match=r"does not tell `heads_num`.* config.json"):
+        adapt_model(model, tmp_path / "out", VocabChange(None, folder / "vocab.txt"))
+    assert not (tmp_path / "out").exists()
+    adapt_model(model, tmp_path / "out.bin", VocabChange(None, folder / "vocab.txt"))
 
 
 def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:
@@ -254,13 +306,13 @@ def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:
     model, vocab = folder / "model.bin", folder / "vocab.txt"
     output = tmp_path / "o.bin"
     cases: list[tuple[tuple[Any, ...], dict[str, Any], type[UertoolError], str]] = [
-        ((model, None, VocabChange(vocab, vocab)), {}, UsageError, "Nowhere to write"),
+        ((model, None, VocabChange(vocab, vocab)), {}, UsageError, "There is no output"),
         ((model, output, VocabChange(vocab)), {}, UsageError, "No new vocabulary"),
         ((model, output, VocabChange(None, vocab)), {}, UsageError, "`old_vocab_path`"),
         ((model, tmp_path / "o", VocabChange(vocab, vocab)), {}, OutputError, "must end in"),
         (
             (model, output, VocabChange(vocab, vocab)),
-            {"target_change": VocabChange(vocab, vocab)},
+            {"target": VocabChange(vocab, vocab)},
             UsageError,
             "no target embedding",
         ),
@@ -268,10 +320,10 @@ def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:
     ]
     for arguments, more, kind, words in cases:
         with pytest.raises(kind, match=words):
-            adapt_vocab(*arguments, **more)
+            adapt_model(*arguments, **more)
     output.write_text("old")
     with pytest.raises(OutputError, match="exists already"):
-        adapt_vocab(model, output, VocabChange(vocab, vocab))
+        adapt_model(model, output, VocabChange(vocab, vocab))
     assert output.read_text() == "old"
 
 
@@ -281,7 +333,7 @@ def test_unknown_tensors_of_the_vocabularys_size_are_not_left_behind(tmp_path: P
     torch.save({**tensors, "my.table": torch.ones(1040, 2)}, tmp_path / "m.bin")
     change = VocabChange(folder / "vocab.txt", folder / "vocab.txt")
     with pytest.raises(CheckpointError, match=r"my\.table"):
-        adapt_vocab(tmp_path / "m.bin", tmp_path / "o.bin", change)
+        adapt_model(tmp_path / "m.bin", tmp_path / "o.bin", change)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
@@ -307,7 +359,7 @@ def test_a_folder_of_uer_py_gets_vocabulary_and_configuration(tmp_path: Path) ->
     config = {**json.loads((folder / "config.json").read_text()), "vocab_size": 1040}
     (model / "config.json").write_text(json.dumps(config))
     new = FIXTURES / "misc-modular" / "new_vocab.txt"
-    adapt_vocab(model, tmp_path / "out", VocabChange(None, new))
+    adapt_model(model, tmp_path / "out", VocabChange(None, new))
     names = sorted(item.name for item in (tmp_path / "out").iterdir())
     assert names == ["config.json", "model.bin", "vocab.txt"]
     made = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -332,7 +384,7 @@ def test_a_configuration_inside_safetensors_gets_the_new_size(tmp_path: Path) ->
     )
     new = vocab_file(tmp_path / "new.txt", ["天", "[PAD]", "[UNK]"])
     change = VocabChange(folder / "vocab.txt", new)
-    report = adapt_vocab(tmp_path / "m.safetensors", tmp_path / "o.safetensors", change)
+    report = adapt_model(tmp_path / "m.safetensors", tmp_path / "o.safetensors", change)
     with open_checkpoint(tmp_path / "o.safetensors") as found:
         assert found.stored_config == {"vocab_size": 3, "layers_num": 3}
         assert found.stored_hf_config == {**hf_config, "vocab_size": 3, "pad_token_id": 1}
@@ -360,7 +412,7 @@ def test_transformers_computes_the_same_with_the_words_in_another_order(
     random.Random(2).shuffle(middle)
     order = [*order[:5], *middle]
     new = vocab_file(tmp_path / "new.txt", [tokens[index] for index in order])
-    report = adapt_vocab(tmp_path / "hf", tmp_path / "out", VocabChange(None, new))
+    report = adapt_model(tmp_path / "hf", tmp_path / "out", VocabChange(None, new))
     assert report.sides[0].copied == len(tokens)
     models = [
         getattr(transformers, kind).from_pretrained(tmp_path / name).eval()
@@ -392,7 +444,7 @@ def test_special_ids_in_config_json_follow_their_tokens(tmp_path: Path) -> None:
     old = Vocab.load(folder / "vocab.txt").tokens
     kept = [token for token in old if token != "[SEP]"]
     new = vocab_file(tmp_path / "new.txt", [*kept[::-1], "天天"])
-    report = adapt_vocab(tmp_path / "hf", tmp_path / "out", VocabChange(None, new))
+    report = adapt_model(tmp_path / "hf", tmp_path / "out", VocabChange(None, new))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["vocab_size"] == len(old)
     assert config["bos_token_id"] == kept[::-1].index("[CLS]")
@@ -423,7 +475,7 @@ def test_a_trained_vocabulary_brings_its_tokenizer_into_the_folder(
     source = hf_folder("gpt2-modular", tmp_path)
     built = train_vocab([TEXT / "reviews_test.tsv"], model=model, size=3500)
     save_vocab(built, tmp_path / "new.txt")
-    report = adapt_vocab(source, tmp_path / "out", VocabChange(None, tmp_path / "new.txt"))
+    report = adapt_model(source, tmp_path / "out", VocabChange(None, tmp_path / "new.txt"))
     assert report.sides[0].composed > 300
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     network = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -442,14 +494,14 @@ def test_a_sentencepiece_model_or_a_tokenizer_folder_can_be_the_new_vocabulary(
     pytest.importorskip("sentencepiece")
     source = hf_folder("t5-modular", tmp_path)
     spm = TEXT / "cluecorpussmall_spm.model"
-    report = adapt_vocab(source, tmp_path / "spm", VocabChange(None, new_spm=spm))
+    report = adapt_model(source, tmp_path / "spm", VocabChange(None, new_spm=spm))
     (side,) = report.sides
     assert side.composed > 1000 and side.copied > 500
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "spm")
     ours = Vocab.load(spm=spm)
     ids = tokenizer("今天天气很好，play", add_special_tokens=False).input_ids
     assert tokenizer.convert_ids_to_tokens(ids) == [ours.tokens[index] for index in ids]
-    adapt_vocab(source, tmp_path / "folder", VocabChange(None, tmp_path / "spm"))
+    adapt_model(source, tmp_path / "folder", VocabChange(None, tmp_path / "spm"))
     one, other = tensors_of(tmp_path / "spm"), tensors_of(tmp_path / "folder")
     assert all(torch.equal(one[name], other[name]) for name in one)
     files = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("spm", "folder")]
@@ -463,7 +515,7 @@ def test_a_hugging_face_file_alone_keeps_its_names_and_says_what_its_config_need
     new = FIXTURES / "misc-modular" / "new_vocab.txt"
     output = tmp_path / "weights.bin"
     change = VocabChange(FIXTURES / "bert-modular" / "vocab.txt", new)
-    report = adapt_vocab(source / "model.safetensors", output, change)
+    report = adapt_model(source / "model.safetensors", output, change)
     before, after = tensors_of(source), tensors_of(output)
     assert list(before) == list(after)
     assert after["bert.embeddings.word_embeddings.weight"].shape == (698, 32)
@@ -480,11 +532,11 @@ def test_only_the_decoders_vocabulary_may_change_in_a_folder(tmp_path: Path) -> 
     for name in ("model.bin", "vocab.txt", "tgt_vocab.txt", "config.json"):
         shutil.copyfile(folder / name, model / name)
     new = vocab_file(tmp_path / "new.txt", Vocab.load(folder / "tgt_vocab.txt").tokens[:400])
-    adapt_vocab(
+    adapt_model(
         model,
         tmp_path / "out",
         VocabChange(),
-        target_change=VocabChange(model / "tgt_vocab.txt", new),
+        VocabChange(model / "tgt_vocab.txt", new),
     )
     kept = (tmp_path / "out" / "vocab.txt").read_bytes()
     assert kept == (folder / "vocab.txt").read_bytes()

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import TEXT, fixture_folders
 from uertool.errors import UsageError
 from uertool.tasks.vocab.diff import diff_vocabs
+from uertool.tasks.vocab.settings import DiffSettings
 from uertool.text.vocab import Vocab
+
+
+def on(corpus: Path, **more: Any) -> DiffSettings:
+    return DiffSettings(corpus_path=(str(corpus),), **more)
 
 
 @pytest.mark.parametrize(
@@ -44,17 +50,17 @@ def test_equal_vocabularies_differ_in_nothing() -> None:
 def test_a_corpus_shows_what_each_covers(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("今天天气\n\n今今x\n", encoding="utf-8")
-    diff = diff_vocabs(Vocab(["[UNK]", "今"]), Vocab(["今", "天", "气", "x"]), corpus=[corpus])
+    diff = diff_vocabs(Vocab(["[UNK]", "今"]), Vocab(["今", "天", "气", "x"]), on(corpus))
     first, second = diff.coverage_1, diff.coverage_2
     assert first is not None
     assert second is not None
     assert (first.units, first.covered, first.kinds, first.covered_kinds) == (7, 3, 4, 1)
     assert (first.tokens, first.unknown, first.share) == (7, 4, 3 / 7)
     assert (second.covered, second.unknown, second.unknown_rate) == (7, 0, 0.0)
-    record = diff.as_record(lists=True)
+    record = diff.as_record()
     assert json.loads(json.dumps(record)) == record
     assert record["corpus_1"]["unknown_rate"] == 4 / 7
-    assert record["lists"]["only_2"] == ["天", "气", "x"]
+    assert diff.words("only_2") == [["天"], ["气"], ["x"]]
 
 
 def test_words_are_compared_by_their_own_tokenizer(tmp_path: Path) -> None:
@@ -63,9 +69,7 @@ def test_words_are_compared_by_their_own_tokenizer(tmp_path: Path) -> None:
     diff = diff_vocabs(
         Vocab(["今天"]),
         Vocab(["天气", "今天"]),
-        corpus=[corpus],
-        delimiter="space",
-        tokenizer="space",
+        on(corpus, delimiter="space", tokenizer="space"),
     )
     assert diff.coverage_1 is not None
     assert diff.coverage_2 is not None
@@ -74,14 +78,13 @@ def test_words_are_compared_by_their_own_tokenizer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"delimiter": "x"}, "no delimiter"), ({"tokenizer": "bpe"}, "'bpe'")],
+    [
+        ({"delimiter": "x"}, "`delimiter`: 'x' .must be one of char, space"),
+        ({"tokenizer": "bpe"}, "`tokenizer`: 'bpe'"),
+        ({"corpus_path": ("-",)}, "standard input"),
+        ({"list": ("all",)}, "`list`: 'all' .must be one of only_1"),
+    ],
 )
-def test_options_that_do_not_exist_are_named(
-    tmp_path: Path, options: dict[str, str], words: str
-) -> None:
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("a")
+def test_options_that_do_not_exist_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        diff_vocabs(Vocab(["a"]), Vocab(["a"]), corpus=[corpus], **options)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="standard input"):
-        diff_vocabs(Vocab(["a"]), Vocab(["a"]), corpus=["-"])
+        DiffSettings(**options)

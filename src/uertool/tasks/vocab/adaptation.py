@@ -1,4 +1,4 @@
-"""Giving a model another vocabulary: every vocabulary-sized tensor follows, the rest is copied."""
+"""`uertool vocab adapt`: tensors with a row for each word get new rows, the rest is copied."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from pathlib import Path
 import torch
 
 from uertool.checkpoints.formats.hf_folder import HuggingFaceFolder
-from uertool.checkpoints.formats.tensor_file import TIED, TensorInfo
+from uertool.checkpoints.formats.tensor_file import TensorInfo, kept_metadata, ties_of
 from uertool.checkpoints.model_folder import model_folder
 from uertool.checkpoints.reader import CONFIG_KEY, HF_CONFIG_KEY, Checkpoint, open_checkpoint
 from uertool.checkpoints.writer import is_weight_file, save_tensors
-from uertool.errors import CheckpointError, OutputError, UsageError, VocabError
+from uertool.errors import CheckpointError, ConfigError, OutputError, UsageError, VocabError, listed
 from uertool.io.atomic import refuse_existing
+from uertool.loading.assumptions import guessed
+from uertool.loading.config_resolution import resolve_config
+from uertool.loading.registry import local_path
 from uertool.tasks.vocab.adapted_files import renewed, write_beside
-from uertool.tasks.vocab.change import Change, Cutting, Making, Side, SideReport, VocabChange
-from uertool.tasks.vocab.rows import NEIGHBOURS, TEMPERATURE, Init
+from uertool.tasks.vocab.change import Change, Side, SideReport, VocabChange
+from uertool.tasks.vocab.settings import AdaptSettings
+
+Progress = Callable[[str, int, int], None]
 
 #: Canonical names of tensors with a row for every word; of models with a decoder, `lm` belongs to
 #: what the decoder writes.
@@ -64,68 +69,50 @@ class AdaptReport:
 
 
 def adapt_vocab(
-    model: str | Path,
-    output: str | Path | None,
-    change: VocabChange,
-    *,
-    target_change: VocabChange | None = None,
-    init: Init = "mean-of-pieces",
-    tokenizer: str = "bert",
-    merges_path: str | Path | None = None,
-    do_lower_case: bool = True,
-    similar_path: str | None = None,
-    neighbours: int = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
-    seed: int = 7,
-    arch: str | None = None,
-    dry_run: bool = False,
-    overwrite: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    settings: AdaptSettings, *, overwrite: bool = False, progress: Progress | None = None
 ) -> AdaptReport:
     """Write a model for another vocabulary; names, generation and number types stay.
 
     Tensors are read and written one by one. Tied ones stay tied.
 
     Args:
-        model: a checkpoint of UER-py of either generation, or one or a folder of Hugging Face.
-        output: a .bin or .safetensors file; or, if the model is a folder, a folder, which gets
-            the configuration and the tokenizer files of the new vocabulary as well. May be None
-            for a dry run.
-        change: the vocabulary of the text that goes in.
-        target_change: that of a decoder, where it has one of its own.
-        init: how rows of new words are made, see `vocab_rows.plan_rows`.
-        tokenizer: UER-py's name of the old tokenizer, which takes new words apart.
-        merges_path: its merges, for "bpe".
-        do_lower_case: for "bert".
-        similar_path: auxiliary word vectors for "similar".
-        neighbours: how many of the nearest words count for "similar".
-        temperature: of the softmax over their cosines.
-        seed: decides what is drawn.
-        arch: the architecture, where names do not tell.
-        dry_run: write nothing.
+        settings: the model, its vocabularies, how new rows are made, and the output. If the model
+            is a folder, so may be the output, which then gets the configuration and the tokenizer
+            files of the new vocabulary as well.
         overwrite: whether an existing output may be replaced.
         progress: called with tensor name, its number and their count before each is written.
 
     Raises:
-        UsageError: the options do not fit together.
+        UsageError: the settings do not fit the model.
         VocabError: the old vocabulary is not that of the model.
         CheckpointError: the model cannot be read or is not understood.
+        ConfigError: a folder would be written whose configuration is a guess.
         OutputError: the output cannot be written.
     """
-    if output is None and not dry_run:
-        raise UsageError("Nowhere to write to.", "Name a file with `new_model_path`.")
-    if not change.asked and not (target_change and target_change.asked):
-        raise UsageError("No new vocabulary was named.", "Name one with `new_vocab_path`.")
-    if output is not None and not dry_run:
+    output = None if settings.dry_run else settings.new_model_path
+    if output is not None:
         refuse_existing(output, overwrite)
-    with open_checkpoint(model, arch=arch) as checkpoint:
-        cutting = Cutting(tokenizer, merges_path, do_lower_case)
-        making = Making(init, similar_path, neighbours, temperature, seed)
-        job = _Job(checkpoint, change, target_change, cutting, making)
+    assert settings.old_model_path is not None  # checked by the settings
+    path = local_path(settings.old_model_path)
+    with open_checkpoint(path, arch=settings.arch) as checkpoint:
+        job = _Job(checkpoint, settings)
         report = job.report()
-        if output is not None and not dry_run:
+        if output is not None:
             report.written = tuple(job.write(Path(output), overwrite, progress))
     return report
+
+
+def _wanted(settings: AdaptSettings) -> dict[Side, VocabChange]:
+    """The change of vocabulary that the settings ask for on each side."""
+    return {
+        "source": VocabChange(
+            settings.old_vocab_path,
+            settings.new_vocab_path,
+            settings.old_spm_model_path,
+            settings.new_spm_model_path,
+        ),
+        "target": VocabChange(settings.old_tgt_vocab_path, settings.new_tgt_vocab_path),
+    }
 
 
 @dataclass(frozen=True)
@@ -141,17 +128,10 @@ class _Place:
 class _Job:
     """One adaptation: which tensors change, and how everything is written."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        change: VocabChange,
-        target_change: VocabChange | None,
-        cutting: Cutting,
-        making: Making,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: AdaptSettings) -> None:
         self.checkpoint = checkpoint
         self.file = checkpoint.file
-        self.making = making
+        self.init = settings.init
         self.notes: list[str] = list(checkpoint.notices)
         if checkpoint.layout == "tf":
             raise UsageError(
@@ -161,8 +141,8 @@ class _Job:
         self.places = self._find_places()
         sizes = self._sizes()
         self.changes: dict[Side, Change] = {}
-        for side, asked in (("source", change), ("target", target_change)):
-            if asked is None or not asked.asked:
+        for side, asked in _wanted(settings).items():
+            if not asked.asked:
                 continue
             if side not in sizes:
                 raise UsageError(
@@ -171,7 +151,7 @@ class _Job:
                     if side == "target"
                     else None,
                 )
-            self.changes[side] = Change(checkpoint, asked, side, sizes[side], cutting, making)
+            self.changes[side] = Change(checkpoint, asked, side, sizes[side], settings)
         self._settle_target(sizes)
         self._check_unknown()
         self._check_special()
@@ -260,7 +240,7 @@ class _Job:
         if lost:
             raise CheckpointError(
                 f"{self.checkpoint.path} has tensors of the vocabulary's size whose names are not "
-                f"understood: {', '.join(lost[:5])}.",
+                f"understood: {listed(lost)}.",
                 "Name the architecture with `arch`, or take them out of the file.",
             )
 
@@ -283,8 +263,8 @@ class _Job:
                 f"Put <pad> at {before} in the new vocabulary.",
             )
         if change.vocab.duplicates:
-            shown = ", ".join(map(repr, list(change.vocab.duplicates)[:5]))
-            self.notes.append(f"The new vocabulary names some words more than once: {shown}.")
+            words = listed(map(repr, change.vocab.duplicates))
+            self.notes.append(f"The new vocabulary has some words more than once: {words}.")
 
     def _check_ids(self) -> None:
         """Special tokens that a configuration names by their ids."""
@@ -292,15 +272,15 @@ class _Job:
         lost = [name for config in configs if config for name in renewed(config, self.changes)[1]]
         if lost:
             self._note(
-                f"No token of the new vocabulary stands for {', '.join(dict.fromkeys(lost))} of "
-                "the old one."
+                f"The new vocabulary has no token for {', '.join(dict.fromkeys(lost))} of the old "
+                "one."
             )
 
     # Writing
 
     def report(self) -> AdaptReport:
         """What will change."""
-        report = AdaptReport(self.making.init, notes=self.notes)
+        report = AdaptReport(self.init, notes=self.notes)
         seen: list[Change] = []
         for change in self.changes.values():
             if change not in seen:
@@ -328,20 +308,16 @@ class _Job:
         return info._replace(shape=tuple(shape))
 
     def _ties(self) -> dict[str, str]:
-        """Alias to kept name of what is stored once and stays alike."""
-        first: dict[Hashable, str] = {}
-        tied: dict[str, str] = {}
-        for raw in self.file:
+        """Alias to kept name of what is stored once and changes in the same way."""
+
+        def key(raw: str) -> Hashable:
             place = self.places.get(raw)
             plan = self.changes[place.side].plan if place and place.side in self.changes else None
-            key = (self.file.storage_key(raw), self._info(raw).shape, id(plan))
-            if first.setdefault(key, raw) != raw:
-                tied[raw] = first[key]
-        return tied
+            return self.file.storage_key(raw), self._info(raw).shape, id(plan)
 
-    def _tensors(
-        self, progress: Callable[[str, int, int], None] | None
-    ) -> Iterator[tuple[str, torch.Tensor]]:
+        return ties_of(self.file, key)
+
+    def _tensors(self, progress: Progress | None) -> Iterator[tuple[str, torch.Tensor]]:
         names = self.file.keys()
         for number, raw in enumerate(names):
             if progress:
@@ -355,9 +331,7 @@ class _Job:
                 yield raw, tensor
             self.file.release(raw)
 
-    def write(
-        self, output: Path, overwrite: bool, progress: Callable[[str, int, int], None] | None
-    ) -> list[Path]:
+    def write(self, output: Path, overwrite: bool, progress: Progress | None) -> list[Path]:
         """Write the file, or the folder; returns what was written."""
         if is_weight_file(output):
             if self.checkpoint.layout == "hf" and "source" in self.changes:
@@ -370,6 +344,7 @@ class _Job:
                 f"The output {output} must end in .bin or .safetensors, since "
                 f"{self.checkpoint.path} is a single file."
             )
+        self._require_known()
         with model_folder(output, overwrite=overwrite) as partial:
             name = folder.weights.name
             if name.endswith(".index.json"):
@@ -379,9 +354,19 @@ class _Job:
             names = sorted(item.name for item in partial.iterdir())
         return [output / name for name in names]
 
-    def _write_weights(
-        self, path: Path, overwrite: bool, progress: Callable[[str, int, int], None] | None
-    ) -> list[Path]:
+    def _require_known(self) -> None:
+        """Refuse a folder whose model would run with a guess."""
+        config = resolve_config(self.checkpoint, complete=False).config
+        doubtful = guessed(self.checkpoint, config)
+        if doubtful:
+            names = " and ".join(f"`{name}`" for name in doubtful)
+            raise ConfigError(
+                f"{self.checkpoint.path} does not tell {names}, and a folder is not written with "
+                "a guess.",
+                "Put the model's config.json into it, or write a .bin or .safetensors file.",
+            )
+
+    def _write_weights(self, path: Path, overwrite: bool, progress: Progress | None) -> list[Path]:
         return save_tensors(
             self._tensors(progress),
             path,
@@ -393,7 +378,7 @@ class _Job:
 
     def _metadata(self) -> dict[str, str]:
         """What the file says of itself, with the new sizes in its configurations."""
-        kept = {k: v for k, v in self.file.metadata.items() if k not in (TIED, "unwrapped")}
+        kept = kept_metadata(self.file)
         for key, stored in (
             (CONFIG_KEY, self.checkpoint.stored_config),
             (HF_CONFIG_KEY, self.checkpoint.stored_hf_config),

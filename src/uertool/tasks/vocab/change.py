@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from uertool.checkpoints.model_folder import SPIECE_FILES
 from uertool.checkpoints.reader import Checkpoint
 from uertool.errors import UsageError, VocabError
-from uertool.tasks.vocab.rows import Init, joining_of, plan_rows, read_similar, surface
+from uertool.loading.tokenizers import PADDING_ROWS
+from uertool.tasks.vocab.rows import joining_of, plan_rows, read_similar, surface
+from uertool.tasks.vocab.settings import AdaptSettings
 from uertool.text.detokenize import Joining
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
@@ -17,11 +20,6 @@ from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.vocab import Vocab
 
 Side = Literal["source", "target"]
-
-#: A table padded to a round number of rows, as many are, has at most this many more than words.
-_PADDING_ROWS = 128
-
-_SPIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -75,26 +73,6 @@ class SideReport:
     words: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Cutting:
-    """The old tokenizer, as the user names it."""
-
-    name: str
-    merges_path: str | Path | None
-    do_lower_case: bool
-
-
-@dataclass(frozen=True)
-class Making:
-    """How new rows are made."""
-
-    init: Init
-    similar_path: str | None
-    neighbours: int
-    temperature: float
-    seed: int
-
-
 class Change:
     """One change of vocabulary with its plan of rows."""
 
@@ -104,25 +82,24 @@ class Change:
         change: VocabChange,
         side: Side,
         rows: int,
-        cutting: Cutting,
-        making: Making,
+        settings: AdaptSettings,
     ) -> None:
         self.side: Side = side
         self.asked = change
-        self.old, self.new = _old_tokenizer(checkpoint, change, side, cutting), _new_vocab(change)
+        self.old, self.new = _old_tokenizer(checkpoint, change, side, settings), _new_vocab(change)
         _check_rows(checkpoint, self.old.vocab, rows, side)
         self.joining: Joining = (
             self.new.joining if isinstance(self.new, Tokenizer) else joining_of(self.new)
         )
         similar = None
-        if making.similar_path is not None:
+        if settings.similar_path is not None:
             wanted = _spellings(self.old.vocab, self.old.joining)
             wanted |= _spellings(self.vocab, self.joining)
             similar = read_similar(
-                making.similar_path,
+                settings.similar_path,
                 wanted,
-                neighbours=making.neighbours,
-                temperature=making.temperature,
+                neighbours=settings.neighbours,
+                temperature=settings.temperature,
             )
         self.rows = rows
         self.plan = plan_rows(
@@ -130,10 +107,10 @@ class Change:
             self.vocab,
             self.old,
             rows=rows,
-            init=making.init,
+            init=settings.init,
             similar=similar,
             new_joining=self.joining,
-            seed=making.seed,
+            seed=settings.seed,
         )
 
     @property
@@ -185,8 +162,6 @@ def _spellings(vocab: Vocab, joining: Joining) -> set[str]:
 
 
 def _new_vocab(change: VocabChange) -> Vocab | Tokenizer:
-    if change.new is not None and change.new_spm is not None:
-        raise UsageError("A new vocabulary and a new sentencepiece model were both named.")
     if is_folder(change.new):
         assert change.new is not None
         return tokenizer_from_hf_folder(change.new)
@@ -194,7 +169,7 @@ def _new_vocab(change: VocabChange) -> Vocab | Tokenizer:
 
 
 def _old_tokenizer(
-    checkpoint: Checkpoint, change: VocabChange, side: Side, cutting: Cutting
+    checkpoint: Checkpoint, change: VocabChange, side: Side, settings: AdaptSettings
 ) -> Tokenizer:
     """The tokenizer that the model was made for: what was named, or what lies in its folder."""
     spm = change.old_spm
@@ -202,29 +177,29 @@ def _old_tokenizer(
     if old is None and spm is None and side == "source" and checkpoint.path.is_dir():
         if checkpoint.layout == "hf":
             return tokenizer_from_hf_folder(checkpoint.path)
-        spm = next((checkpoint.path / n for n in _SPIECES if (checkpoint.path / n).is_file()), None)
+        spm = next(
+            (checkpoint.path / n for n in SPIECE_FILES if (checkpoint.path / n).is_file()), None
+        )
         plain = checkpoint.path / "vocab.txt"
         old, spm = (plain, None) if plain.is_file() else (None, spm)
-    if old is not None and spm is not None:
-        raise UsageError("An old vocabulary and an old sentencepiece model were both named.")
     if old is None and spm is None:
         name = "`old_vocab_path`" if side == "source" else "`old_tgt_vocab_path`"
-        raise UsageError("The vocabulary that the model has is not known.", f"Name it with {name}.")
+        raise UsageError("The vocabulary of the model is unknown.", f"Name it with {name}.")
     if is_folder(old):
         assert old is not None
         return tokenizer_from_hf_folder(old)
     return make_tokenizer(
-        cutting.name,
+        settings.tokenizer,
         vocab_path=old,
         spm_model_path=spm,
-        merges_path=cutting.merges_path,
-        do_lower_case=cutting.do_lower_case,
+        merges_path=settings.merges_path,
+        do_lower_case=settings.do_lower_case,
     )
 
 
 def _check_rows(checkpoint: Checkpoint, vocab: Vocab, rows: int, side: Side) -> None:
     """Refuse a vocabulary that cannot be the model's."""
-    if vocab.distinct > rows or rows - len(vocab) > _PADDING_ROWS:
+    if vocab.distinct > rows or rows - len(vocab) > PADDING_ROWS:
         raise VocabError(
             f"{vocab.source} has {len(vocab)} words, the {side} table of {checkpoint.path} "
             f"{rows} rows: it is not the vocabulary of this model.",

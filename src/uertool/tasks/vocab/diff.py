@@ -1,4 +1,4 @@
-"""Comparing two vocabularies: what each has, what moved, and how well they cover a corpus."""
+"""Comparing two vocabularies: their tokens, their ids, and how well they cover a corpus."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from uertool.errors import UsageError
 from uertool.tasks.vocab.counting import Counting, corpus_files, count_corpus
+from uertool.tasks.vocab.settings import DiffSettings
 from uertool.text.readers import read_lines
 from uertool.text.tokenizers.base import Tokenizer
+from uertool.text.tokenizers.bert import BertTokenizer
 from uertool.text.tokenizers.char import CharTokenizer
 from uertool.text.tokenizers.space import SpaceTokenizer
 from uertool.text.vocab import Vocab
@@ -21,14 +22,14 @@ _LINES_AT_A_TIME = 2048
 
 @dataclass(frozen=True)
 class Coverage:
-    """How a vocabulary fares on a corpus.
+    """How well a vocabulary covers a corpus.
 
     Attributes:
         units: characters or words of the corpus.
         covered: those that are in the vocabulary.
         kinds: different characters or words.
         covered_kinds: those that are in the vocabulary.
-        tokens: what the tokenizer makes of the corpus.
+        tokens: the number of tokens that the tokenizer gives.
         unknown: how many of these are [UNK].
     """
 
@@ -52,15 +53,15 @@ class Coverage:
 
 @dataclass(frozen=True)
 class VocabDiff:
-    """Two vocabularies beside each other; blank entries are not counted as tokens.
+    """How two vocabularies differ; blank entries are not counted as tokens.
 
     Attributes:
         size_1, size_2: different tokens.
         only_1, only_2: tokens that the other does not have, in the order of their ids.
         common: tokens of both, in the order of the first one's ids.
         moved: common tokens with other ids: (token, id in the first, id in the second).
-        duplicates_1, duplicates_2: tokens that stand more than once, with their ids.
-        blanks_1, blanks_2: entries that are empty or nothing but blanks.
+        duplicates_1, duplicates_2: tokens that occur more than once, with their ids.
+        blanks_1, blanks_2: entries that are empty or white space.
         coverage_1, coverage_2: on the corpus, where one was given.
     """
 
@@ -83,18 +84,26 @@ class VocabDiff:
         union = len(self.common) + len(self.only_1) + len(self.only_2)
         return len(self.common) / union if union else 1.0
 
-    def as_record(self, *, lists: bool = False) -> dict[str, Any]:
-        """The figures, and with `lists` the tokens too, as JSON takes them."""
+    def words(self, name: str) -> list[list[Any]]:
+        """One of the lists in `DIFF_LISTS`: each entry is a token, with its ids where they differ.
+
+        An entry of duplicates begins with the number of its vocabulary.
+        """
+        if name == "moved":
+            return [[*entry] for entry in self.moved]
+        if name == "duplicates":
+            tables = (("1", self.duplicates_1), ("2", self.duplicates_2))
+            return [[which, word, *ids] for which, table in tables for word, ids in table.items()]
+        return [[word] for word in getattr(self, name)]
+
+    def as_record(self) -> dict[str, Any]:
+        """The figures as JSON types."""
+        counted = ("only_1", "only_2", "common", "moved", "duplicates_1", "duplicates_2")
         record: dict[str, Any] = {
             "size_1": self.size_1,
             "size_2": self.size_2,
-            "only_1": len(self.only_1),
-            "only_2": len(self.only_2),
-            "common": len(self.common),
+            **{name: len(getattr(self, name)) for name in counted},
             "jaccard": self.jaccard,
-            "moved": len(self.moved),
-            "duplicates_1": len(self.duplicates_1),
-            "duplicates_2": len(self.duplicates_2),
             "blanks_1": self.blanks_1,
             "blanks_2": self.blanks_2,
         }
@@ -109,51 +118,26 @@ class VocabDiff:
                     "unknown": coverage.unknown,
                     "unknown_rate": coverage.unknown_rate,
                 }
-        if lists:
-            record["lists"] = {
-                "only_1": self.only_1,
-                "only_2": self.only_2,
-                "moved": [list(entry) for entry in self.moved],
-                "duplicates_1": {token: list(ids) for token, ids in self.duplicates_1.items()},
-                "duplicates_2": {token: list(ids) for token, ids in self.duplicates_2.items()},
-            }
         return record
 
 
-def diff_vocabs(
-    first: Vocab,
-    second: Vocab,
-    *,
-    corpus: Iterable[str | Path] | None = None,
-    delimiter: str = "char",
-    tokenizer: str = "bert",
-    do_lower_case: bool = True,
-    workers: int = 1,
-) -> VocabDiff:
+def diff_vocabs(first: Vocab, second: Vocab, settings: DiffSettings | None = None) -> VocabDiff:
     """Compare two vocabularies, and on a corpus what each makes of it.
 
     Args:
         first: a vocabulary.
         second: another.
-        corpus: files or folders; None compares the vocabularies alone.
-        delimiter: "char" or "space": the units whose coverage is counted.
-        tokenizer: "bert", "char" or "space": what the [UNK] rate is counted with.
-        do_lower_case: for "bert".
-        workers: processes that count.
+        settings: the corpus, if there is one, and how it is measured.
 
     Raises:
-        UsageError: an unknown delimiter or tokenizer.
         InputError: the corpus cannot be read.
     """
     tokens_1, tokens_2 = _tokens(first), _tokens(second)
     known_1, known_2 = set(tokens_1), set(tokens_2)
     common = [token for token in tokens_1 if token in known_2]
     coverages: tuple[Coverage | None, Coverage | None] = (None, None)
-    if corpus is not None:
-        files = corpus_files(corpus)
-        if "-" in files:
-            raise UsageError("The corpus is read more than once, so it cannot be standard input.")
-        coverages = _coverages((first, second), files, delimiter, tokenizer, do_lower_case, workers)
+    if settings is not None and settings.corpus_path:
+        coverages = _coverages((first, second), settings)
     return VocabDiff(
         size_1=len(tokens_1),
         size_2=len(tokens_2),
@@ -175,7 +159,7 @@ def diff_vocabs(
 
 
 def _tokens(vocab: Vocab) -> list[str]:
-    """The different tokens that are not blank, in the order in which they first stand."""
+    """The different tokens that are not blank, in the order of their first occurrence."""
     return [token for token in dict.fromkeys(vocab.tokens) if token.strip()]
 
 
@@ -186,18 +170,10 @@ def _without_blanks(duplicates: dict[str, tuple[int, ...]]) -> dict[str, tuple[i
 # -- on a corpus ----------------------------------------------------------------------------------
 
 
-def _coverages(
-    vocabs: tuple[Vocab, Vocab],
-    files: list[str | Path],
-    delimiter: str,
-    tokenizer: str,
-    do_lower_case: bool,
-    workers: int,
-) -> tuple[Coverage, Coverage]:
-    if delimiter not in ("char", "space"):
-        raise UsageError(f"There is no delimiter {delimiter!r}.", "Choose char or space.")
-    makers = [_tokenizer(tokenizer, vocab, do_lower_case) for vocab in vocabs]
-    tally = count_corpus(files, Counting(delimiter), workers=workers)  # type: ignore[arg-type]
+def _coverages(vocabs: tuple[Vocab, Vocab], settings: DiffSettings) -> tuple[Coverage, Coverage]:
+    files = corpus_files(settings.corpus_path)
+    makers = [_tokenizer(settings, vocab) for vocab in vocabs]
+    tally = count_corpus(files, Counting(settings.delimiter), workers=settings.workers_num)
     tokens, unknown = [0, 0], [0, 0]
     for batch in _batches(files):
         for place, maker in enumerate(makers):
@@ -218,22 +194,13 @@ def _coverages(
     return found[0], found[1]
 
 
-def _tokenizer(name: str, vocab: Vocab, do_lower_case: bool) -> Tokenizer:
+def _tokenizer(settings: DiffSettings, vocab: Vocab) -> Tokenizer:
     if vocab.unk is None:
-        # What a vocabulary without [UNK] does not know is counted all the same.
+        # Tokens that a vocabulary without [UNK] does not have are counted all the same.
         vocab = Vocab([*vocab.tokens, "[UNK]"], source=vocab.source)
-    if name == "bert":
-        from uertool.text.tokenizers.bert import BertTokenizer
-
-        return BertTokenizer(vocab, do_lower_case=do_lower_case)
-    if name == "char":
-        return CharTokenizer(vocab)
-    if name == "space":
-        return SpaceTokenizer(vocab)
-    raise UsageError(
-        f"[UNK] rates cannot be counted with the tokenizer {name!r}.",
-        "Choose bert, char or space.",
-    )
+    if settings.tokenizer == "bert":
+        return BertTokenizer(vocab, do_lower_case=settings.do_lower_case)
+    return CharTokenizer(vocab) if settings.tokenizer == "char" else SpaceTokenizer(vocab)
 
 
 def _batches(files: Iterable[str | Path]) -> Iterator[list[str]]:

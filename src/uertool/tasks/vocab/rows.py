@@ -1,4 +1,4 @@
-"""Where the rows of a vocabulary-sized tensor come from when a model changes its vocabulary."""
+"""The rows of a vocabulary-sized tensor when a model gets another vocabulary."""
 
 from __future__ import annotations
 
@@ -6,39 +6,31 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from pathlib import Path
 
 import torch
 
-from uertool.errors import UsageError
+from uertool.tasks.vocab.settings import AdaptSettings, Init
 from uertool.text.detokenize import CHAR_TO_BYTE, UNDERLINE, Joining, join
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.vocab import SPECIAL_TOKENS, Vocab
 
-Init = Literal["mean-of-pieces", "normal", "zero", "similar"]
-INITS: tuple[Init, ...] = get_args(Init)
-
 #: The old script draws new rows from a normal distribution of this width.
 NORMAL_STD = 0.02
 
-#: Neighbours of a word, and the temperature of their softmax (WECHSEL, Minixhofer et al. 2022,
-#: arXiv 2112.06598, section 3).
-NEIGHBOURS = 10
-TEMPERATURE = 0.1
-
-#: Tokens that stand for a role or a place and not for text: no pieces make them up.
+#: Special tokens and placeholders, which have no text and so no pieces.
 _NO_TEXT = re.compile(r"\[[A-Za-z_]+\d*\]|</?[A-Za-z_]+\d*>|<\|[^|]*\|>|##?")
 
-#: A tokenizer is told by the marks of its tokens if at least this share of them has one.
+#: The kind of a tokenizer follows from marks in its tokens if at least this share has one.
 _MARKED = 0.01
 
-#: Rows composed, or words looked for, at a time.
+#: Rows composed, or words searched for, at a time.
 _CHUNK = 2048
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """What every row of a new vocabulary is made of.
+    """How every row of a new vocabulary is made.
 
     Attributes:
         size: rows of the new tensors.
@@ -120,11 +112,11 @@ class Similar:
 
     vectors: Mapping[str, int]
     table: torch.Tensor
-    neighbours: int = NEIGHBOURS
-    temperature: float = TEMPERATURE
+    neighbours: int = AdaptSettings.neighbours
+    temperature: float = AdaptSettings.temperature
 
     def find(self, token: str, joining: Joining) -> int | None:
-        """The row of a token, as it is or as the text that it stands for."""
+        """The row of a token, as it is or as its text."""
         for spelling in (token, surface(token, joining)[0].strip()):
             for text in (spelling, spelling.lower()):
                 if text in self.vectors:
@@ -143,11 +135,11 @@ def plan_rows(
     new_joining: Joining | None = None,
     seed: int = 7,
 ) -> RowPlan:
-    """Decide for every new word where its row comes from.
+    """Decide how the row of every new word is made.
 
-    Words of both vocabularies are copied whatever the method. Of the others, special tokens are
-    copied from the one with the same role ([CLS] for <s>) where there is one. What the method
-    cannot serve falls back: `similar` to mean-of-pieces, and that to a row drawn around the mean
+    Words of both vocabularies are always copied. Of the others, special tokens are
+    copied from the one with the same role ([CLS] for <s>) where there is one. Where the method
+    does not apply, `similar` falls back to mean-of-pieces, and that to a row drawn around the mean
     of all old rows. Such a word begins with an average logit everywhere (Hewitt 2021, "Initializing
     New Word Embeddings for Pretrained Language Models"), while around zero it would be likelier
     than most trained words, whose logits are far below zero.
@@ -155,23 +147,13 @@ def plan_rows(
     Args:
         old: the vocabulary of the model.
         new: the one that it gets.
-        tokenizer: the old tokenizer, which takes new words apart.
+        tokenizer: the old tokenizer, which splits new words into pieces.
         rows: rows of the old tensors; old words beyond them have none.
-        init: how rows of new words are made, one of `INITS`.
-        similar: auxiliary vectors, for "similar".
-        new_joining: how tokens of the new vocabulary make words; by default seen from them.
+        init: how rows of new words are made.
+        similar: auxiliary vectors, needed by "similar" alone.
+        new_joining: how tokens of the new vocabulary make words; by default inferred from them.
         seed: decides what is drawn.
-
-    Raises:
-        UsageError: an unknown method, or "similar" without vectors.
     """
-    if init not in INITS:
-        raise UsageError(f"There is no method {init!r}.", f"Choose `init` of {', '.join(INITS)}.")
-    if (init == "similar") != (similar is not None):
-        raise UsageError(
-            "`init` similar needs a word2vec file, and only that method does.",
-            "Name it with `similar_path`.",
-        )
     known = {token: index for token, index in old.mapping.items() if index < rows}
     roles = _same_roles(old, new, known)
     joining = new_joining or joining_of(new)
@@ -221,7 +203,7 @@ def _same_roles(old: Vocab, new: Vocab, known: Mapping[str, int]) -> dict[int, i
 
 
 def joining_of(vocab: Vocab) -> Joining:
-    """How the tokens of a vocabulary make words, seen from the marks that they carry."""
+    """How the tokens of a vocabulary make words, inferred from their marks."""
     words = [token for token in vocab.tokens if len(token) > 1]
     for mark, joining in ((UNDERLINE, "pieces"), ("\u0120", "bytes")):
         if sum(token.startswith(mark) for token in words) > _MARKED * max(len(words), 1):
@@ -230,7 +212,7 @@ def joining_of(vocab: Vocab) -> Joining:
 
 
 def surface(token: str, joining: Joining) -> tuple[str, bool]:
-    """The text that a token stands for, and whether it goes on a word."""
+    """The text of a token, and whether it continues a word."""
     if joining == "wordpieces" and token.startswith("##") and len(token) > 2:
         return token[2:], True
     if joining == "bytes" and all(char in CHAR_TO_BYTE for char in token):
@@ -241,7 +223,7 @@ def surface(token: str, joining: Joining) -> tuple[str, bool]:
 
 
 class _Pieces:
-    """Takes new words apart with the old tokenizer."""
+    """Splits new words into pieces with the old tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer, known: Mapping[str, int]) -> None:
         self.tokenizer = tokenizer
@@ -272,7 +254,7 @@ class _Pieces:
         return weights
 
     def _inside_a_word(self, text: str) -> list[int]:
-        """The longest known pieces that go on a word, from the left; none if one is missing."""
+        """The longest known pieces within a word, from the left; none if one is missing."""
         for spelling in dict.fromkeys((text, text.lower())):
             ids: list[int] = []
             start = 0
@@ -331,24 +313,19 @@ def _nearest(
 
 
 def read_similar(
-    path: str,
+    path: str | Path,
     wanted: Collection[str],
     *,
-    neighbours: int = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
+    neighbours: int = AdaptSettings.neighbours,
+    temperature: float = AdaptSettings.temperature,
 ) -> Similar:
     """Auxiliary vectors from a file of word vectors; only the wanted words are kept.
 
     Raises:
-        UsageError: the numbers are out of their range.
         InputError: the file is missing or not understood.
     """
     from uertool.tasks.embeddings.word_vectors import WordFile
 
-    if neighbours < 1:
-        raise UsageError(f"`neighbours` {neighbours} is below 1.")
-    if not temperature > 0:
-        raise UsageError(f"`temperature` {temperature:g} is not above 0.")
     words: dict[str, int] = {}
     rows: list[torch.Tensor] = []
     for word, (_, vector) in WordFile(path).find(wanted).items():

@@ -1,16 +1,28 @@
-"""The settings of `vocab build`."""
+"""The settings of `vocab build`, `vocab diff` and `vocab adapt`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from uertool.errors import UsageError
+from uertool.errors import SettingError, UsageError
 from uertool.settings import Setting, Settings
 
 _COUNTED = "Counted vocabularies"
 _TRAINED = "Trained subword vocabularies"
+_corpus = partial(Setting, panel="On a corpus")
+_rows = partial(Setting, panel="Rows of new words")
+_tokenizer = partial(Setting, panel="The old tokenizer, which splits new words into pieces")
+_decoder = partial(Setting, panel="A decoder with a vocabulary of its own")
+
+#: How rows of new words are made.
+Init = Literal["mean-of-pieces", "normal", "zero", "similar"]
+
+#: Words that `vocab diff` and `vocab adapt` can list.
+DIFF_LISTS = ("only_1", "only_2", "common", "moved", "duplicates")
+ADAPT_LISTS = ("composed", "drawn", "zero", "renamed", "dropped")
 
 
 @dataclass(frozen=True)
@@ -18,7 +30,8 @@ class BuildSettings(Settings):
     """How a vocabulary is made of a corpus."""
 
     corpus_path: Annotated[
-        tuple[str, ...], Setting("The same as CORPUS; may be repeated", metavar="FILE")
+        tuple[str, ...],
+        Setting("The same as CORPUS; several may be named", several=True, metavar="FILE"),
     ] = ()
     output_path: Annotated[
         str | None,
@@ -111,3 +124,144 @@ class BuildSettings(Settings):
                 "counted.",
                 "Leave out one or the other.",
             )
+
+
+@dataclass(frozen=True)
+class DiffSettings(Settings):
+    """Which vocabularies are compared, and on which corpus."""
+
+    vocab_1: Annotated[Path | None, Setting("A vocabulary", metavar="FILE")] = None
+    vocab_2: Annotated[Path | None, Setting("Another vocabulary", metavar="FILE")] = None
+    list: Annotated[
+        tuple[str, ...],
+        Setting(f"Also list {', '.join(DIFF_LISTS)}; may be repeated", metavar="WHAT"),
+    ] = ()
+    corpus_path: Annotated[
+        tuple[str, ...],
+        _corpus(
+            "Text whose coverage by both is measured; several may be named",
+            names=("corpus",),
+            several=True,
+            metavar="FILE",
+        ),
+    ] = ()
+    delimiter: Annotated[
+        Literal["char", "space"], _corpus("Measure the coverage of characters or words")
+    ] = "char"
+    tokenizer: Annotated[
+        Literal["bert", "char", "space"], _corpus("Tokenizer for the [UNK] rate")
+    ] = "bert"
+    do_lower_case: Annotated[
+        bool, _corpus("Whether the tokenizer bert lower-cases", valued=True)
+    ] = True
+    workers_num: Annotated[int, _corpus("Processes that count", min=1)] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_lists(self.list, DIFF_LISTS)
+        if "-" in self.corpus_path:
+            raise UsageError(
+                "The corpus is read more than once, so it cannot be standard input.",
+                "Name a file.",
+            )
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The words to list, by the names in `DIFF_LISTS`."""
+        return tuple(name.replace("-", "_") for name in self.list)
+
+
+@dataclass(frozen=True)
+class AdaptSettings(Settings):
+    """Which model gets which vocabulary, and how its new rows are made."""
+
+    old_model_path: Annotated[
+        str | None,
+        Setting(
+            "A checkpoint of UER-py, or a Hugging Face file or folder",
+            names=("load_model_path", "model", "m"),
+            metavar="MODEL",
+        ),
+    ] = None
+    old_vocab_path: Annotated[
+        Path | None, Setting("Its vocabulary", default="of a folder, the one in it")
+    ] = None
+    new_vocab_path: Annotated[
+        Path | None, Setting("The new vocabulary: a file, or a folder with a tokenizer")
+    ] = None
+    new_model_path: Annotated[
+        Path | None,
+        Setting(
+            "The output: a .bin or .safetensors file, or a folder if the model is one",
+            names=("output", "o"),
+            metavar="PATH",
+        ),
+    ] = None
+    old_spm_model_path: Annotated[
+        Path | None, Setting("Sentencepiece model as the old vocabulary")
+    ] = None
+    new_spm_model_path: Annotated[
+        Path | None, Setting("Sentencepiece model as the new vocabulary")
+    ] = None
+    init: Annotated[Init, _rows("How they are made")] = "mean-of-pieces"
+    similar_path: Annotated[
+        Path | None,
+        _rows(
+            "For similar: vectors of old and new words, as word2vec writes them",
+            names=("word_vectors_path",),
+        ),
+    ] = None
+    # WECHSEL's number of neighbours and temperature (Minixhofer et al. 2022, arXiv 2112.06598).
+    neighbours: Annotated[int, _rows("For similar: how many of the nearest words", min=1)] = 10
+    temperature: Annotated[
+        float, _rows("For similar: of the softmax over their cosines", above=0)
+    ] = 0.1
+    seed: Annotated[int, _rows("Seed of random rows")] = 7
+    tokenizer: Annotated[
+        Literal["bert", "char", "space", "bpe", "xlmroberta"], _tokenizer("Its kind")
+    ] = "bert"
+    merges_path: Annotated[Path | None, _tokenizer("Merges of bpe")] = None
+    do_lower_case: Annotated[bool, _tokenizer("Whether bert lower-cases", valued=True)] = True
+    old_tgt_vocab_path: Annotated[Path | None, _decoder("Its vocabulary")] = None
+    new_tgt_vocab_path: Annotated[Path | None, _decoder("Its new vocabulary")] = None
+    arch: Annotated[str | None, Setting("The architecture, if names fit several")] = None
+    dry_run: Annotated[bool, Setting("Show what would change, write nothing")] = False
+    list: Annotated[
+        tuple[str, ...],
+        Setting(f"Also list {', '.join(ADAPT_LISTS)} words; may be repeated", metavar="WHAT"),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_lists(self.list, ADAPT_LISTS)
+        if self.old_model_path is None:
+            raise UsageError("No model was named.", "Name one with `old_model_path`.")
+        if self.new_model_path is None and not self.dry_run:
+            raise UsageError("There is no output.", "Name a file with `new_model_path`.")
+        new = (self.new_vocab_path, self.new_spm_model_path, self.new_tgt_vocab_path)
+        if not any(new):
+            raise UsageError("No new vocabulary was named.", "Name one with `new_vocab_path`.")
+        if (self.old_tgt_vocab_path is None) != (self.new_tgt_vocab_path is None):
+            raise UsageError("`old_tgt_vocab_path` and `new_tgt_vocab_path` go together.")
+        for which in ("old", "new"):
+            names = (f"{which}_vocab_path", f"{which}_spm_model_path")
+            if all(getattr(self, name) for name in names):
+                raise UsageError(
+                    f"`{names[0]}` and `{names[1]}` were both given.", "Give one of them."
+                )
+        if (self.init == "similar") != (self.similar_path is not None):
+            raise UsageError(
+                "`init` similar needs a word2vec file, and only that method does.",
+                "Name it with `similar_path`.",
+            )
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The words to list, by the names in `ADAPT_LISTS`."""
+        return tuple(name.replace("-", "_") for name in self.list)
+
+
+def _check_lists(names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for name in names:
+        if name.replace("-", "_") not in known:
+            raise SettingError("list", name, f"must be one of {', '.join(known)}")
