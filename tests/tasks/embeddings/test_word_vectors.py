@@ -201,7 +201,7 @@ def test_what_is_no_file_of_vectors_is_said(tmp_path: Path) -> None:
         WordFile(tmp_path / "prose.txt")
     with pytest.raises(InputError, match=r"vector 2 \('b'\)"):
         read(tmp_path / "cut.txt")
-    with pytest.raises(InputError, match="no words beside it"):
+    with pytest.raises(InputError, match="no file of words"):
         WordFile(tmp_path / "alone.npy")
     with pytest.raises(InputError, match="do not exist"):
         WordFile(tmp_path / "none.txt")

@@ -368,12 +368,12 @@ def cloze(
         One result for each text, in their order; with `augment` one for each variant.
 
     Raises:
-        UertoolError: the model has no such head, or a setting cannot be meant.
+        UertoolError: the model has no such head, or a setting is invalid.
     """
     chosen = settings or _settings(changes)
     if settings is not None and changes:
         raise UsageError(
-            f"Settings were given, and {', '.join(changes)} beside them.", "Give one of the two."
+            f"`settings` and {', '.join(changes)} were both given.", "Give one of the two."
         )
     given = [texts] if isinstance(texts, str) else texts
     lines = (Line(number, text) for number, text in enumerate(given))

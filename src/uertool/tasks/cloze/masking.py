@@ -90,7 +90,7 @@ class Masker:
         self._most = most
         if most <= len(tokenizer.prefix_ids):
             raise UsageError(
-                f"`seq_length` {most} leaves no room for a token beside the special ones.",
+                f"`seq_length` {most} leaves room only for special tokens.",
                 "Give more, for example 128.",
             )
         self._name = str(tokenizer.vocab.mask)

@@ -292,7 +292,7 @@ def _matrix_file(path: Path) -> tuple[list[str], Block]:
         words_path = words_beside(path)
         if not words_path.is_file():
             raise InputError(
-                f"{path} has no words beside it: {words_path} does not exist.",
+                f"{path} has no file of words: {words_path} does not exist.",
                 "Name a file that extract-embeddings wrote.",
             )
         words = [unescape(word) for word in words_path.read_text("utf-8").split("\n")[:-1]]

@@ -232,7 +232,7 @@ def encode(
         add_sep: whether [SEP] follows the tokens, see `FeatureSettings`.
 
     Raises:
-        UertoolError: a setting cannot be meant, or does not fit the model.
+        UertoolError: a setting is invalid, or does not fit the model.
     """
     settings = FeatureSettings(
         pooling=pooling,
