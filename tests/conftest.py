@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing.process
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -21,7 +22,9 @@ MODELS = TESTS / "data" / "models"
 TEXT = TESTS / "data" / "text"
 
 #: Libraries that take seconds to load.
-HEAVY = frozenset(["ray", "tensorflow", "transformers"])
+HEAVY = frozenset(["gensim", "ray", "tensorflow", "transformers"])
+
+platform.processor()  # runs uname and remembers what it says; libraries ask when they are imported
 
 # Before any test imports a library that reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

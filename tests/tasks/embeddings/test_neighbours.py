@@ -81,6 +81,7 @@ def test_every_measure_in_memory_and_from_files(
         assert all(table.words[one.id] == one.word for one in found.neighbours)
 
 
+@pytest.mark.slow
 def test_analogies_are_gensims(table: WordTable, tmp_path: Path) -> None:
     from gensim.models import KeyedVectors
 

@@ -64,6 +64,7 @@ def test_what_is_written_reads_back_exactly(
     assert np.array_equal(found["end"][1], table.vectors[8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [False, True])
 def test_gensim_reads_the_files_and_writes_the_same_bytes(
     table: WordTable, tmp_path: Path, binary: bool
