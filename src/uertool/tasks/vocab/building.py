@@ -234,7 +234,7 @@ def train_vocab(
     start = reserved_tokens() if reserved is None else tuple(reserved)
     if size <= len(start):
         raise UsageError(
-            f"A vocabulary of {size} entries has no room for more than the {len(start)} reserved ones.",
+            f"A vocabulary of {size} entries has room only for the {len(start)} reserved ones.",
             "Give a larger `vocab_size`.",
         )
     unk = next((token for token in start if token in ("[UNK]", "<unk>")), None)
