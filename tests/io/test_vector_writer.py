@@ -141,3 +141,26 @@ def test_names_and_precisions_are_checked_early(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"uertool\[parquet\]"):
         check_output("a.parquet")
+
+
+# -- files of others ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_a_file_that_only_looks_like_scales_is_left_alone(tmp_path: Path, suffix: str) -> None:
+    """Whoever called a file of his own x.scales.npy keeps it, whatever is written to x.npy."""
+    other = tmp_path / f"x.scales{suffix}"
+    other.write_bytes(b"mine")
+    rows = np.ones((3, 4), dtype=np.float32)
+    for overwrite in (False, True):
+        with open_sink(tmp_path / f"x{suffix}", 4, overwrite=overwrite) as sink:
+            sink.write(rows, [Note(n, "") for n in range(3)])
+    assert other.read_bytes() == b"mine"
+    found = np.concatenate([b for b, _ in open_vectors(tmp_path / f"x{suffix}").blocks(9)])
+    assert np.array_equal(found, rows)
+    with (
+        pytest.raises(OutputError, match="does not belong to it"),
+        open_sink(tmp_path / f"x{suffix}", 4, precision="int8", overwrite=True),
+    ):
+        pass
+    assert other.read_bytes() == b"mine"

@@ -216,3 +216,62 @@ def test_what_is_no_folder_of_shards_is_told(
     (tmp_path / "_run" / "plan.json").write_text("{}")
     assert main(["shards", "merge", str(tmp_path), "-o", "x.txt"]) == 1
     assert "is not finished" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_of_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, vectors(3, 1))
+    assert main(["shards", "verify", str(path)]) == 1
+    assert "is not a folder of shards" in capsys.readouterr().err
+
+
+def test_a_changed_shard_is_not_merged(tmp_path: Path) -> None:
+    folder = text_folder(tmp_path / "shards")
+    _change(folder)
+    with pytest.raises(InputError, match=r"part-000000\.txt was changed"):
+        merge(str(folder), str(tmp_path / "all.txt"))
+    assert not (tmp_path / "all.txt").exists()
+
+
+# -- parts of an input ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".safetensors", ".parquet", ".jsonl"])
+def test_parts_are_joined_in_the_order_of_the_lines(
+    tmp_path: Path, suffix: str, precision: str
+) -> None:
+    rows = vectors(8, 3)
+    notes = [Note(n, f"第{n}") for n in range(8)]
+    names = []
+    for part in range(3):
+        names.append(str(tmp_path / f"part{part}{suffix}"))
+        with open_sink(names[-1], 12, precision=precision) as sink:
+            sink.write(rows[part::3], notes[part::3])
+    whole, merged = tmp_path / f"whole{suffix}", tmp_path / f"merged{suffix}"
+    with open_sink(whole, 12, precision=precision) as sink:
+        sink.write(rows, notes)
+    assert main(["shards", "merge", *names, "-o", str(merged), "-q"]) == 0
+    if suffix == ".parquet":
+        from pyarrow import parquet
+
+        assert parquet.read_table(merged).equals(parquet.read_table(whole))
+    else:
+        assert merged.read_bytes() == whole.read_bytes()
+        if scales_path(whole).exists():
+            assert scales_path(merged).read_bytes() == scales_path(whole).read_bytes()
+
+
+def test_parts_that_do_not_know_their_lines_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("x\n")
+    names = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
+    assert main(["shards", "merge", *names, "-o", str(tmp_path / "all.txt")]) == 2
+    assert "they do not know their lines" in capsys.readouterr().err
+    np.save(tmp_path / "a.npy", vectors(5, 1))
+    np.save(tmp_path / "b.npy", vectors(2, 1))
+    names = [str(tmp_path / name) for name in ("a.npy", "b.npy")]
+    assert main(["shards", "merge", *names, "-o", str(tmp_path / "all.npy")]) == 1
+    assert "not parts of one input" in capsys.readouterr().err

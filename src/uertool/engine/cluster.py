@@ -67,9 +67,10 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
     with contextlib.ExitStack() as stack:
         if address == "local":
             settings |= {"num_cpus": cpus, "include_dashboard": False}
-            # Nobody else on this machine or network shall reach it or read its files.
-            settings["_node_ip_address"] = "127.0.0.1"
-            settings["_temp_dir"] = stack.enter_context(_private_folder())
+            # Nobody else on this machine or network may reach it or read its files. Ray makes its
+            # own folder accessible for everybody, so that is within a private one.
+            settings["_temp_dir"] = f"{stack.enter_context(_private_folder())}/r"
+            stack.enter_context(_on_loopback(ray))
             settings["object_store_memory"] = _STORE_BYTES
         else:
             _require_answer(address)
@@ -83,6 +84,18 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
             ) from None
         stack.callback(ray.shutdown)
         yield ray
+
+
+@contextlib.contextmanager
+def _on_loopback(ray: Any) -> Iterator[None]:
+    """Let a cluster that is started here listen on 127.0.0.1 only, as Ray does on macOS."""
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def _private_folder() -> contextlib.AbstractContextManager[str]:

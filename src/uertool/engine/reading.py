@@ -131,7 +131,9 @@ class BlockReader:
                 lines = raw_lines(blocks, number=first, offset=segment.start)
                 yield from itertools.islice(lines, segment.skip, segment.skip + segment.count)
         except OSError as error:
-            raise InputError(f"{source.path} cannot be read: {reason_of(error)}.") from None
+            raise InputError(
+                f"{name_of(source.path)} cannot be read: {reason_of(error)}."
+            ) from None
 
     def _raw_of_archive(self, source: Source, segment: Segment) -> Iterator[RawLine]:
         at, lines = 0, None
@@ -168,7 +170,9 @@ class BlockReader:
                             reason = f"its column {column!r} is {found}, not text"
                             on_bad(BadPlace(number, source.path, row, reason))
         except (OSError, pyarrow.ArrowException) as error:
-            raise InputError(f"{source.path} cannot be read: {reason_of(error)}.") from None
+            raise InputError(
+                f"{name_of(source.path)} cannot be read: {reason_of(error)}."
+            ) from None
 
 
 _ALL = sys.maxsize

@@ -456,3 +456,10 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         check=True,
     )
     assert all(int(grown) < 10 for grown in done.stdout.split()), done.stdout  # of 34 MB read
+
+
+def test_more_distinct_tokens_than_memory_is_meant_for_are_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, " ".join(map(str, range(100))))
+    with pytest.raises(InputError, match="more than 99 distinct tokens"):
+        count_corpus([path], Counting("space"), max_types=99)
+    assert len(count_corpus([path], Counting("space"), max_types=100).counts) == 100
