@@ -189,9 +189,9 @@ def base(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def stages(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Lines that one core does in a second of its time, stage by stage."""
-    from uertool.engine.blocks import count_piece, cut_pieces, make_blocks
-    from uertool.engine.reading import BlockReader
-    from uertool.engine.sources import Reading, list_sources
+    from uertool.engine.inputs.blocks import count_piece, cut_pieces, make_blocks
+    from uertool.engine.inputs.reading import BlockReader
+    from uertool.engine.inputs.sources import Reading, list_sources
 
     torch.set_num_threads(1)
     source = write_lines(folder / "stages.txt", 200_000)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.ray_overhead import nothing_job, nothing_writer
 
-from uertool.engine.cluster import connected
+from uertool.engine.executors.cluster import connected
 from uertool.engine.jobs import JobWork
 from uertool.engine.order import Order, Resources, Watch
 from uertool.engine.run import run

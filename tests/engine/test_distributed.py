@@ -74,7 +74,7 @@ class TwoNodes:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[TwoNodes]:
-    from uertool.engine.cluster import import_ray
+    from uertool.engine.executors.cluster import import_ray
 
     import_ray()
     nodes = TwoNodes()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from uertool.engine.blocks import (
+from uertool.engine.inputs.blocks import (
     BadPlace,
     Block,
     Piece,
@@ -17,8 +17,8 @@ from uertool.engine.blocks import (
     make_blocks,
     sample_block,
 )
-from uertool.engine.reading import BlockReader
-from uertool.engine.sources import Reading, Source, list_sources
+from uertool.engine.inputs.reading import BlockReader
+from uertool.engine.inputs.sources import Reading, Source, list_sources
 from uertool.errors import InputError, UsageError
 from uertool.text.readers import Line, read_lines
 

@@ -13,12 +13,12 @@ import torch
 
 from tests.engine import distributed_jobs as jobs
 from uertool.cli.app import main
-from uertool.engine.cluster import find_room
+from uertool.engine.executors.cluster import find_room
+from uertool.engine.executors.worker import plain_error, raised_error
 from uertool.engine.jobs import JobWork
 from uertool.engine.order import Resources
-from uertool.engine.store import Store
+from uertool.engine.storage.store import Store
 from uertool.engine.work import Finished, Processor, Progress, Task, Tasks
-from uertool.engine.worker import plain_error, raised_error
 from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
 from uertool.tasks.features.whitening import Moments
 from uertool.tasks.features.whitening_work import MomentsWork

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from tests.engine import distributed_jobs as jobs
-from uertool.engine import folder as run_folder
 from uertool.engine.jobs import JobWork
 from uertool.engine.order import Order, Watch
 from uertool.engine.run import run
-from uertool.engine.store import Store
+from uertool.engine.storage import folder as run_folder
+from uertool.engine.storage.store import Store
 from uertool.errors import InputError, OutputError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -206,7 +206,7 @@ def test_lines_that_fail_go_to_errors_jsonl(tmp_path: Path) -> None:
 
 
 def test_parts_and_files_are_numbered_as_the_whole(tmp_path: Path) -> None:
-    from uertool.engine.sources import Reading
+    from uertool.engine.inputs.sources import Reading
 
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("x\n" * 3 + "poison\n")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.engine import distributed_jobs as jobs
+from uertool.engine.executors.processes import WorkerTracebackError
 from uertool.engine.jobs import JobWork
 from uertool.engine.order import Order, Watch
-from uertool.engine.processes import WorkerTracebackError
 from uertool.engine.run import run
 from uertool.errors import InputError, UertoolError
 

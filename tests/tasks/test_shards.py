@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from uertool.cli.app import main
-from uertool.engine.manifest import make_manifest
+from uertool.engine.storage.manifest import make_manifest
 from uertool.errors import InputError, OutputError, UsageError
 from uertool.io.atomic import sha256_of
 from uertool.io.vector_writer import Note, open_sink, scales_path

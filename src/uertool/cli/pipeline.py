@@ -184,8 +184,8 @@ def new_order(
         device: where the model runs; None for work without one.
         more: see `Order`.
     """
+    from uertool.engine.inputs.sources import Reading
     from uertool.engine.order import Order, Resources
-    from uertool.engine.sources import Reading
 
     on_ray = engine.engine == "ray"
     text = text or InputSettings()

@@ -1,1 +1,1 @@
-"""Running a model over many texts: devices, batches, workers, writers."""
+"""Running work over any number of lines: inputs, executors, shards, resuming."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from uertool.engine.blocks import sample_block
-from uertool.engine.cluster import connected, find_room
-from uertool.engine.executors import OnRay
-from uertool.engine.folder import RunFolder, resume_folder
-from uertool.engine.manifest import MANIFEST
-from uertool.engine.on_ray import map_on_ray
+from uertool.engine.executors.choosing import OnRay
+from uertool.engine.executors.cluster import connected, find_room
+from uertool.engine.executors.on_ray import map_on_ray
+from uertool.engine.executors.worker import Worker
+from uertool.engine.inputs.blocks import sample_block
 from uertool.engine.order import Order, Room, Watch
-from uertool.engine.store import Store
-from uertool.engine.worker import Message, Worker
+from uertool.engine.storage.folder import RunFolder, resume_folder
+from uertool.engine.storage.manifest import MANIFEST
+from uertool.engine.storage.store import Store
+from uertool.engine.work import Message
 from uertool.errors import UsageError
 
 _SAMPLE = 1024

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from uertool.engine.reading import LineStream
-from uertool.engine.sources import Reading
+from uertool.engine.inputs.reading import LineStream
+from uertool.engine.inputs.sources import Reading
 from uertool.engine.work import Work
 from uertool.errors import UsageError
 
@@ -72,8 +72,8 @@ class Order:
         engine: "local" for this machine, "ray" for a cluster.
         devices: names of the devices of this machine, with a process for each if there are
             several. (None,) for work without a model.
-        resources, address, device: workers on a cluster, see `uertool.engine.cluster`; device None
-            is the GPU if workers have one, else the CPU.
+        resources, address, device: workers on a cluster, see `uertool.engine.executors.cluster`;
+            device None is the GPU if workers have one, else the CPU.
         threads: of all workers of this machine, or of each on a cluster; None for all there are.
         in_shards: whether the output is a folder of shards.
         joins: whether the output is made of shards by joining them; otherwise the block that uses

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uertool.engine.emitting import Emitter
-from uertool.engine.executors import Executor, Summary, executor_of
-from uertool.engine.folder import RunFolder, is_ours, resume_folder
-from uertool.engine.manifest import ERRORS, MANIFEST, make_manifest
+from uertool.engine.executors.choosing import Executor, Summary, executor_of
 from uertool.engine.order import Order, Watch
-from uertool.engine.shards import Shards
-from uertool.engine.store import Store
+from uertool.engine.storage.emitting import Emitter
+from uertool.engine.storage.folder import RunFolder, is_ours, resume_folder
+from uertool.engine.storage.manifest import ERRORS, MANIFEST, make_manifest
+from uertool.engine.storage.shards import Shards
+from uertool.engine.storage.store import Store
 from uertool.errors import OutputError
 from uertool.io.atomic import announced, atomic_path, atomic_text, refuse_existing
 
@@ -68,7 +68,7 @@ def put_together(order: Order, found: Gathered) -> None:
     """Make the output of shards that have its format, where that is a file."""
     if order.output == "-" or order.in_shards or found.is_complete:
         return
-    from uertool.engine.joining import join, move_single
+    from uertool.engine.storage.joining import join, move_single
 
     if not move_single(found.shards, order.output, overwrite=found.overwrite):
         join(found.shards, order.output, overwrite=found.overwrite)
@@ -153,7 +153,7 @@ def _finished(order: Order, folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _intact(folder: RunFolder, manifest: Mapping[str, Any]) -> bool:
-    from uertool.engine.folder import damage
+    from uertool.engine.storage.folder import damage
 
     there = folder.store.sizes()
     files = [entry for shard in manifest["shards"] for entry in shard["files"]]

@@ -32,6 +32,14 @@ OnFailure = Callable[[int, str], None]
 Write = Callable[[list[Any]], Mapping[str, int]]
 
 
+#: What workers report, as plain data; `kind` says which:
+#:
+#: - "lines": so many more `lines` of a `block` are done; `path` is the unfinished shard;
+#: - "done": the shard of a `block` is finished, and its record is in the store;
+#: - "notice": a sentence that the user should read; "detail": one who wants to know more.
+Message = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Task:
     """A block on its way to become a shard.

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from uertool.engine.folder import damage
-from uertool.engine.joining import join
-from uertool.engine.manifest import ERRORS, FORMAT, MANIFEST
-from uertool.engine.shards import Shards
-from uertool.engine.sources import file_size
-from uertool.engine.store import Store
-from uertool.engine.worker import RECORDS
+from uertool.engine.inputs.sources import file_size
+from uertool.engine.storage.folder import damage
+from uertool.engine.storage.joining import join
+from uertool.engine.storage.manifest import ERRORS, FORMAT, MANIFEST, RECORDS
+from uertool.engine.storage.shards import Shards
+from uertool.engine.storage.store import Store
 from uertool.errors import InputError, UsageError
 from uertool.io.atomic import atomic_path, refuse_existing
 from uertool.io.vector_reader import stored_vectors

@@ -52,7 +52,7 @@ def fit(
     if engine.shard_lines is not None:
         raise UsageError("`shard_lines` has no meaning here: a file is a block.")
 
-    from uertool.engine.sources import Reading
+    from uertool.engine.inputs.sources import Reading
     from uertool.tasks.features import whitening_work
     from uertool.tasks.features.whitening import check_path
 
@@ -101,7 +101,7 @@ def apply(
     if output.json and target == "-":
         raise UsageError("`json` and the vectors cannot both go to standard output.")
 
-    from uertool.engine.sources import Reading
+    from uertool.engine.inputs.sources import Reading
     from uertool.io.atomic import sha256_of
     from uertool.io.vector_writer import check_output
     from uertool.tasks.features import whitening_work

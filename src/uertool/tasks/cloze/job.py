@@ -81,7 +81,7 @@ class _Row(NamedTuple):
 
 
 class ClozeJob:
-    """A loaded model doing cloze tests on one device; see `uertool.engine.processes.Job`.
+    """A loaded model doing cloze tests on one device; see `uertool.engine.executors.processes.Job`.
 
     Raises:
         ConfigError: the model has no masked-language head.

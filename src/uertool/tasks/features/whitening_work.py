@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uertool.engine.files import file_system
 from uertool.engine.order import Order, Watch
 from uertool.engine.run import Gathered, gather, put_together
-from uertool.engine.shards import Shards
+from uertool.engine.storage.files import file_system
+from uertool.engine.storage.shards import Shards
 from uertool.engine.work import Counts, Event, Finished, Progress, Tasks, clause
 from uertool.errors import InputError, UertoolError
 from uertool.io.vector_reader import open_vectors

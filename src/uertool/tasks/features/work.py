@@ -23,7 +23,7 @@ import torch
 from uertool.engine.jobs import JobWork
 from uertool.engine.order import Order, Watch
 from uertool.engine.run import Gathered, gather, put_together
-from uertool.engine.shards import Shards
+from uertool.engine.storage.shards import Shards
 from uertool.engine.work import Work, Write
 from uertool.errors import InputError
 from uertool.io.atomic import atomic_text

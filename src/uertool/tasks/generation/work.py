@@ -32,7 +32,7 @@ from uertool.text.readers import Line
 if TYPE_CHECKING:
     import torch
 
-    from uertool.engine.shards import Shards
+    from uertool.engine.storage.shards import Shards
     from uertool.loading.registry import LoadedModel
     from uertool.loading.settings import DeviceSettings
     from uertool.tasks.generation.settings import LmModel

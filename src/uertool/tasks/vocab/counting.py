@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
-from uertool.engine.blocks import Block
+from uertool.engine.inputs.blocks import Block
+from uertool.engine.inputs.reading import LineStream
+from uertool.engine.inputs.sources import Reading
 from uertool.engine.order import Order, Watch
-from uertool.engine.reading import LineStream
 from uertool.engine.run import gather
-from uertool.engine.sources import Reading
 from uertool.engine.work import Event, Finished, Progress, Tasks
 from uertool.errors import InputError, SettingError, UsageError
 from uertool.io.line_bytes import name_of, open_bytes, read_blocks
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from uertool.engine.shards import Shards
+    from uertool.engine.storage.shards import Shards
 
     Codes = NDArray[np.uint32]
 

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-from uertool.engine.blocks import BadPlace, Block, Segment
-from uertool.engine.files import reason_of, require_pyarrow
-from uertool.engine.sources import Reading, Source, open_raw, open_stream, text_column
+from uertool.engine.inputs.blocks import BadPlace, Block, Segment
+from uertool.engine.inputs.sources import Reading, Source, open_raw, open_stream, text_column
+from uertool.engine.storage.files import reason_of, require_pyarrow
 from uertool.errors import InputError
 from uertool.io.line_bytes import RawLine, name_of, open_bytes, raw_lines, read_blocks
 from uertool.text.readers import BadContentError, Line, LineParser
@@ -182,7 +182,7 @@ class LineStream(BlockReader):
     """All lines of an input in order, cut into blocks as they come.
 
     Args:
-        sources: files, standard input and pipes; see `uertool.engine.sources.stream_sources`.
+        sources: files, standard input and pipes; see `stream_sources`.
         reading: how text is taken from them.
         texts: lines that are at hand, in the place of files.
         strict: raise for the first line that cannot be read.

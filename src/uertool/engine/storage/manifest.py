@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+#: Where in the folder of shards the records of finished ones are during a run.
+RECORDS = "_run"
+
 MANIFEST = "manifest.json"
 ERRORS = "errors.jsonl"
 FORMAT = "uertool-shards-1"
@@ -69,3 +72,18 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def shard_name(index: int, suffix: str) -> str:
+    """The name of a shard's file; names sort as the shards do."""
+    return f"part-{index:06d}{suffix}"
+
+
+def record_name(index: int) -> str:
+    """Where the record of a finished shard is."""
+    return f"{RECORDS}/part-{index:06d}.json"
+
+
+def tries_name(index: int) -> str:
+    """Where is counted how often a block was begun."""
+    return f"{RECORDS}/tries-{index:06d}"

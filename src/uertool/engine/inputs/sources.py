@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Literal, cast
 
-from uertool.engine.files import Entry, FileSystem, file_system, reason_of, require_pyarrow
-from uertool.engine.manifest import MANIFEST
+from uertool.engine.storage.files import Entry, FileSystem, file_system, reason_of, require_pyarrow
+from uertool.engine.storage.manifest import MANIFEST
 from uertool.errors import InputError, UsageError
 from uertool.io.line_bytes import raw_lines, read_blocks, unzipped
 from uertool.text.readers import BadContentError, LineParser

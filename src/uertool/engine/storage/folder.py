@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uertool.engine.manifest import ERRORS, MANIFEST
-from uertool.engine.store import Store
-from uertool.engine.worker import RECORDS, record_name
+from uertool.engine.storage.manifest import ERRORS, MANIFEST, RECORDS, record_name
+from uertool.engine.storage.store import Store
 from uertool.errors import InputError, OutputError, UsageError
 
 #: The end of the name of the folder in which an output is prepared.

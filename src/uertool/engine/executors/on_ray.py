@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from uertool.engine.blocks import Block, Piece, count_piece, cut_pieces
+from uertool.engine.executors.worker import Assignment, Worker, plain_error, raised_error
+from uertool.engine.inputs.blocks import Block, Piece, count_piece, cut_pieces
+from uertool.engine.inputs.sources import Source
 from uertool.engine.order import Room
-from uertool.engine.sources import Source
-from uertool.engine.worker import Assignment, Message, Worker, plain_error, raised_error
+from uertool.engine.work import Message
 from uertool.errors import UertoolError
 
 #: Blocks that a worker has at a time: one that it works on and one that waits.

@@ -10,25 +10,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uertool.engine.blocks import BadPlace, Block
-from uertool.engine.reading import BlockReader
-from uertool.engine.store import Store
-from uertool.engine.work import Finished, Notice, Processor, Progress, Task, Tasks, Work
+from uertool.engine.inputs.blocks import BadPlace, Block
+from uertool.engine.inputs.reading import BlockReader
+from uertool.engine.storage.manifest import record_name, shard_name, tries_name
+from uertool.engine.storage.store import Store
+from uertool.engine.work import Finished, Message, Notice, Processor, Progress, Task, Tasks, Work
 from uertool.errors import UertoolError
 from uertool.io.atomic import sha256_of
 
 if TYPE_CHECKING:
     import torch
-
-#: Where in the folder of shards the records of finished ones are during a run.
-RECORDS = "_run"
-
-#: What workers report, as plain data; `kind` says which:
-#:
-#: - "lines": so many more `lines` of a `block` are done; `path` is the unfinished shard;
-#: - "done": the shard of a `block` is finished, and its record is in the store;
-#: - "notice": a sentence that the user should read; "detail": one who wants to know more.
-Message = dict[str, Any]
 
 #: Lines between two reports about progress to a driver on another machine, at least.
 _REPORT = 1024
@@ -55,21 +46,6 @@ class Assignment:
     threads: int | None
     strict: bool = False
     most_tries: int | None = None
-
-
-def shard_name(index: int, suffix: str) -> str:
-    """The name of a shard's file; names sort as the shards do."""
-    return f"part-{index:06d}{suffix}"
-
-
-def record_name(index: int) -> str:
-    """Where the record of a finished shard is."""
-    return f"{RECORDS}/part-{index:06d}.json"
-
-
-def tries_name(index: int) -> str:
-    """Where is counted how often a block was begun."""
-    return f"{RECORDS}/tries-{index:06d}"
 
 
 @dataclass

@@ -14,8 +14,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from uertool.engine.blocks import Block
-from uertool.engine.worker import Assignment, Message, Worker
+from uertool.engine.executors.worker import Assignment, Worker
+from uertool.engine.inputs.blocks import Block
+from uertool.engine.work import Message
 from uertool.errors import UertoolError
 
 _PATIENCE = 5.0  # seconds that a worker gets to end by itself

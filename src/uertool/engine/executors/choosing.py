@@ -8,14 +8,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uertool.engine.blocks import Block, Piece, make_blocks
-from uertool.engine.files import require_pyarrow
-from uertool.engine.folder import RunFolder
-from uertool.engine.reading import BlockReader, LineStream
-from uertool.engine.sources import Source, list_sources, stream_sources
-from uertool.engine.store import Store
-from uertool.engine.work import WINDOW
-from uertool.engine.worker import RECORDS, Assignment, Message, Worker
+from uertool.engine.executors.worker import Assignment, Worker
+from uertool.engine.inputs.blocks import Block, Piece, make_blocks
+from uertool.engine.inputs.reading import BlockReader, LineStream
+from uertool.engine.inputs.sources import Source, list_sources, stream_sources
+from uertool.engine.storage.files import require_pyarrow
+from uertool.engine.storage.folder import RunFolder
+from uertool.engine.storage.manifest import RECORDS
+from uertool.engine.storage.store import Store
+from uertool.engine.work import WINDOW, Message
 from uertool.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Local:
             strict=order.strict,
         )
         if len(order.devices) > 1:
-            from uertool.engine.processes import map_in_processes
+            from uertool.engine.executors.processes import map_in_processes
 
             return map_in_processes(self._blocks(done), assignment, order.devices, order.threads)
         return Worker(assignment).run(self._blocks(done))
@@ -159,7 +160,7 @@ class OnRay:
     def begin(
         self, folder: RunFolder, earlier: Mapping[str, Any] | None, watch: Watch
     ) -> Iterator[None]:
-        from uertool.engine.cluster import connected
+        from uertool.engine.executors.cluster import connected
 
         with connected(self.order.address) as self.ray:
             self.plan = self.plan_of(earlier)
@@ -175,7 +176,7 @@ class OnRay:
         if earlier is not None and earlier.get("pieces"):
             pieces = [Piece(**piece) for piece in earlier["pieces"]]
             return Plan.of(pieces, earlier["block_lines"])
-        from uertool.engine.on_ray import count_pieces
+        from uertool.engine.executors.on_ray import count_pieces
 
         pieces = count_pieces(self.ray, self.sources)
         lines = sum(piece.lines or 0 for piece in pieces)
@@ -183,8 +184,8 @@ class OnRay:
         return Plan.of(pieces, order.block_lines or order.work.block_lines or block_lines(lines))
 
     def messages(self, store: Store, done: set[int]) -> Iterator[Message]:
-        from uertool.engine.cluster import find_room
-        from uertool.engine.on_ray import map_on_ray
+        from uertool.engine.executors.cluster import find_room
+        from uertool.engine.executors.on_ray import map_on_ray
 
         left = [block for block in self.plan.blocks if block.index not in done]
         if not left:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from uertool.engine.files import file_system, reason_of
+from uertool.engine.storage.files import file_system, reason_of
 from uertool.errors import OutputError
 from uertool.io.atomic import OUTPUT_ERRNOS, PARTIAL
 

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from uertool.engine.files import require_pyarrow
 from uertool.engine.order import Resources, Room
+from uertool.engine.storage.files import require_pyarrow
 from uertool.errors import MissingExtraError, UertoolError, UsageError
 
 #: Objects in Ray's store are messages of some hundred bytes; the least that Ray accepts is enough.

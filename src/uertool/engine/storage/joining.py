@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from uertool.engine.shards import Shards
+from uertool.engine.storage.shards import Shards
 from uertool.errors import InputError, UsageError
 from uertool.io.atomic import atomic_path
 from uertool.io.vector_reader import Stored, stored_vectors

@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from uertool.engine.store import Store
-from uertool.engine.worker import Message, shard_name
+from uertool.engine.storage.manifest import shard_name
+from uertool.engine.storage.store import Store
+from uertool.engine.work import Message
 
 _CHUNK = 1 << 20
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from uertool.engine.files import reason_of, require_pyarrow
-from uertool.engine.sources import Source, open_raw, open_stream
+from uertool.engine.inputs.sources import Source, open_raw, open_stream
+from uertool.engine.storage.files import reason_of, require_pyarrow
 from uertool.errors import InputError
 from uertool.io.line_bytes import read_blocks
 from uertool.text.readers import Line

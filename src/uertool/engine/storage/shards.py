@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uertool.engine.folder import damage, verified_chunks
-from uertool.engine.store import Store
+from uertool.engine.storage.folder import damage, verified_chunks
+from uertool.engine.storage.store import Store
 from uertool.errors import InputError
 
 OnBytes = Callable[[int], None]

@@ -1,0 +1,1 @@
+"""Where blocks are worked on: in this process, in others, or on a Ray cluster."""
