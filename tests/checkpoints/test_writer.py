@@ -137,7 +137,7 @@ def test_ties_in_safetensors_are_noted_and_found_again(ties: str, tmp_path: Path
 @pytest.mark.parametrize("known", [True, False], ids=["announced", "spooled"])
 @pytest.mark.parametrize("ties", ["copy", "alias"])
 @pytest.mark.parametrize("form", FORMATS)
-def test_ties_may_be_told_for_an_iterator(
+def test_ties_of_an_iterator_can_be_given(
     form: str, ties: str, known: bool, tmp_path: Path
 ) -> None:
     tensors = tied_sample()

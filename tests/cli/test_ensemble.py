@@ -99,7 +99,7 @@ def test_search_feeds_fit_and_fit_feeds_predict(
     assert rows == [row.split("\t", 1)[1] for row in written]
 
 
-def test_predict_streams_to_standard_output_and_scores_beside_it(
+def test_predict_streams_to_standard_output_and_reports_scores(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fitted = str(tmp_path / "fitted")
@@ -220,7 +220,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("what", FAULTS)
 @pytest.mark.parametrize("command", ["fit", "search"])
-def test_bad_input_is_told_in_one_sentence(
+def test_bad_input_is_reported_in_one_sentence(
     tmp_path: Path, command: str, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = change(write_case(tmp_path), what)
@@ -257,14 +257,14 @@ def test_one_base_model_only_is_a_warning(
         ),
     ],
 )
-def test_flags_that_cannot_be_meant_are_told_with_exit_code_2(
+def test_invalid_options_are_reported_with_exit_code_2(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ensemble", *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_an_existing_output_is_kept_unless_told_otherwise(
+def test_an_existing_output_is_kept_by_default(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["ensemble", "fit", *old_flags(case), *SMALL, "-o", str(tmp_path)]

@@ -290,7 +290,9 @@ def test_what_cannot_be_meant_ends_with_2(
     assert words in written.err and not written.out
 
 
-def test_a_model_of_another_kind_is_told_its_command(capsys: CaptureFixture[str]) -> None:
+def test_a_model_of_another_kind_is_an_error_that_names_its_command(
+    capsys: CaptureFixture[str],
+) -> None:
     masked = str(MODELS / "zh-mlm-small")
     assert main(["generate", "lm", "--model", masked, "酒店"]) != 0
     said = capsys.readouterr().err
@@ -303,7 +305,7 @@ def test_a_model_of_another_kind_is_told_its_command(capsys: CaptureFixture[str]
     assert "--load-model-path" in capsys.readouterr().err
 
 
-def test_a_long_prompt_in_a_file_is_told_before_anything_is_generated(
+def test_a_long_prompt_in_a_file_is_reported_before_anything_is_generated(
     tmp_path: Path, capsys: CaptureFixture[str]
 ) -> None:
     lines = write(tmp_path / "in.txt", "酒店", "长" * 300)

@@ -259,7 +259,7 @@ def length_order(inputs: Path, output: Path, cluster: TwoNodes) -> Order:
     )
 
 
-def test_lines_and_files_that_cannot_be_processed_are_told_and_do_not_stop_a_run(
+def test_lines_and_files_that_cannot_be_processed_are_reported_and_do_not_stop_a_run(
     cluster: TwoNodes, tmp_path: Path
 ) -> None:
     folder = tmp_path / "input"
@@ -296,7 +296,7 @@ def test_lines_and_files_that_cannot_be_processed_are_told_and_do_not_stop_a_run
     assert verify(str(tmp_path / "out")).problems == []
 
 
-def test_what_ends_a_run_is_told_in_words_and_finished_shards_are_kept(
+def test_what_ends_a_run_is_reported_and_finished_shards_are_kept(
     cluster: TwoNodes, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.txt"

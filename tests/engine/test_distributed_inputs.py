@@ -183,7 +183,7 @@ def test_standard_input_and_strange_file_systems_are_refused() -> None:
         list_sources(["nope://x"])
 
 
-def test_a_missing_column_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("id\ttext\n1\tx\n")
     with pytest.raises(InputError, match="has no column 'body'"):
         list_sources([str(tmp_path / "a.tsv")], Reading("body"))
@@ -192,7 +192,7 @@ def test_a_missing_column_is_told_before_any_work(tmp_path: Path) -> None:
 # -- broken files ---------------------------------------------------------------------------------
 
 
-def test_a_bad_line_is_told_with_its_file_and_place(tmp_path: Path) -> None:
+def test_a_bad_line_is_reported_with_its_file_and_place(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1\n2\n")
     (tmp_path / "b.txt").write_bytes(b"3\n\xff\n5\n")
     found, bad = read([str(tmp_path)], lines=3)

@@ -38,7 +38,7 @@ def lines(*texts: str) -> Iterator[Line]:
 def run(
     processor: Processor, source: Iterator[Line], path: Path
 ) -> tuple[list[int], dict[str, int], dict[int, str]]:
-    """How many lines were told to be done, the counts, and the lines that failed."""
+    """How many lines were reported as done, the counts, and the lines that failed."""
     failed: dict[int, str] = {}
     told, counts = [], {}
     for event in processor.run(Tasks(iter([Task(0, source, path, failed.__setitem__)]))):
@@ -52,7 +52,7 @@ def run(
 # -- lines that fail ------------------------------------------------------------------------------
 
 
-def test_lines_that_fail_are_left_out_and_told(tmp_path: Path) -> None:
+def test_lines_that_fail_are_left_out_and_reported(tmp_path: Path) -> None:
     work = JobWork("lengths", ".txt", jobs.length_job, jobs.length_writer)
     texts = ["a", "poison", "ccc", "unreadable", "", "ffffff"]
     _, counts, failed = run(work.open(CPU), lines(*texts), tmp_path / "a.txt")
@@ -198,7 +198,7 @@ def test_files_of_a_store_appear_whole_and_dead_workers_leave_nothing(tmp_path: 
         (["--engine", "ray", "-o", "x.npy", "-i", "a", "--ray-address", "x"], "HOST:PORT"),
     ],
 )
-def test_options_that_cannot_be_meant_are_told(
+def test_invalid_options_are_reported(
     arguments: list[str],
     words: str,
     tmp_path: Path,
@@ -212,7 +212,7 @@ def test_options_that_cannot_be_meant_are_told(
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_cluster_that_does_not_answer_is_told_at_once(
+def test_a_cluster_that_does_not_answer_is_reported_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("ray")

@@ -106,7 +106,7 @@ def test_binary_keeps_signs_as_packed_bits(tmp_path: Path) -> None:
         list(open_vectors(tmp_path / "v.npy").blocks(2))
 
 
-def test_scales_lie_beside_formats_without_a_place_for_them(tmp_path: Path) -> None:
+def test_scales_have_their_own_file_if_the_format_has_no_place_for_them(tmp_path: Path) -> None:
     write(tmp_path / "v.npy", precision="int8")
     assert scales_path(tmp_path / "v.npy").name == "v.scales.npy"
     scales = np.load(tmp_path / "v.scales.npy")

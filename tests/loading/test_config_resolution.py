@@ -310,7 +310,7 @@ def test_legacy_embedding_words_are_understood(tmp_path: Path) -> None:
     assert found.config.embedding == ("word", "pos", "seg")
 
 
-def test_every_field_of_a_configuration_can_be_told() -> None:
+def test_every_field_of_a_configuration_can_be_given() -> None:
     config = ModelConfig(vocab_size=10, hidden_size=8, layers_num=1)
     assert set(config.to_json()) == set(config.names())
 

@@ -203,7 +203,7 @@ def test_every_kind_of_damage_is_found(
     assert words in capsys.readouterr().out
 
 
-def test_what_is_no_folder_of_shards_is_told(
+def test_what_is_no_folder_of_shards_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["shards", "verify", str(tmp_path / "nope")]) == 1

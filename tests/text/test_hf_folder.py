@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face folders, beside transformers' own AutoTokenizer."""
+"""Tokenizers of Hugging Face folders, compared with transformers' AutoTokenizer."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def golden_cases() -> list[Any]:
         golden = json.loads((folder / "expected/tokens.json").read_text(encoding="utf-8"))
         for name, rows in golden.items():
             options: dict[str, Any] = {}
-            if isinstance(rows, dict):  # with the arguments of the tokenizer beside the rows
+            if isinstance(rows, dict):  # with the arguments of the tokenizer next to the rows
                 arguments, rows = rows["args"], rows["lines"]
                 lower = arguments.pop("do_lower_case", "true") != "false"
                 options = {key: TEXT / Path(file).name for key, file in arguments.items()}

@@ -1,4 +1,4 @@
-"""Merging checkpoints: every method beside a small second implementation, and what is refused."""
+"""Merging checkpoints: every method against a small second implementation, and what is refused."""
 
 from __future__ import annotations
 

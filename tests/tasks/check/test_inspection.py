@@ -67,7 +67,7 @@ def test_it_says_for_which_commands_a_checkpoint_serves(name: str, possible: set
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_multi_gpu_names_are_told(generation: str) -> None:
+def test_multi_gpu_names_are_reported(generation: str) -> None:
     result = inspect_checkpoint(FIXTURES / f"misc-{generation}" / "multi_gpu.bin")
     assert result.good
     assert result.multi_gpu

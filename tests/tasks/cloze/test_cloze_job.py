@@ -358,7 +358,7 @@ def test_settings_that_cannot_be_meant_are_refused(
         model.cloze(["今天"], **wrong)
 
 
-def test_settings_and_names_beside_them_are_refused(model: LoadedModel) -> None:
+def test_settings_together_with_single_ones_are_refused(model: LoadedModel) -> None:
     with pytest.raises(UsageError, match="topn"):
         model.cloze(["今天"], settings=ClozeSettings(), topn=3)
     assert model.cloze(["今天"], settings=ClozeSettings(seed=1))[0].masks

@@ -195,7 +195,7 @@ def test_a_written_mask_beyond_the_cut_is_reported() -> None:
     assert (masked.positions, masked.reason, masked.was_cut) == ((), "beyond the cut", True)
 
 
-def test_a_space_tokenizer_gets_no_empty_token_beside_a_mask() -> None:
+def test_a_space_tokenizer_gets_no_empty_token_next_to_a_mask() -> None:
     words = make_tokenizer("space", vocab_path=FIXTURES / "word-bert-modular" / "vocab.txt")
     first, second = (t for t in words.vocab.tokens[10:12])
     masked = mask(f"[MASK] {first} [MASK]", tokenizer=words)
@@ -234,7 +234,7 @@ def test_a_vocabulary_without_mask_is_named(tmp_path: Path) -> None:
         Masker(make_tokenizer("bert", vocab_path=path), MaskRule(), 128)
 
 
-def test_no_room_beside_special_tokens_is_an_error() -> None:
+def test_room_for_special_tokens_only_is_an_error() -> None:
     with pytest.raises(UsageError, match="`seq_length` 1"):
         Masker(BERT, MaskRule(), 1)
 

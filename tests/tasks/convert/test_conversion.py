@@ -580,7 +580,7 @@ def test_integer_weights_are_refused(tmp_path: Path) -> None:
         convert(source, tmp_path / "hf", "hf")
 
 
-def test_unknown_names_stop_a_conversion_unless_told(tmp_path: Path) -> None:
+def test_unknown_names_stop_a_conversion_by_default(tmp_path: Path) -> None:
     source = changed(tmp_path, adapter__down=torch.zeros(3))
     with pytest.raises(CheckpointError, match=r"adapter\.down"):
         convert(source, tmp_path / "hf", "hf")

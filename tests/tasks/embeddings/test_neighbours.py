@@ -114,7 +114,7 @@ def test_a_word_that_stands_twice_is_not_its_own_neighbour(table: WordTable) -> 
     assert "w5" not in [one.word for one in found.neighbours]
 
 
-def test_unknown_words_are_told_and_the_others_answered(table: WordTable) -> None:
+def test_unknown_words_are_reported_and_the_others_answered(table: WordTable) -> None:
     results = neighbours(table, [Query(("w1",)), Query(("no",)), Query(("w2",), ("no",))], topn=2)
     assert [len(found.neighbours) for found in results] == [2, 0, 0]
     assert results[1].problem == "The target word is not in the vocabulary."

@@ -161,7 +161,7 @@ def test_bad_features_are_refused_in_words(tmp_path: Path, values: object, words
     assert "a.npy" in caught.value.message
 
 
-def test_faults_of_several_files_are_told_together(tmp_path: Path) -> None:
+def test_faults_of_several_files_are_reported_together(tmp_path: Path) -> None:
     write_bad(tmp_path / "a.npy", np.zeros((4, 2)))
     write_bad(tmp_path / "b.npy", np.zeros((3, 2)))
     write_bad(tmp_path / "c.npy", np.full((3, 2), np.nan))

@@ -193,7 +193,7 @@ def test_the_same_seed_gives_the_same_ensemble_on_any_number_of_threads(
         assert (one != other).any()
 
 
-def test_two_labels_are_learnt_as_one_question_unless_told_otherwise(tmp_path: Path) -> None:
+def test_two_labels_are_binary_by_default(tmp_path: Path) -> None:
     train, test = both(write_case(tmp_path, labels_num=2))
     for objective, expected in (("auto", "binary"), ("multiclass", "multiclass")):
         fitted = fit(train, test, objective=objective, **FAST)

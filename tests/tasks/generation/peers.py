@@ -31,7 +31,7 @@ _BART = {
 
 
 def make(kind: str, folder: Path) -> Any:
-    """Save a model of a kind with a vocabulary beside it; give it as transformers holds it."""
+    """Save a model of a kind with a vocabulary next to it; give it as transformers holds it."""
     import transformers
 
     torch.manual_seed(3)

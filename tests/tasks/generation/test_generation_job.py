@@ -165,7 +165,7 @@ LONG = "今天" * 200
 
 
 @pytest.mark.parametrize(("side", "kept"), [("left", "好酒店"), ("right", "酒店好")])
-def test_a_long_prompt_is_cut_where_it_is_told(side: Any, kept: str) -> None:
+def test_a_long_prompt_is_truncated_on_the_given_side(side: Any, kept: str) -> None:
     prompt = f"{'酒店好' * 5}{LONG}{'好酒店' * 5}"
     ((text,),) = small(prompt, seq_length=30, truncate=side, max_new_tokens=4, stop_token=())
     tokens = loaded(SMALL).tokenizer.tokens(text.prompt_ids[1:])
@@ -223,7 +223,7 @@ def test_a_prompt_may_be_checked_without_generating() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"greedy": True}, {"stop_string": ["，"]}, {"num_return": 3}])
-def test_what_is_told_as_it_grows_is_the_text(settings: dict[str, Any]) -> None:
+def test_the_streamed_pieces_make_the_text(settings: dict[str, Any]) -> None:
     told: dict[tuple[int, int], list[str]] = {}
     found = Generator(loaded(SMALL)).generate(
         prompts_of("他说", "The hotel is", "酒店"),

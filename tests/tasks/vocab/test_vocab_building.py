@@ -53,7 +53,7 @@ def write(folder: Path, text: str | bytes, name: str = "corpus.txt") -> Path:
     return path
 
 
-# -- beside the old script ------------------------------------------------------------------------
+# -- against UER-py's script ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("min_count", [1, 2])
