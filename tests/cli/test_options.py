@@ -10,8 +10,8 @@ import typer
 import typer.main
 
 from uertool.cli import app as entry
-from uertool.cli.argv import kebab, normalize_values
-from uertool.cli.options import Command, OutputSettings, load, opt, with_settings
+from uertool.cli.argv import kebab, normalize
+from uertool.cli.options import Command, OutputSettings, load, with_settings
 from uertool.errors import SettingError, UsageError
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.settings import Setting, Settings, fields_of
@@ -42,7 +42,7 @@ def parse(*argv: str) -> dict[str, Any]:
         text: InputSettings,
         device: DeviceSettings,
         output: OutputSettings,
-        topn: Annotated[int, opt("--topn", help="How many")] = 10,
+        topn: Annotated[int, typer.Option("--topn")] = 10,
         many: Many,
     ) -> None:
         seen.update(locals())
@@ -135,12 +135,12 @@ def test_a_list_of_numbers_that_is_none_is_a_usage_error() -> None:
 
 def test_nothing_after_two_hyphens_is_touched() -> None:
     argv = ["--", "--embedding", "word", "pos", "--do_lower_case"]
-    assert normalize_values(argv, fields_of(ModelSettings)) == argv
+    assert normalize(argv, fields_of(ModelSettings)) == argv
 
 
 def test_an_option_without_its_value_stays_for_the_parser_to_refuse() -> None:
     argv = ["--embedding", "--topn", "3"]
-    assert normalize_values(argv, fields_of(ModelSettings)) == argv
+    assert normalize(argv, fields_of(ModelSettings)) == argv
 
 
 def test_a_shard_is_a_pair() -> None:

@@ -24,7 +24,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from uertool.cli import console, run_record
-from uertool.cli.argv import kebab, normalize
+from uertool.cli.argv import kebab
 from uertool.errors import UertoolError, shown
 
 INTERNAL = 70
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.remember_spelling(given)
     run_record.begin(given)
     try:
-        code = _run(normalize(arguments or ["--help"]))
+        code = _run(arguments or ["--help"])
         sys.stdout.flush()
         return code
     except BaseException as error:  # panics of Rust libraries are BaseException only

@@ -8,64 +8,12 @@ Typer takes one value after an option, or the option several times. UER-py's use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from uertool.settings import Field
 
-#: Everything that may be a part of an embedding, and what may be a target, in either generation.
-EMBEDDING_WORDS = frozenset({"word", "pos", "seg", "sinusoidalpos", "dual"})
-TARGET_WORDS = frozenset(
-    {"mlm", "sp", "lm", "bilm", "cls", "bert", "albert", "seq2seq", "t5", "gsg", "bart"}
-    | {"prefixlm", "nsp", "sop", "qa", "token_cls", "siamese"}
-)
-
-
-class Many(NamedTuple):
-    """How the several values after one option are joined.
-
-    Attributes:
-        belongs: whether a word still belongs to the option; what follows is an argument again.
-        join: what to put between the values to make them one, or None to repeat the option.
-    """
-
-    belongs: Callable[[str], bool]
-    join: str | None
-
-
-def _embedding(word: str) -> bool:
-    return all(part in EMBEDDING_WORDS for part in word.replace(",", "_").split("_"))
-
-
-def _target(word: str) -> bool:
-    return word in TARGET_WORDS
-
-
-def _anything(word: str) -> bool:
-    return True
-
-
-def _number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-#: Options that take several values, by their kebab-case name.
-MANY: Mapping[str, Many] = {
-    "--embedding": Many(_embedding, "_"),
-    "--tgt-embedding": Many(_embedding, "_"),
-    "--target": Many(_target, ","),
-    "--model-list-path": Many(_anything, None),
-    "--corpus-path": Many(_anything, None),
-    "--weights": Many(_number, ","),
-}
-
-#: Options whose value is a truth, which may also stand alone.
-TRUTHS = frozenset({"--do-lower-case", "--tgt-do-lower-case"})
 _TRUTH_WORDS = {"true": "true", "false": "false", "1": "true", "0": "false"}
 
 
@@ -74,41 +22,7 @@ def kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
-def normalize(argv: Sequence[str]) -> list[str]:
-    """The arguments with every old form rewritten; nothing after `--` is touched.
-
-    - several values of one option (`MANY`) become one value, or repetitions of the option;
-    - a truth (`TRUTHS`) without a value means true, and `--no-...` means false.
-    """
-    done: list[str] = []
-    rest = list(argv)
-    while rest:
-        token = rest.pop(0)
-        if token == "--":
-            return [*done, token, *rest]
-        if not token.startswith("--"):
-            done.append(token)
-            continue
-        written, equals, attached = token.partition("=")
-        name = kebab(written)
-        if name in MANY:
-            values = [attached] if equals else []
-            while rest and _is_value(rest[0]) and (not values or MANY[name].belongs(rest[0])):
-                values.append(rest.pop(0))
-            done.extend(_written_out(written, values, MANY[name]))
-        elif name in TRUTHS and not equals:
-            word = rest[0].lower() if rest else ""
-            if word in _TRUTH_WORDS:
-                rest.pop(0)
-            done.extend([name, _TRUTH_WORDS.get(word, "true")])
-        elif name.startswith("--no-") and "--" + name[5:] in TRUTHS:
-            done.extend(["--" + name[5:], "false"])
-        else:
-            done.append(token)
-    return done
-
-
-def normalize_values(argv: Sequence[str], fields: Sequence[Field]) -> list[str]:
+def normalize(argv: Sequence[str], fields: Sequence[Field]) -> list[str]:
     """The arguments with the old forms of these fields rewritten; nothing after `--` is touched.
 
     - several values after one option (`Setting.several`) become one value with commas, or the
@@ -129,9 +43,7 @@ def normalize_values(argv: Sequence[str], fields: Sequence[Field]) -> list[str]:
             values = [attached] if equals else []
             while rest and _is_value(rest[0]) and (not values or _belongs(several[name], rest[0])):
                 values.append(rest.pop(0))
-            field = several[name]
-            join = None if field.kind is str and not field.choices else ","
-            done.extend(_written_out(written, values, Many(_anything, join)))
+            done.extend(_written_out(written, values, several[name]))
         elif name in truths and not equals:
             word = rest[0].lower() if rest else ""
             if word in _TRUTH_WORDS:
@@ -163,9 +75,18 @@ def _is_value(token: str) -> bool:
     return not token.startswith("-") or token == "-" or _number(token)
 
 
-def _written_out(option: str, values: list[str], many: Many) -> list[str]:
+def _written_out(option: str, values: list[str], field: Field) -> list[str]:
+    """The option with its values: once with commas, or once for each text."""
     if not values:
         return [option]
-    if many.join is not None:
-        return [option, many.join.join(values)]
-    return [part for value in values for part in (option, value)]
+    if field.kind is str and not field.choices:
+        return [part for value in values for part in (option, value)]
+    return [option, ",".join(values)]
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -13,7 +13,6 @@ works as well because names are compared after `argv.kebab`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import sys
@@ -26,7 +25,7 @@ import typer
 from typer.core import TyperCommand
 
 from uertool.cli import console, run_record
-from uertool.cli.argv import normalize_values
+from uertool.cli.argv import normalize
 from uertool.errors import InputError, SettingError, UsageError
 from uertool.settings import Field, Setting, Settings, fields_of
 
@@ -50,23 +49,10 @@ def with_settings(command: Callable[..., Result]) -> Callable[..., Result]:
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, type[Settings]] = {}
-    plain: dict[str, type[OptionGroup]] = {}  # until all commands have settings
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
         kind = hints.get(parameter.name)
-        if isinstance(kind, type) and issubclass(kind, OptionGroup):
-            plain[parameter.name] = kind
-            types = get_type_hints(kind, include_extras=True)
-            parameters.extend(
-                inspect.Parameter(
-                    field.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=field.default,
-                    annotation=types[field.name],
-                )
-                for field in dataclasses.fields(kind)
-            )
-        elif isinstance(kind, type) and issubclass(kind, Settings):
+        if isinstance(kind, type) and issubclass(kind, Settings):
             groups[parameter.name] = kind
             parameters.extend(map(_parameter, fields_of(kind)))
         else:
@@ -78,8 +64,6 @@ def with_settings(command: Callable[..., Result]) -> Callable[..., Result]:
             values = {f.name: _value(f, given.pop(f.name)) for f in fields_of(kind)}
             given[parameter] = kind(**values)
             run_record.remember(given[parameter])
-        for parameter, old in plain.items():
-            given[parameter] = old(**{f.name: given.pop(f.name) for f in dataclasses.fields(old)})
         return command(**given)
 
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
@@ -96,7 +80,7 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Rewrite the old forms of this command's options, then parse."""
         fields: Sequence[Field] = getattr(self.callback, "settings", ())
-        return super().parse_args(ctx, normalize_values(args, fields))
+        return super().parse_args(ctx, normalize(args, fields))
 
 
 def _parameter(field: Field) -> inspect.Parameter:
@@ -187,34 +171,6 @@ def _elements(field: Field, text: str) -> Iterator[Any]:
         except ValueError:
             what = "whole numbers" if field.kind is int else "numbers"
             raise SettingError(field.name, text, f"must be {what}, separated by commas") from None
-
-
-# -- the former way, until all commands have settings ----------------------------------------------
-
-
-def opt(name: str, *more: str, help: str, panel: str | None = None, **settings: Any) -> Any:
-    """The declaration of an option, for use inside `Annotated`."""
-    help = help.replace("[default", r"\[default")  # or rich takes it for markup
-    return typer.Option(name, *more, help=help, rich_help_panel=panel, **settings)
-
-
-@dataclass(frozen=True)
-class OptionGroup:
-    """Options that travel together; a subclass is a dataclass of `Annotated` fields."""
-
-
-option_groups = with_settings
-
-
-def truth(option: str, text: str) -> bool:
-    """The value of true or false.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if text.lower() not in ("true", "false"):
-        raise UsageError(f"{option} is {text!r}; it can be true or false.")
-    return text.lower() == "true"
 
 
 # -- what commands share --------------------------------------------------------------------------
