@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import TESTS
 from uertool.cli.app import COMMANDS, load_command
-from uertool.cli.argv import kebab, normalize
+from uertool.cli.argv import kebab
 
 ROOT = TESTS.parent
 READMES = (ROOT / "README.md", ROOT / "README.zh.md")
@@ -74,7 +74,6 @@ def new_names(readme: Path) -> dict[str, str]:
 def dry_parse(line: str) -> None:
     """Parse a command line as the program would, without running it."""
     _, name, *rest = shlex.split(line, comments=True)
-    rest = normalize(rest)
     command = load_command(name)
     while hasattr(command, "commands"):
         if not rest:
