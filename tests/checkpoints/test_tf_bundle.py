@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,3 +92,29 @@ def test_bfloat16_and_text_variables(tmp_path: Path) -> None:
     assert torch.equal(file.tensor("half"), torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
     assert file.tensor("step") == torch.tensor(3)
     assert "words" in file.skipped
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files")
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    code = (
+        "import resource, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from uertool.checkpoints.formats.tf_writer import save_google\n"
+        "from uertool.errors import OutputError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    save_google([('w', torch.zeros(100_000))], Path(sys.argv[1]))\n"
+        "except OutputError as error:\n"
+        "    print(error.message)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model.ckpt")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "model.ckpt" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

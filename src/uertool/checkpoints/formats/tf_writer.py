@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from uertool.checkpoints.formats.tf_bundle import import_tensorflow
+from uertool.errors import OutputError, shown
 from uertool.io.atomic import refuse_existing, scratch_folder
 
 #: Bytes that are handed to tensorflow at once, which copies them.
@@ -46,12 +50,14 @@ def save_google(
         parts = []
         for number, part in enumerate(_parts(tensors)):
             place = aside / f"part-{number}"
-            _save(tensorflow, place, part)
+            with _system_errors(tensorflow, target):
+                _save(tensorflow, place, part)
             parts.append(str(place))
         whole = aside / target.name
-        tensorflow.raw_ops.MergeV2Checkpoints(
-            checkpoint_prefixes=parts, destination_prefix=str(whole), delete_old_dirs=False
-        )
+        with _system_errors(tensorflow, target):
+            tensorflow.raw_ops.MergeV2Checkpoints(
+                checkpoint_prefixes=parts, destination_prefix=str(whole), delete_old_dirs=False
+            )
         if check is not None:
             check(whole)
         made = sorted(aside.glob(f"{target.name}.*"))
@@ -61,6 +67,18 @@ def save_google(
         for item in sorted(made, key=lambda item: item.suffix == ".index"):
             item.replace(target.parent / item.name)
         return [target.parent / item.name for item in made]
+
+
+@contextmanager
+def _system_errors(tensorflow: Any, target: Path) -> Iterator[None]:
+    """Turn TensorFlow's errors of writing into those of the operating system."""
+    try:
+        yield
+    except tensorflow.errors.ResourceExhaustedError as error:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+    except tensorflow.errors.OpError as error:
+        reason = shown(str(error.message).partition("\n")[0])
+        raise OutputError(f"TensorFlow cannot write {target}: {reason}.") from error
 
 
 def _parts(
