@@ -296,7 +296,7 @@ def test_ctrl_c_ends_in_one_line_and_leaves_no_half_output(
     assert process.returncode == 130
     kept, interrupted = said.splitlines()
     assert kept.endswith("are kept; go on with --resume.")
-    assert interrupted.startswith("Interrupted; outputs that were finished are kept")
+    assert interrupted.startswith("Interrupted; finished outputs are kept")
     assert old.read_bytes() == b"kept\n"
     assert {path.name for path in tmp_path.iterdir()} == {"old.txt", "old.txt.resume"}
 
