@@ -34,6 +34,9 @@ lint: $(TEST_READY) ## ruff: rules and format; import-linter: layers and circles
 types: $(TEST_READY) ## mypy, strict
 	$(BIN)/mypy
 
+# One thread for each test process: torch's threads would only compete.
+tests quick: export OMP_NUM_THREADS ?= 1
+
 tests: $(TEST_READY) ## all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 

@@ -78,8 +78,10 @@ def test_a_base_and_a_method(tmp_path: Path) -> None:
 
 
 _SCORER = """
-import sys, torch
-value = float(torch.load(sys.argv[1], weights_only=True)["w"][0])
+import struct, sys, zipfile  # torch would take seconds to import
+with zipfile.ZipFile(sys.argv[1]) as archive:
+    (name,) = (name for name in archive.namelist() if name.endswith("data/0"))
+    (value,) = struct.unpack("<f", archive.read(name)[:4])
 print("evaluated 10 lines")
 print("score:", -abs(value - 4.6))
 """
