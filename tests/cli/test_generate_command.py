@@ -282,7 +282,7 @@ def test_outputs_are_judged_by_references(tmp_path: Path, capsys: CaptureFixture
         (["酒店", "--truncate", "middle"], "middle"),
     ],
 )
-def test_what_cannot_be_meant_ends_with_2(
+def test_invalid_options_end_with_2(
     arguments: list[str], words: str, capsys: CaptureFixture[str]
 ) -> None:
     assert lm(*arguments) == 2

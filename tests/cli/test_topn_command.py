@@ -161,7 +161,7 @@ def test_dep_on_two_devices_is_dep_on_one(
         (("dep", "好", "好人", "--test-path", "x"), "Give one of the two"),
     ],
 )
-def test_what_cannot_be_meant_is_said(
+def test_invalid_options_are_reported(
     arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert topn(*arguments) == 2

@@ -156,7 +156,7 @@ def test_a_worker_gets_a_gpu_where_there_are_any() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"actors": 0}, {"cpus": 0.0}, {"gpus": -1.0}], ids=lambda wrong: next(iter(wrong))
 )
-def test_resources_that_cannot_be_meant_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_resources_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Resources(**wrong)
 

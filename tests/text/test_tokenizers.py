@@ -305,7 +305,7 @@ def test_a_mask_written_in_the_text_is_one_token_when_asked(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "char", "space"])
-def test_a_sequence_stands_between_cls_and_sep(name: str) -> None:
+def test_a_sequence_is_between_cls_and_sep(name: str) -> None:
     tokenizer = make(name)
     assert tokenizer.with_special([5, 6]) == [101, 5, 6, 102]
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (101, 102, 0)

@@ -351,9 +351,7 @@ def test_lines_are_tokenized_in_the_background(
     ],
     ids=str,
 )
-def test_settings_that_cannot_be_meant_are_refused(
-    model: LoadedModel, wrong: dict[str, object]
-) -> None:
+def test_invalid_settings_are_refused(model: LoadedModel, wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         model.cloze(["今天"], **wrong)
 

@@ -155,7 +155,7 @@ def test_a_word_list_is_the_first_field_of_each_line() -> None:
     assert read_word_list(["今天 100 t", "", "天气\t3"]) == {"今天", "天气"}
 
 
-def test_a_word_is_masked_wherever_it_stands_and_nothing_else() -> None:
+def test_a_word_is_masked_wherever_it_occurs_and_nothing_else() -> None:
     masked = mask("很好，今天很好吃，好", MaskRule(word="很好"))
     assert masked.positions == (1, 2, 6, 7)
     assert masked.labels == tuple(BERT.encode("很好很好"))
@@ -222,7 +222,7 @@ def test_a_part_after_a_mask_goes_on_in_sentencepiece() -> None:
     [{"word": "好", "ratio": 0.1}, {"ratio": 0.0}, {"ratio": 1.5}, {"word": "  "}],
     ids=str,
 )
-def test_a_rule_that_cannot_be_meant_is_refused(settings: dict[str, object]) -> None:
+def test_an_invalid_rule_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         MaskRule(**settings)  # type: ignore[arg-type]
 

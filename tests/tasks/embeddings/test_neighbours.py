@@ -108,7 +108,7 @@ def test_the_word_itself_is_left_out_even_where_another_is_nearer(table: WordTab
     assert "w5" not in [one.word for one in by_product.neighbours]
 
 
-def test_a_word_that_stands_twice_is_not_its_own_neighbour(table: WordTable) -> None:
+def test_a_word_that_occurs_twice_is_not_its_own_neighbour(table: WordTable) -> None:
     words = [*WORDS[:-1], "w5"]
     found = neighbours(WordTable(words, table.vectors), [Query(("w5",))], topn=200)[0]
     assert "w5" not in [one.word for one in found.neighbours]

@@ -192,6 +192,6 @@ def test_encoders_that_read_padding_get_it() -> None:
     )
 
 
-def test_settings_that_cannot_be_meant() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(UsageError, match="`occurrence`: 0"):
         SubstituteSettings(occurrence=0)

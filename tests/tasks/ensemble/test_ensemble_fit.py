@@ -382,7 +382,7 @@ def test_settings_files_take_json_toml_and_aliases(tmp_path: Path) -> None:
         ('{"num_class": 3}', "num_class is set by `labels_num`"),
     ],
 )
-def test_a_parameter_that_cannot_be_meant_is_named(tmp_path: Path, text: str, words: str) -> None:
+def test_an_invalid_parameter_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UsageError, match=words) as caught:
         parameters.load_parameters(tmp_path / "a.json")

@@ -304,7 +304,7 @@ def test_ranges_come_from_a_file(data: LabelledData, tmp_path: Path) -> None:
         ('{"feature_fraction": [0.5, 2]}', "invalid feature_fraction: 2"),
     ],
 )
-def test_a_range_that_cannot_be_meant_is_named(tmp_path: Path, text: str, words: str) -> None:
+def test_an_invalid_range_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(UsageError, match=words):
         load_ranges(tmp_path / "r.json")
@@ -347,7 +347,7 @@ def test_folds_too_small_for_the_ranges_are_refused(tmp_path: Path) -> None:
         ({"folds_num": 1}, "invalid `folds_num`: 1"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(
+def test_invalid_options_are_refused(
     data: LabelledData, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):

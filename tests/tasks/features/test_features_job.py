@@ -236,7 +236,7 @@ def test_the_pooler_of_a_checkpoint() -> None:
         encode(mlm, "今天", pooling="cls-pooler")
 
 
-def test_settings_that_cannot_be_meant() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(UsageError, match="first, mean"):
         find_pooling("middle")
     with pytest.raises(UsageError, match="layers of its own"):

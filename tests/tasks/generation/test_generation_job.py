@@ -345,7 +345,7 @@ def test_targets_with_a_vocabulary_of_their_own_are_read_with_it() -> None:
         ({"forbid": ["\U0001f600"]}, "`forbid`"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         small("好", **settings)
 

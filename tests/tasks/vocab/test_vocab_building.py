@@ -222,7 +222,7 @@ def test_what_is_no_corpus_is_named(tmp_path: Path) -> None:
 # -- choosing -------------------------------------------------------------------------------------
 
 
-def test_ties_stand_in_the_order_of_first_appearance(tmp_path: Path) -> None:
+def test_ties_are_in_the_order_of_first_appearance(tmp_path: Path) -> None:
     built = build_vocab([write(tmp_path, "dcba\nabxx\n")], reserved=[])
     assert built.tokens == ["b", "a", "x", "d", "c"]
 
@@ -372,16 +372,14 @@ def test_wordpieces_are_those_of_the_librarys_own_trainer(mixed: Path) -> None:
     ("options", "words"),
     [
         ({"model": "words", "size": 500}, "no subword model"),
-        ({"model": "wordpiece", "size": 104}, "no room"),
+        ({"model": "wordpiece", "size": 104}, "has room only for"),
         ({"model": "bpe", "size": 300}, "no room"),
         ({"model": "unigram", "size": 300}, "no room"),
         ({"model": "wordpiece", "size": 300}, "no room"),
         ({"model": "bpe", "size": 500, "reserved": ["[PAD]"]}, r"no \[UNK\]"),
     ],
 )
-def test_training_that_cannot_be_meant_is_refused(
-    mixed: Path, options: dict[str, Any], words: str
-) -> None:
+def test_invalid_training_is_refused(mixed: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         train_vocab([mixed], **options)
 
