@@ -22,7 +22,8 @@ from uertool.engine.work import Finished, Processor, Progress, Task, Tasks
 from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
 from uertool.tasks.features.whitening import Moments
 from uertool.tasks.features.whitening_work import MomentsWork
-from uertool.tasks.vocab.counting import Counting, Tally, TallyWork, count_corpus
+from uertool.tasks.vocab.counting import TallyWork, count_corpus
+from uertool.tasks.vocab.tallies import Counting, Tally
 from uertool.text.readers import Line, read_lines
 
 pytest.importorskip("pyarrow")

@@ -28,7 +28,8 @@ from uertool.tasks.vocab.building import (
     side_file,
     train_vocab,
 )
-from uertool.tasks.vocab.counting import Counting, _Range, count_corpus
+from uertool.tasks.vocab.counting import _Range, count_corpus
+from uertool.tasks.vocab.tallies import Counting
 from uertool.text.readers import read_lines
 from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.vocab import Vocab

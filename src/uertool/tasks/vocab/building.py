@@ -17,14 +17,13 @@ from typing import Any, Literal, get_args
 
 from uertool.errors import InputError, UsageError
 from uertool.io.atomic import atomic_path, atomic_text, refuse_existing
-from uertool.tasks.vocab.counting import (
+from uertool.tasks.vocab.counting import corpus_files, count_corpus
+from uertool.tasks.vocab.tallies import (
     NORMALIZATIONS,
     Counting,
     Delimiter,
     Normalization,
     Tally,
-    corpus_files,
-    count_corpus,
 )
 from uertool.text.readers import read_lines
 from uertool.text.vocab import Vocab

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from uertool.tasks.vocab.counting import Counting, corpus_files, count_corpus
+from uertool.tasks.vocab.counting import corpus_files, count_corpus
 from uertool.tasks.vocab.settings import DiffSettings
+from uertool.tasks.vocab.tallies import Counting
 from uertool.text.readers import read_lines
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.bert import BertTokenizer
