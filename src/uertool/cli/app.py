@@ -146,7 +146,7 @@ app = typer.Typer(
     name="uertool",
     cls=LazyGroup,
     help="The toolkit for Chinese pre-trained models of UER-py, Hugging Face and Google.",
-    epilog="uertool COMMAND --help tells about one of them. "
+    epilog="uertool COMMAND --help shows its options. "
     "Options may be written --like-this or --like_this.",
     context_settings={
         "token_normalize_func": kebab,
