@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from uertool.tasks.embeddings.export import export_words
-from uertool.tasks.embeddings.word_vectors import WordFile, WordTable
+from uertool.tasks.embeddings.word_files import WordFile
+from uertool.tasks.embeddings.word_vectors import WordTable
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ import torch
 
 from uertool.loading.registry import LoadedModel, load_model
 from uertool.tasks.vocab.adaptation import adapt_vocab
-from uertool.tasks.vocab.settings import AdaptSettings
+from uertool.tasks.vocab.settings import AdaptSettings, BuildSettings
 from uertool.text.vocab import Vocab
 
 TESTS = Path(__file__).parents[1] / "tests"
@@ -165,12 +165,12 @@ def held_out(count: int) -> list[str]:
 
 def frequent_words(lines: Sequence[str], count: int) -> list[str]:
     """Words of two to four Chinese characters, by a trained unigram model's choice."""
-    from uertool.tasks.vocab.building import train_vocab
+    from uertool.tasks.vocab.subwords import train_vocab
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "corpus.txt"
         path.write_text("\n".join(lines), encoding="utf-8")
-        built = train_vocab([path], model="unigram", size=8000 + 2 * count)
+        built = train_vocab([path], BuildSettings(model="unigram", vocab_size=8000 + 2 * count))
     words = (token.removeprefix("\u2581") for token in built.tokens)
     chinese = (w for w in words if 2 <= len(w) <= LONGEST and all("一" <= c <= "鿿" for c in w))
     return list(itertools.islice(dict.fromkeys(chinese), count))

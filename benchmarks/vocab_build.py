@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from uertool.tasks.vocab.building import build_vocab
+from uertool.tasks.vocab.settings import BuildSettings
 
 TEXT = Path(__file__).parents[1] / "tests" / "data" / "text"
 SOURCES = ("corpus_zh.txt", "reviews_train.tsv", "reviews_test.tsv", "emotions_train.tsv")
@@ -53,7 +54,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, o
         def count(
             path: Path = whole, workers: int = arguments.workers, delimiter: str = delimiter
         ) -> object:
-            return build_vocab([path], delimiter=delimiter, workers=workers)
+            return build_vocab([path], BuildSettings(delimiter=delimiter, workers_num=workers))
 
         def plain(path: Path = sample, delimiter: str = delimiter) -> object:
             return plain_loop(path, delimiter)

@@ -16,8 +16,9 @@ from uertool.checkpoints.reader import open_checkpoint
 from uertool.errors import UertoolError
 from uertool.loading.config_resolution import resolve_config
 from uertool.tasks.check.inspection import inspect_checkpoint
-from uertool.tasks.embeddings.word_vectors import WordFile
+from uertool.tasks.embeddings.word_files import WordFile
 from uertool.tasks.vocab.building import build_vocab
+from uertool.tasks.vocab.settings import BuildSettings
 from uertool.text.readers import read_lines
 from uertool.text.tokenizers.byte_bpe import read_merges
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
@@ -56,7 +57,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "table": lambda path: list(read_lines(path, column="text")),
     "records": lambda path: list(read_lines(path, field="text")),
     "corpus": lambda path: build_vocab([path]),
-    "words": lambda path: build_vocab([path], delimiter="space"),
+    "words": lambda path: build_vocab([path], BuildSettings(delimiter="space")),
     "merges": lambda path: read_merges(path),
     "vectors": lambda path: list(WordFile(path).blocks()),
     "configuration": read_config,

@@ -11,11 +11,11 @@ import pytest
 import uertool
 from tests.conftest import FIXTURES
 from uertool.errors import UsageError
-from uertool.tasks.embeddings import neighbours as module
-from uertool.tasks.embeddings import word_vectors
+from uertool.tasks.embeddings import word_files, word_vectors
 from uertool.tasks.embeddings.export import export_words
 from uertool.tasks.embeddings.neighbours import Query, nearest, neighbours
-from uertool.tasks.embeddings.word_vectors import WordFile, WordTable, table_of
+from uertool.tasks.embeddings.word_files import WordFile
+from uertool.tasks.embeddings.word_vectors import WordTable, table_of
 
 WORDS = [f"w{number}" for number in range(200)]
 
@@ -64,7 +64,8 @@ def test_every_measure_in_memory_and_from_files(
     table: WordTable, tmp_path: Path, by: str, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Small blocks and few queries at a time, so that merging them is tested.
-    monkeypatch.setattr(word_vectors, "ROWS", 16)
+    for module in (word_files, word_vectors):
+        monkeypatch.setattr(module, "ROWS", 16)
     monkeypatch.setattr(module, "_SCORES", 40)
     source = table
     if suffix != "memory":

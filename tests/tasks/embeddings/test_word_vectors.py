@@ -14,16 +14,10 @@ from hypothesis import strategies as st
 from tests.conftest import FIXTURES, MODELS, TEXT
 from uertool.errors import CheckpointError, InputError, OutputError, UsageError, VocabError
 from uertool.loading.registry import load_model
-from uertool.tasks.embeddings import word_vectors
+from uertool.tasks.embeddings import word_files, word_vectors
 from uertool.tasks.embeddings.export import export_words
-from uertool.tasks.embeddings.word_vectors import (
-    WordFile,
-    WordTable,
-    escape,
-    table_of,
-    unescape,
-    words_beside,
-)
+from uertool.tasks.embeddings.word_files import WordFile, escape, unescape, words_beside
+from uertool.tasks.embeddings.word_vectors import WordTable, table_of
 
 ODD = ["好", "a b", "", "\u3000", "x\u00a0y", "back\\slash", "\\u0041", "\\empty", "end"]
 SUFFIXES = [".txt", ".bin", ".npy", ".safetensors"]
@@ -49,7 +43,8 @@ def read(path: Path) -> tuple[list[str], np.ndarray]:
 def test_what_is_written_reads_back_exactly(
     table: WordTable, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(word_vectors, "ROWS", 4)
+    for module in (word_files, word_vectors):
+        monkeypatch.setattr(module, "ROWS", 4)
     path = tmp_path / f"e{suffix}"
     report = export_words(table, path)
     assert (report.words, report.size) == (9, 7)
@@ -218,3 +213,20 @@ def test_any_word_survives_being_escaped(word: str) -> None:
     assert written
     assert not any(char.isspace() for char in written)
     assert unescape(written) == word
+
+
+@pytest.mark.parametrize("content", [b"", bytes(range(256)) * 4], ids=["empty", "binary"])
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_a_damaged_matrix_is_one_sentence(suffix: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"e{suffix}"
+    path.write_bytes(content)
+    words_beside(path).write_text("a\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        WordFile(path)
+
+
+def test_words_of_a_matrix_that_are_not_text_are_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", np.zeros((1, 2), dtype=np.float32))
+    (tmp_path / "e.vocab.txt").write_bytes(b"\xff\n")
+    with pytest.raises(InputError, match="not UTF-8"):
+        WordFile(tmp_path / "e.npy")

@@ -25,7 +25,7 @@ from uertool.errors import (
 from uertool.tasks.vocab.adaptation import AdaptReport, adapt_vocab
 from uertool.tasks.vocab.change import VocabChange
 from uertool.tasks.vocab.rows import Similar, joining_of, plan_rows, read_similar, surface
-from uertool.tasks.vocab.settings import AdaptSettings
+from uertool.tasks.vocab.settings import AdaptSettings, BuildSettings
 from uertool.text.tokenizers.bert import BertTokenizer
 from uertool.text.tokenizers.char import CharTokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
@@ -470,10 +470,11 @@ def test_a_trained_vocabulary_brings_its_tokenizer_into_the_folder(
     model: str, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    from uertool.tasks.vocab.building import save_vocab, train_vocab
+    from uertool.tasks.vocab.building import save_vocab
+    from uertool.tasks.vocab.subwords import train_vocab
 
     source = hf_folder("gpt2-modular", tmp_path)
-    built = train_vocab([TEXT / "reviews_test.tsv"], model=model, size=3500)
+    built = train_vocab([TEXT / "reviews_test.tsv"], BuildSettings(model=model, vocab_size=3500))
     save_vocab(built, tmp_path / "new.txt")
     report = adapt_model(source, tmp_path / "out", VocabChange(None, tmp_path / "new.txt"))
     assert report.sides[0].composed > 300

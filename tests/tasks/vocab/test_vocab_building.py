@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -26,9 +26,10 @@ from uertool.tasks.vocab.building import (
     reserved_tokens,
     save_vocab,
     side_file,
-    train_vocab,
 )
 from uertool.tasks.vocab.counting import _Range, count_corpus
+from uertool.tasks.vocab.settings import BuildSettings
+from uertool.tasks.vocab.subwords import train_vocab
 from uertool.tasks.vocab.tallies import Counting
 from uertool.text.readers import read_lines
 from uertool.text.tokenizers.factory import make_tokenizer
@@ -61,15 +62,16 @@ def write(folder: Path, text: str | bytes, name: str = "corpus.txt") -> Path:
 @pytest.mark.parametrize("delimiter", ["char", "space"])
 @pytest.mark.parametrize("folder", MISC, ids=lambda folder: folder.name)
 def test_the_vocabulary_is_the_old_scripts_but_for_the_line_it_lost(
-    folder: Path, delimiter: str, min_count: int, tmp_path: Path
+    folder: Path, delimiter: Literal["char", "space"], min_count: int, tmp_path: Path
 ) -> None:
     name = "corpus.txt" if delimiter == "char" else "corpus_space.txt"
     lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
     golden = (folder / f"expected_vocab_{delimiter}_w1_min{min_count}.txt").read_text("utf-8")
     expected = [token for token in golden.split("\n")[:-1] if token != ""]
     without_last = write(tmp_path, "".join(lines[:-1]))
-    assert build_vocab([without_last], delimiter=delimiter, min_count=min_count).tokens == expected
-    whole = build_vocab([folder / name], delimiter=delimiter, min_count=min_count)
+    settings = BuildSettings(delimiter=delimiter, min_count=min_count)
+    assert build_vocab([without_last], settings).tokens == expected
+    whole = build_vocab([folder / name], settings)
     counts = Counter(dict(whole.counts))
     assert dict(counts) == plain_count("".join(lines), delimiter)
     assert set(whole.tokens) == {*reserved_tokens(), *(t for t in counts if counts[t] >= min_count)}
@@ -160,8 +162,8 @@ def test_several_processes_give_the_same_vocabulary(
     ]
     monkeypatch.setattr(corpus_counting, "_RANGE", 20_000)
     done: list[int] = []
-    one = build_vocab(files, workers=1)
-    three = build_vocab(files, workers=3, on_bytes=done.append)
+    one = build_vocab(files, BuildSettings(workers_num=1))
+    three = build_vocab(files, BuildSettings(workers_num=3), on_bytes=done.append)
     assert three == one
     assert sum(done) == sum(file.stat().st_size for file in files)
 
@@ -196,7 +198,7 @@ def test_invalid_utf8_is_named_by_file_line_and_byte(
     monkeypatch.setattr(corpus_counting, "_RANGE", 4)
     path = write(tmp_path, b"good\nfine\nba\xffd\n")
     with pytest.raises(InputError, match=r"corpus.txt, line 3 \(byte 12\): invalid UTF-8"):
-        build_vocab([path], workers=workers)
+        build_vocab([path], BuildSettings(workers_num=workers))
 
 
 def test_invalid_utf8_on_standard_input_is_named_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +232,9 @@ def test_ties_are_in_the_order_of_first_appearance(tmp_path: Path) -> None:
 
 def test_a_reserved_token_in_the_corpus_is_not_listed_again(tmp_path: Path) -> None:
     path = write(tmp_path, "a [MASK] [MASK] b")
-    assert build_vocab([path], delimiter="space", reserved=["[UNK]", "[MASK]"]).tokens == [
+    assert build_vocab(
+        [path], BuildSettings(delimiter="space"), reserved=["[UNK]", "[MASK]"]
+    ).tokens == [
         "[UNK]",
         "[MASK]",
         "a",
@@ -252,7 +256,9 @@ def test_a_reserved_token_in_the_corpus_is_not_listed_again(tmp_path: Path) -> N
 def test_rare_tokens_are_left_out_by_count_size_or_coverage(
     tmp_path: Path, options: dict[str, Any], tokens: str, coverage: float
 ) -> None:
-    built = build_vocab([write(tmp_path, "aaaa\nbbb\ncc\nd")], reserved=[], **options)
+    built = build_vocab(
+        [write(tmp_path, "aaaa\nbbb\ncc\nd")], BuildSettings(**options), reserved=[]
+    )
     assert "".join(built.tokens) == tokens
     assert built.coverage == pytest.approx(coverage)
     assert (built.total, built.distinct) == (10, 4)
@@ -261,12 +267,22 @@ def test_rare_tokens_are_left_out_by_count_size_or_coverage(
 def test_full_width_forms_are_left_alone_unless_asked(tmp_path: Path) -> None:
     path = write(tmp_path, "Ａ①か\u3099")
     assert build_vocab([path], reserved=[]).tokens == ["Ａ", "①", "か", "\u3099"]
-    assert build_vocab([path], reserved=[], normalization="NFC").tokens == ["Ａ", "①", "が"]
-    assert build_vocab([path], reserved=[], normalization="nfkc").tokens == ["A", "1", "が"]
+    assert build_vocab([path], BuildSettings(normalization="NFC"), reserved=[]).tokens == [
+        "Ａ",
+        "①",
+        "が",
+    ]
+    assert build_vocab([path], BuildSettings(normalization="nfkc"), reserved=[]).tokens == [
+        "A",
+        "1",
+        "が",
+    ]
 
 
 def test_words_that_hold_other_blanks_are_listed(tmp_path: Path) -> None:
-    built = build_vocab([write(tmp_path, "a\u3000b c")], delimiter="space", reserved=[])
+    built = build_vocab(
+        [write(tmp_path, "a\u3000b c")], BuildSettings(delimiter="space"), reserved=[]
+    )
     assert built.tokens == ["a\u3000b", "c"]
     assert built.cut == ["a\u3000b"]
 
@@ -274,20 +290,20 @@ def test_words_that_hold_other_blanks_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"delimiter": "line"}, "no delimiter 'line'"),
-        ({"min_count": 0}, "below 1"),
+        ({"delimiter": "line"}, "`delimiter`: 'line'"),
+        ({"min_count": 0}, "`min_count`: 0 .must be at least 1"),
         ({"max_size": 3}, "no room for the 104"),
-        ({"max_size": 0}, "cannot be built"),
-        ({"coverage": 1.5}, "no share"),
-        ({"normalization": "NFX"}, "no normalization 'NFX'"),
-        ({"workers": 0}, "`workers_num`: 0"),
+        ({"max_size": 0}, "`max_size`: 0 .must be at least 1"),
+        ({"coverage": 1.5}, r"`coverage`: 1.5 .must be in .0, 1"),
+        ({"normalization": "NFX"}, "`normalization`: 'NFX'"),
+        ({"workers_num": 0}, "`workers_num`: 0"),
     ],
 )
 def test_options_out_of_range_are_named(
     tmp_path: Path, options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        build_vocab([write(tmp_path, "a")], **options)
+        build_vocab([write(tmp_path, "a")], BuildSettings(**options))
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -301,7 +317,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_trained_wordpieces_keep_chinese_characters_apart(mixed: Path, tmp_path: Path) -> None:
     done: list[int] = []
-    built = train_vocab([mixed], model="wordpiece", size=3000, on_bytes=done.append)
+    built = train_vocab(
+        [mixed], BuildSettings(model="wordpiece", vocab_size=3000), on_bytes=done.append
+    )
     assert sum(done) == mixed.stat().st_size
     assert built.tokens[:104] == list(reserved_tokens())
     assert len(built.tokens) <= 3000
@@ -317,7 +335,7 @@ def test_trained_wordpieces_keep_chinese_characters_apart(mixed: Path, tmp_path:
 def test_trained_bpe_brings_the_merges_that_its_tokenizer_reads(
     mixed: Path, tmp_path: Path
 ) -> None:
-    built = train_vocab([mixed], model="bpe", size=900)
+    built = train_vocab([mixed], BuildSettings(model="bpe", vocab_size=900))
     written = save_vocab(built, tmp_path / "v.txt")
     assert tmp_path / "v.merges.txt" in written
     tokenizer = make_tokenizer(
@@ -332,7 +350,7 @@ def test_trained_bpe_brings_the_merges_that_its_tokenizer_reads(
 
 
 def test_trained_unigram_pieces_are_those_of_its_tokenizer(mixed: Path, tmp_path: Path) -> None:
-    built = train_vocab([mixed], model="unigram", size=2000)
+    built = train_vocab([mixed], BuildSettings(model="unigram", vocab_size=2000))
     save_vocab(built, tmp_path / "v.txt")
     from tokenizers import Tokenizer
 
@@ -346,9 +364,8 @@ def test_trained_unigram_pieces_are_those_of_its_tokenizer(mixed: Path, tmp_path
     ("model", "size"), [("wordpiece", 1800), ("wordpiece", 3000), ("bpe", 900), ("unigram", 2500)]
 )
 def test_training_twice_gives_the_same(mixed: Path, model: str, size: int) -> None:
-    assert train_vocab([mixed], model=model, size=size) == train_vocab(
-        [mixed], model=model, size=size
-    )
+    settings = BuildSettings(model=model, vocab_size=size)
+    assert train_vocab([mixed], settings) == train_vocab([mixed], settings)
 
 
 def test_wordpieces_are_those_of_the_librarys_own_trainer(mixed: Path) -> None:
@@ -362,7 +379,11 @@ def test_wordpieces_are_those_of_the_librarys_own_trainer(mixed: Path) -> None:
         vocab_size=100_000, min_frequency=20, special_tokens=["[UNK]"], show_progress=False
     )
     judge.train_from_iterator((line.text for line in read_lines(mixed)), trainer)
-    built = train_vocab([mixed], model="wordpiece", size=100_000, min_count=20, reserved=["[UNK]"])
+    built = train_vocab(
+        [mixed],
+        BuildSettings(model="wordpiece", vocab_size=100_000, min_count=20),
+        reserved=["[UNK]"],
+    )
     ours, theirs = set(built.tokens), set(judge.get_vocab())
     assert len(ours & theirs) / len(ours | theirs) > 0.97
     letters = {token for token in theirs if len(token.removeprefix("##")) == 1}
@@ -370,24 +391,26 @@ def test_wordpieces_are_those_of_the_librarys_own_trainer(mixed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "reserved", "words"),
     [
-        ({"model": "words", "size": 500}, "no subword model"),
-        ({"model": "wordpiece", "size": 104}, "has room only for"),
-        ({"model": "bpe", "size": 300}, "no room"),
-        ({"model": "unigram", "size": 300}, "no room"),
-        ({"model": "wordpiece", "size": 300}, "no room"),
-        ({"model": "bpe", "size": 500, "reserved": ["[PAD]"]}, r"no \[UNK\]"),
+        ({"model": "words", "vocab_size": 500}, None, "must be one of wordpiece, bpe, unigram"),
+        ({"model": "wordpiece", "vocab_size": 104}, None, "has room only for"),
+        ({"model": "bpe", "vocab_size": 300}, None, "no room"),
+        ({"model": "unigram", "vocab_size": 300}, None, "no room"),
+        ({"model": "wordpiece", "vocab_size": 300}, None, "no room"),
+        ({"model": "bpe", "vocab_size": 500}, ["[PAD]"], r"no \[UNK\]"),
     ],
 )
-def test_invalid_training_is_refused(mixed: Path, options: dict[str, Any], words: str) -> None:
+def test_invalid_training_is_refused(
+    mixed: Path, options: dict[str, Any], reserved: list[str] | None, words: str
+) -> None:
     with pytest.raises(UsageError, match=words):
-        train_vocab([mixed], **options)
+        train_vocab([mixed], BuildSettings(**options), reserved=reserved)
 
 
 def test_training_on_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no text"):
-        train_vocab([write(tmp_path, "\n \n")], model="wordpiece", size=500)
+        train_vocab([write(tmp_path, "\n \n")], BuildSettings(model="wordpiece", vocab_size=500))
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -428,14 +451,15 @@ def test_side_files_are_named_after_the_vocabulary() -> None:
 _MEASURED = """
 import resource, sys
 from uertool.tasks.vocab.building import build_vocab
+from uertool.tasks.vocab.settings import BuildSettings
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 for delimiter in ("char", "space"):
-    total = build_vocab([sys.argv[1]] * 4, delimiter=delimiter).total
+    total = build_vocab([sys.argv[1]] * 4, BuildSettings(delimiter=delimiter)).total
     before = peak()
-    assert build_vocab([sys.argv[1]] * 24, delimiter=delimiter).total == 6 * total
+    assert build_vocab([sys.argv[1]] * 24, BuildSettings(delimiter=delimiter)).total == 6 * total
     print(peak() - before)
 """
 

@@ -24,7 +24,7 @@ from uertool.text.settings import InputSettings
 if TYPE_CHECKING:
     from uertool.tasks.embeddings.neighbours import Found
     from uertool.tasks.embeddings.substitutes import SubstituteSummary
-    from uertool.tasks.embeddings.word_vectors import WordSource
+    from uertool.tasks.embeddings.word_files import WordSource
     from uertool.text.readers import BadLine, Line
 
 app = typer.Typer(no_args_is_help=True, help="Words near a word, with or without context.")
@@ -67,7 +67,8 @@ def indep(
         lines = lines_of(text, words, "word", bad)
 
     from uertool.tasks.embeddings.neighbours import Query, neighbours
-    from uertool.tasks.embeddings.word_vectors import WordFile, table_of
+    from uertool.tasks.embeddings.word_files import WordFile
+    from uertool.tasks.embeddings.word_vectors import table_of
 
     # As in UER-py a line's word ends at the first blank.
     asked = [line.text.split()[0] for line in lines if line.text.strip()]

@@ -23,7 +23,6 @@ from uertool.errors import UsageError
 from uertool.tasks.vocab.settings import AdaptSettings, BuildSettings, DiffSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from uertool.tasks.vocab.building import BuiltVocab
@@ -50,7 +49,6 @@ def build(
 ) -> None:
     """Build a vocabulary: reserved tokens, then by falling count, ties by first appearance."""
     from uertool.cli.render.vocab import build_record, show_built
-    from uertool.tasks.vocab import building
 
     output.apply()
     check_engine(engine)
@@ -64,13 +62,11 @@ def build(
             "Name one with `output_path`.",
         )
     corpora = [*(corpus or ()), *settings.corpus_path]
-    path = settings.reserved_vocab_path
-    reserved = None if path is None else building.load_reserved(path)
     make = _counted if settings.model is None else _trained
-    built, written = make(settings, output, engine, corpora, reserved)
+    built, written = make(settings, output, engine, corpora)
     figures = build_record(built, written)
     if output.save_run:
-        run_record.write(target, inputs=[*corpora, path], results=figures)
+        run_record.write(target, inputs=[*corpora, settings.reserved_vocab_path], results=figures)
     if output.json:
         console.json_line(figures)
     else:
@@ -82,12 +78,17 @@ def _counted(
     output: WriteSettings,
     engine: EngineSettings,
     corpora: list[str],
-    reserved: Sequence[str] | None,
 ) -> tuple[BuiltVocab, list[Path]]:
     """A vocabulary by counting, on the engine."""
     from uertool.engine.run import gather
     from uertool.tasks.vocab import building
-    from uertool.tasks.vocab.counting import CorpusStream, TallyWork, corpus_files, tally_of
+    from uertool.tasks.vocab.counting import (
+        CorpusStream,
+        Counting,
+        TallyWork,
+        corpus_files,
+        tally_of,
+    )
 
     assert settings.output_path is not None
     on_ray = engine.engine == "ray"
@@ -95,9 +96,7 @@ def _counted(
         raise UsageError(
             "`engine` ray keeps its work next to the output.", "Name a file with `output_path`."
         )
-    counting = building.counting_for(
-        settings.delimiter or settings.tokenizer or "char", settings.normalization
-    )
+    counting = Counting(settings.unit, settings.form)
     files = corpora if on_ray else [str(path) for path in corpus_files(corpora)]
     stream = None if on_ray or engine.dry_run else CorpusStream(files, counting)
     order = new_order(
@@ -119,14 +118,8 @@ def _counted(
         if not on_ray and "-" not in files:
             meter.begin(sum(os.path.getsize(path) for path in files))
         with gather(order, watch) as found:
-            built = building.build_vocab(
-                files,
-                reserved=reserved,
-                min_count=settings.min_count,
-                max_size=settings.max_size,
-                coverage=settings.coverage,
-                tally=tally_of(found.shards, settings.max_types),
-            )
+            tally = tally_of(found.shards, settings.max_types)
+            built = building.build_vocab(files, settings, tally=tally)
             written = building.save_vocab(
                 built,
                 settings.output_path,
@@ -142,28 +135,19 @@ def _trained(
     output: WriteSettings,
     engine: EngineSettings,
     corpora: list[str],
-    reserved: Sequence[str] | None,
 ) -> tuple[BuiltVocab, list[Path]]:
     """A subword vocabulary."""
     del engine
     from uertool.io.atomic import refuse_existing
     from uertool.tasks.vocab import building
     from uertool.tasks.vocab.counting import corpus_files, total_bytes
+    from uertool.tasks.vocab.subwords import train_vocab
 
     assert settings.output_path is not None and settings.model is not None
     refuse_existing(settings.output_path, output.overwrite)  # before the work
     files = corpus_files(corpora)
     with console.progress(total_bytes(files), "Counting", unit="bytes") as ticker:
-        built = building.train_vocab(
-            files,
-            model=settings.model,
-            size=settings.vocab_size or 0,
-            reserved=reserved,
-            min_count=settings.min_count,
-            do_lower_case=settings.do_lower_case,
-            normalization=settings.normalization,
-            on_bytes=ticker,
-        )
+        built = train_vocab(files, settings, on_bytes=ticker)
     return built, building.save_vocab(built, settings.output_path, overwrite=output.overwrite)
 
 

@@ -19,7 +19,8 @@ from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, UsageError
 from uertool.io.atomic import atomic_path, atomic_text, refuse_existing
 from uertool.io.float_text import ROWS, text_blocks
-from uertool.tasks.embeddings.word_vectors import WordTable, escape, words_beside
+from uertool.tasks.embeddings.word_files import escape, words_beside
+from uertool.tasks.embeddings.word_vectors import WordTable
 
 Block = npt.NDArray[np.float32]
 

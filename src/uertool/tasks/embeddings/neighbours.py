@@ -20,7 +20,8 @@ from torch import Tensor
 
 from uertool.errors import UsageError
 from uertool.loading.registry import LoadedModel
-from uertool.tasks.embeddings.word_vectors import WordFile, WordSource, WordTable
+from uertool.tasks.embeddings.word_files import WordFile, WordSource
+from uertool.tasks.embeddings.word_vectors import WordTable
 
 Measure = Literal["cosine", "dot", "euclidean"]
 

@@ -324,7 +324,7 @@ def read_similar(
     Raises:
         InputError: the file is missing or not understood.
     """
-    from uertool.tasks.embeddings.word_vectors import WordFile
+    from uertool.tasks.embeddings.word_files import WordFile
 
     words: dict[str, int] = {}
     rows: list[torch.Tensor] = []

@@ -125,6 +125,18 @@ class BuildSettings(Settings):
                 "Leave out one or the other.",
             )
 
+    @property
+    def unit(self) -> Literal["char", "space"]:
+        """What is counted: characters, or words between white space."""
+        return self.delimiter or self.tokenizer or "char"
+
+    @property
+    def form(self) -> Literal["NFC", "NFKC"] | None:
+        """The normal form of the text; None leaves it as it is."""
+        if self.normalization is None:
+            return None
+        return "NFC" if self.normalization.upper() == "NFC" else "NFKC"
+
 
 @dataclass(frozen=True)
 class DiffSettings(Settings):
