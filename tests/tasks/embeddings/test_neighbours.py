@@ -64,8 +64,8 @@ def test_every_measure_in_memory_and_from_files(
     table: WordTable, tmp_path: Path, by: str, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Small blocks and few queries at a time, so that merging them is tested.
-    for module in (word_files, word_vectors):
-        monkeypatch.setattr(module, "ROWS", 16)
+    for place in (word_files, word_vectors):
+        monkeypatch.setattr(place, "ROWS", 16)
     monkeypatch.setattr(module, "_SCORES", 40)
     source = table
     if suffix != "memory":

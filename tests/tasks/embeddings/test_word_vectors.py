@@ -43,8 +43,8 @@ def read(path: Path) -> tuple[list[str], np.ndarray]:
 def test_what_is_written_reads_back_exactly(
     table: WordTable, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (word_files, word_vectors):
-        monkeypatch.setattr(module, "ROWS", 4)
+    for place in (word_files, word_vectors):
+        monkeypatch.setattr(place, "ROWS", 4)
     path = tmp_path / f"e{suffix}"
     report = export_words(table, path)
     assert (report.words, report.size) == (9, 7)
@@ -193,11 +193,11 @@ def test_what_is_no_file_of_vectors_is_said(tmp_path: Path) -> None:
     (tmp_path / "prose.txt").write_text("这里只有文字\n")
     (tmp_path / "cut.txt").write_text("2 3\na 1 2 3\nb 1 2\n")
     np.save(tmp_path / "alone.npy", np.ones((2, 2)))
-    with pytest.raises(InputError, match="no file of word vectors"):
+    with pytest.raises(InputError, match="not a file of word vectors"):
         WordFile(tmp_path / "prose.txt")
     with pytest.raises(InputError, match=r"vector 2 \('b'\)"):
         read(tmp_path / "cut.txt")
-    with pytest.raises(InputError, match="no file of words"):
+    with pytest.raises(InputError, match="words of .* are missing"):
         WordFile(tmp_path / "alone.npy")
     with pytest.raises(InputError, match="do not exist"):
         WordFile(tmp_path / "none.txt")
