@@ -82,13 +82,8 @@ def _counted(
     """A vocabulary by counting, on the engine."""
     from uertool.engine.run import gather
     from uertool.tasks.vocab import building
-    from uertool.tasks.vocab.counting import (
-        CorpusStream,
-        Counting,
-        TallyWork,
-        corpus_files,
-        tally_of,
-    )
+    from uertool.tasks.vocab.counting import CorpusStream, TallyWork, corpus_files, tally_of
+    from uertool.tasks.vocab.tallies import Counting
 
     assert settings.output_path is not None
     on_ray = engine.engine == "ray"
