@@ -11,6 +11,7 @@ import pytest
 import uertool
 from tests.conftest import FIXTURES
 from uertool.errors import UsageError
+from uertool.tasks.embeddings import neighbours as module
 from uertool.tasks.embeddings import word_files, word_vectors
 from uertool.tasks.embeddings.export import export_words
 from uertool.tasks.embeddings.neighbours import Query, nearest, neighbours
