@@ -124,14 +124,14 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     similar_path=vectors if init == "similar" else None,
                 )
                 report = adapt_vocab(settings)
-                side = report.sides[0]
+                numbers = report.sides[0].numbers
                 adapted = load_model(output, device="cpu")
                 figures = {
                     "vocabulary": name,
                     "init": init,
-                    "copied": side.copied + side.renamed,
-                    "composed": side.composed,
-                    "drawn": side.drawn,
+                    "copied": numbers["copied"] + numbers["renamed"],
+                    "composed": numbers["composed"],
+                    "drawn": numbers["drawn"],
                 }
                 yield {**figures, **score(adapted, places, new, old)}
                 if arguments.steps and name == "words":

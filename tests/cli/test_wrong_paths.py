@@ -26,6 +26,9 @@ INPUTS = {
     "check --compare": ["check", MODEL, "--compare", "{}"],
     "check --vocab-path": ["check", MODEL, "--fast", "--vocab-path", "{}"],
     "check --config-path": ["check", MODEL, "--fast", "--config-path", "{}"],
+    "vocab build": ["vocab", "build", "{}", "-o", "out.txt"],
+    "vocab build --reserved-vocab-path": ["vocab", "build", VOCAB, "-o", "out.txt"]
+    + ["--reserved-vocab-path", "{}"],
     "vocab diff": ["vocab", "diff", "--vocab-1", VOCAB, "--vocab-2", "{}"],
     "vocab diff --corpus": ["vocab", "diff", "--vocab-1", VOCAB, "--vocab-2", VOCAB]
     + ["--corpus", "{}"],
@@ -52,6 +55,9 @@ OUTPUTS = {
     "check --to-safetensors": ["check", MODEL, "--fast", "--to-safetensors", "{}.safetensors"],
     "vocab adapt": ["vocab", "adapt", "--model", MODEL, "--old-vocab-path", VOCAB]
     + ["--new-vocab-path", VOCAB, "-o", "{}.bin"],
+    "vocab build": ["vocab", "build", VOCAB, "-o", "{}.txt"],
+    "vocab build --model": ["vocab", "build", VOCAB, "-o", "{}.txt", "--model", "bpe"]
+    + ["--vocab-size", "900"],
     "extract-embeddings": ["extract-embeddings", "zh-mlm-small", "-o", "{}.txt"],
     "extract-embeddings .npy": ["extract-embeddings", "zh-mlm-small", "-o", "{}.npy"],
     "topn indep": ["topn", "indep", "好", "-o", "{}.txt"],

@@ -99,7 +99,8 @@ def adapt_record(report: AdaptReport, lists: Sequence[str]) -> dict[str, Any]:
     """The report as JSON types."""
 
     def side(found: SideReport) -> dict[str, Any]:
-        record = {k: v for k, v in vars(found).items() if k != "words"}
+        sizes = {"old_size": found.old_size, "new_size": found.new_size}
+        record: dict[str, Any] = {"side": found.side, **sizes, **found.numbers}
         if lists:
             record["lists"] = {name: list(found.words[name]) for name in lists}
         return record
@@ -119,14 +120,10 @@ def show_adapted(report: AdaptReport, lists: Sequence[str]) -> None:
     for sentence in report.notes:
         console.note(sentence)
     if not console.is_quiet():
-        numbers = ("copied", "renamed", "composed", "drawn", "zero", "dropped")
-        columns = ("vocabulary", "old", "new", *numbers)
+        columns = ("vocabulary", "old", "new", *report.sides[0].numbers)
         console.table(
             columns,
-            [
-                (s.side, s.old_size, s.new_size, *(getattr(s, name) for name in numbers))
-                for s in report.sides
-            ],
+            [(s.side, s.old_size, s.new_size, *s.numbers.values()) for s in report.sides],
             right=columns[1:],
         )
         console.table(

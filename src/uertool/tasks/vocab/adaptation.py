@@ -20,14 +20,16 @@ from uertool.io.atomic import refuse_existing
 from uertool.loading.assumptions import guessed
 from uertool.loading.config_resolution import resolve_config
 from uertool.loading.registry import local_path
-from uertool.tasks.vocab.adapted_files import renewed, write_beside
-from uertool.tasks.vocab.change import Change, Side, SideReport, VocabChange
+from uertool.tasks.vocab.adapted_files import renewed, write_companions
+from uertool.tasks.vocab.change import Change, Side, SideReport, asked_changes
+from uertool.tasks.vocab.rows import RowPlan
 from uertool.tasks.vocab.settings import AdaptSettings
 
+#: Called with a tensor's name, its number and their count before the tensor is written.
 Progress = Callable[[str, int, int], None]
 
-#: Canonical names of tensors with a row for every word; of models with a decoder, `lm` belongs to
-#: what the decoder writes.
+#: Canonical names of tensors with a row for every word. In a model with a decoder, the head `lm`
+#: follows the decoder's vocabulary.
 _SOURCE = re.compile(
     r"embedding\.(dual\.embedding_\d+\.)?word\.embedding\.weight|target\.mlm\.linear_2\.(weight|bias)"
     r"|target\.bilm\.output_layer(_forward|_backward)?\.(weight|bias)"
@@ -38,7 +40,14 @@ _TARGET = re.compile(r"tgt_embedding\.word\.embedding\.weight")
 
 @dataclass(frozen=True)
 class AdaptedTensor:
-    """A tensor that changes: its name in the file, its shapes, and whose vocabulary it follows."""
+    """A tensor that changes.
+
+    Attributes:
+        name: its name in the file.
+        canonical: its canonical name.
+        side: the vocabulary that it follows.
+        old_shape, new_shape: its shapes.
+    """
 
     name: str
     canonical: str
@@ -55,7 +64,7 @@ class AdaptReport:
         init: the method for new rows.
         sides: one report per vocabulary.
         tensors: every tensor that changes.
-        kept: how many go along as they are.
+        kept: the number of tensors that stay as they are.
         written: the files written; none after a dry run.
         notes: sentences worth reading.
     """
@@ -80,7 +89,7 @@ def adapt_vocab(
             is a folder, so may be the output, which then gets the configuration and the tokenizer
             files of the new vocabulary as well.
         overwrite: whether an existing output may be replaced.
-        progress: called with tensor name, its number and their count before each is written.
+        progress: see `Progress`.
 
     Raises:
         UsageError: the settings do not fit the model.
@@ -100,19 +109,6 @@ def adapt_vocab(
         if output is not None:
             report.written = tuple(job.write(Path(output), overwrite, progress))
     return report
-
-
-def _wanted(settings: AdaptSettings) -> dict[Side, VocabChange]:
-    """The change of vocabulary that the settings ask for on each side."""
-    return {
-        "source": VocabChange(
-            settings.old_vocab_path,
-            settings.new_vocab_path,
-            settings.old_spm_model_path,
-            settings.new_spm_model_path,
-        ),
-        "target": VocabChange(settings.old_tgt_vocab_path, settings.new_tgt_vocab_path),
-    }
 
 
 @dataclass(frozen=True)
@@ -141,9 +137,7 @@ class _Job:
         self.places = self._find_places()
         sizes = self._sizes()
         self.changes: dict[Side, Change] = {}
-        for side, asked in _wanted(settings).items():
-            if not asked.asked:
-                continue
+        for side, asked in asked_changes(settings).items():
             if side not in sizes:
                 raise UsageError(
                     f"{checkpoint.path} has no {side} embedding, so that vocabulary cannot change.",
@@ -160,7 +154,7 @@ class _Job:
     # Which tensors
 
     def _find_places(self) -> dict[str, _Place]:
-        """Raw name to place, with whatever is stored as one with it."""
+        """Raw name to place; tensors that share their storage with one of these are included."""
         checkpoint = self.checkpoint
         decoder = any(name.startswith(("decoder.", "tgt_embedding.")) for name in checkpoint)
         places: dict[str, _Place] = {}
@@ -196,33 +190,27 @@ class _Job:
             found.setdefault(place.side, {}).setdefault(rows, []).append(place.raw)
         for sizes in found.values():
             if len(sizes) > 1:
-                words = "; ".join(f"{rows}: {', '.join(names)}" for rows, names in sizes.items())
+                words = "; ".join(f"{rows}: {listed(names)}" for rows, names in sizes.items())
                 raise CheckpointError(
                     f"{self.checkpoint.path} has word tables of different sizes ({words})."
                 )
         return {side: next(iter(sizes)) for side, sizes in found.items()}
 
     def _settle_target(self, sizes: Mapping[Side, int]) -> None:
-        """Whose vocabulary the decoder has, where the user does not say."""
+        """Decide which vocabulary the decoder has, where the user does not say it."""
         if "target" not in sizes or "target" in self.changes:
             return
-        tables = {
-            side: next(
-                p.raw
-                for p in self.places.values()
-                if p.side == side and p.canonical.endswith(".weight")
-            )
-            for side in sizes
-        }
         if sizes["target"] != sizes["source"]:
             self.notes.append(
                 f"The decoder's vocabulary ({sizes['target']} words) is another one and stays; "
                 "change it with `old_tgt_vocab_path` and `new_tgt_vocab_path`."
             )
             return
-        keys = {side: self.file.storage_key(raw) for side, raw in tables.items()}
-        uer = self.checkpoint.layout == "uer"
-        if uer and keys["target"] != keys["source"]:
+        first: dict[Side, Hashable] = {}
+        for place in self.places.values():
+            if place.canonical.endswith(".weight"):
+                first.setdefault(place.side, self.file.storage_key(place.raw))
+        if self.checkpoint.layout == "uer" and first["target"] != first["source"]:
             self.notes.append(
                 "The decoder's table has as many rows, so it follows the same vocabulary; if it "
                 "has one of its own, name it with `old_tgt_vocab_path`."
@@ -230,7 +218,7 @@ class _Job:
         self.changes["target"] = self.changes["source"]
 
     def _check_unknown(self) -> None:
-        """Tensors that nobody understands must not be left behind with the old size."""
+        """Refuse unknown tensors of the old size, which would not fit the new vocabulary."""
         sizes = {change.rows for change in self.changes.values()}
         lost = [
             raw
@@ -239,13 +227,13 @@ class _Job:
         ]
         if lost:
             raise CheckpointError(
-                f"{self.checkpoint.path} has tensors of the vocabulary's size whose names are not "
-                f"understood: {listed(lost)}.",
+                f"{self.checkpoint.path} has tensors of the vocabulary's size whose names are "
+                f"unknown: {listed(lost)}.",
                 "Name the architecture with `arch`, or take them out of the file.",
             )
 
     def _check_special(self) -> None:
-        """[PAD] has a place that models rely on."""
+        """Check the id of [PAD], which models rely on."""
         change = self.changes.get("source")
         if change is None:
             return
@@ -267,7 +255,7 @@ class _Job:
             self.notes.append(f"The new vocabulary has some words more than once: {words}.")
 
     def _check_ids(self) -> None:
-        """Special tokens that a configuration names by their ids."""
+        """Note the special tokens of a configuration that the new vocabulary does not have."""
         configs = (self.checkpoint.hf_config, self.checkpoint.stored_hf_config)
         lost = [name for config in configs if config for name in renewed(config, self.changes)[1]]
         if lost:
@@ -281,39 +269,35 @@ class _Job:
     def report(self) -> AdaptReport:
         """What will change."""
         report = AdaptReport(self.init, notes=self.notes)
-        seen: list[Change] = []
-        for change in self.changes.values():
-            if change not in seen:
-                seen.append(change)
-                report.sides.append(change.report())
+        report.sides = [change.report() for change in dict.fromkeys(self.changes.values())]
         for raw in self.file:
-            place = self.places.get(raw)
-            if place is None or place.side not in self.changes:
+            if self._plan(raw) is None:
                 report.kept += 1
                 continue
-            report.tensors.append(
-                AdaptedTensor(
-                    raw, place.canonical, place.side, self._shape(raw), self._info(raw).shape
-                )
-            )
+            place = self.places[raw]
+            shapes = self._shape(raw), self._info(raw).shape
+            report.tensors.append(AdaptedTensor(raw, place.canonical, place.side, *shapes))
         return report
+
+    def _plan(self, raw: str) -> RowPlan | None:
+        """The rows of a tensor, or None if it stays as it is."""
+        place = self.places.get(raw)
+        return self.changes[place.side].plan if place and place.side in self.changes else None
 
     def _info(self, raw: str) -> TensorInfo:
         info = self.file.info(raw)
-        place = self.places.get(raw)
-        if place is None or place.side not in self.changes:
+        plan = self._plan(raw)
+        if plan is None:
             return info
         shape = list(info.shape)
-        shape[place.axis] = self.changes[place.side].plan.size
+        shape[self.places[raw].axis] = plan.size
         return info._replace(shape=tuple(shape))
 
     def _ties(self) -> dict[str, str]:
-        """Alias to kept name of what is stored once and changes in the same way."""
+        """Alias to kept name, for tensors that share their storage and change in the same way."""
 
         def key(raw: str) -> Hashable:
-            place = self.places.get(raw)
-            plan = self.changes[place.side].plan if place and place.side in self.changes else None
-            return self.file.storage_key(raw), self._info(raw).shape, id(plan)
+            return self.file.storage_key(raw), self._info(raw).shape, id(self._plan(raw))
 
         return ties_of(self.file, key)
 
@@ -322,13 +306,11 @@ class _Job:
         for number, raw in enumerate(names):
             if progress:
                 progress(raw, number, len(names))
-            place = self.places.get(raw)
-            tensor = self.file.tensor(raw)
-            if place is not None and place.side in self.changes:
-                plan = self.changes[place.side].plan
-                yield raw, plan.apply(tensor, place.canonical, axis=place.axis)
-            else:
-                yield raw, tensor
+            tensor, plan = self.file.tensor(raw), self._plan(raw)
+            if plan is not None:
+                place = self.places[raw]
+                tensor = plan.apply(tensor, place.canonical, axis=place.axis)
+            yield raw, tensor
             self.file.release(raw)
 
     def write(self, output: Path, overwrite: bool, progress: Progress | None) -> list[Path]:
@@ -350,7 +332,7 @@ class _Job:
             if name.endswith(".index.json"):
                 name = "model.safetensors"
             self._write_weights(partial / name, False, progress)
-            self._note(*write_beside(partial, folder.path, self.checkpoint, self.changes))
+            self._note(*write_companions(partial, folder.path, self.checkpoint, self.changes))
             names = sorted(item.name for item in partial.iterdir())
         return [output / name for name in names]
 
@@ -361,8 +343,8 @@ class _Job:
         if doubtful:
             names = " and ".join(f"`{name}`" for name in doubtful)
             raise ConfigError(
-                f"{self.checkpoint.path} does not tell {names}, and a folder is not written with "
-                "a guess.",
+                f"{names} of {self.checkpoint.path} cannot be read from its files, and a folder is "
+                "not written with a guess.",
                 "Put the model's config.json into it, or write a .bin or .safetensors file.",
             )
 
@@ -377,7 +359,7 @@ class _Job:
         )
 
     def _metadata(self) -> dict[str, str]:
-        """What the file says of itself, with the new sizes in its configurations."""
+        """The metadata of the file, with the new sizes in its configurations."""
         kept = kept_metadata(self.file)
         for key, stored in (
             (CONFIG_KEY, self.checkpoint.stored_config),

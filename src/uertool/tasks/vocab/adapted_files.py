@@ -1,4 +1,4 @@
-"""What lies beside the weights of a model that got another vocabulary: sizes, ids, tokenizers."""
+"""The files next to the weights of an adapted model: its configuration and its tokenizer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from uertool.tasks.convert.hf_tokenizer import (
     write_vocab,
 )
 from uertool.tasks.vocab.building import side_file
-from uertool.tasks.vocab.change import Change, Side, VocabChange, is_folder
-from uertool.text.vocab import Vocab
+from uertool.tasks.vocab.change import Change, Side, VocabChange
 
 #: Files of a folder that hold ids or sizes.
 _CONFIGS = ("config.json", "generation_config.json")
 
-#: Endings of files that belong to a model; others, such as a model card, tell of the old one.
+#: Endings of files that belong to a model; others, such as a model card, describe the old one.
 _KEPT = (".json", ".txt", ".model", "")
 
 _LONGEST = 1 << 31
@@ -37,8 +36,8 @@ def renewed(
     """A configuration with new sizes and new ids of special tokens, and the ids that are lost.
 
     Args:
-        config: config.json, or what a safetensors file keeps of one.
-        changes: by side.
+        config: config.json, or the part of one that a safetensors file keeps.
+        changes: the changes of vocabulary, by side.
     """
     made = dict(config)
     for name, side in (("vocab_size", "source"), ("tgt_vocab_size", "target")):
@@ -58,16 +57,19 @@ def renewed(
     return made, lost
 
 
-def write_beside(
+def write_companions(
     folder: Path, source: Path, checkpoint: Checkpoint, changes: Mapping[Side, Change]
 ) -> list[str]:
-    """Write the configuration and the tokenizer files of a folder; returns notes.
+    """Write the configuration and the tokenizer files of a folder.
 
     Args:
-        folder: the new one, in which the weights are already.
+        folder: the new folder, which has the weights already.
         source: the folder of the old model.
         checkpoint: the old model.
-        changes: by side.
+        changes: the changes of vocabulary, by side.
+
+    Returns:
+        Sentences that a user should read.
     """
     replaced: set[str] = set()
     if "source" in changes:
@@ -80,8 +82,7 @@ def write_beside(
         if not plain or item.name in replaced or item.name.endswith(".index.json"):
             continue
         if item.name in _CONFIGS:
-            content = read_json_object(item)
-            write_json(folder / item.name, renewed(content, changes)[0])
+            write_json(folder / item.name, renewed(read_json_object(item), changes)[0])
         else:
             shutil.copyfile(item, folder / item.name)
     if own_target:
@@ -95,12 +96,12 @@ def write_beside(
 
 
 def _write_uer_files(folder: Path, change: Change) -> None:
-    """The vocabulary as UER-py takes it, with the merges that `vocab build` puts beside it."""
+    """The vocabulary as UER-py reads it, with the merges that `vocab build` wrote next to it."""
     if change.asked.new_spm is not None:
         shutil.copyfile(change.asked.new_spm, folder / "spiece.model")
         return
     write_vocab(folder / "vocab.txt", change.vocab)
-    merges = _beside(change.asked, ".merges.txt")
+    merges = _trained_file(change.asked, ".merges.txt")
     if merges is not None:
         shutil.copyfile(merges, folder / "merges.txt")
 
@@ -109,24 +110,28 @@ def _write_hf_files(
     folder: Path, source: Path, checkpoint: Checkpoint, change: Change
 ) -> list[str]:
     asked = change.asked
-    settings = _json(source / "tokenizer_config.json")
+    path = source / "tokenizer_config.json"
+    settings = read_json_object(path) if path.is_file() else {}
     length = settings.get("model_max_length")
     length = length if isinstance(length, int) and length < _LONGEST else 512
-    trained = _beside(asked, ".tokenizer.json")
+    trained = _trained_file(asked, ".tokenizer.json")
     if trained is not None:
-        _write_trained(folder, trained, change.vocab, length)
+        shutil.copyfile(trained, folder / "tokenizer.json")
+        write_vocab(folder / "vocab.txt", change.vocab)
+        kind = "PreTrainedTokenizerFast"
+        write_tokenizer_settings(folder, change.vocab, length, tokenizer_class=kind)
         return []
-    if asked.new_spm is None and not is_folder(asked.new) and change.joining != "wordpieces":
+    if asked.new_file is not None and change.joining != "wordpieces":
         write_vocab(folder / "vocab.txt", change.vocab)
         return [
-            "There are no tokenizer files in the output: a vocabulary of such tokens does not "
-            "say how text is cut. Name a folder with a tokenizer, or a sentencepiece model, "
-            "as the new vocabulary."
+            "The output has no tokenizer files: a vocabulary of such tokens does not define how "
+            "text is split. Name a folder with a tokenizer, or a sentencepiece model, as the new "
+            "vocabulary."
         ]
     made = TokenizerSource(
-        vocab_path=None if is_folder(asked.new) or asked.new is None else Path(asked.new),
-        spm_path=None if asked.new_spm is None else Path(asked.new_spm),
-        folder=Path(asked.new) if asked.new is not None and is_folder(asked.new) else None,
+        vocab_path=asked.new_file,
+        spm_path=asked.new_spm,
+        folder=asked.new_folder,
         do_lower_case=bool(settings.get("do_lower_case", True)),
     )
     assert checkpoint.architecture is not None
@@ -134,20 +139,9 @@ def _write_hf_files(
     return []
 
 
-def _write_trained(folder: Path, trained: Path, vocab: Vocab, length: int) -> None:
-    """The tokenizer.json of a trained subword model, with its special tokens named."""
-    shutil.copyfile(trained, folder / "tokenizer.json")
-    write_vocab(folder / "vocab.txt", vocab)
-    write_tokenizer_settings(folder, vocab, length, tokenizer_class="PreTrainedTokenizerFast")
-
-
-def _beside(asked: VocabChange, ending: str) -> Path | None:
-    """A file that `vocab build` wrote beside the new vocabulary, if it is there."""
-    if asked.new is None or is_folder(asked.new):
+def _trained_file(asked: VocabChange, ending: str) -> Path | None:
+    """A file that `vocab build` wrote next to the new vocabulary, if there is one."""
+    if asked.new_file is None:
         return None
-    found = Path(side_file(asked.new, ending))
+    found = side_file(asked.new_file, ending)
     return found if found.is_file() else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return read_json_object(path) if path.is_file() else {}

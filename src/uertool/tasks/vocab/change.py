@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from uertool.checkpoints.companions import find_companion
 from uertool.checkpoints.model_folder import SPIECE_FILES
 from uertool.checkpoints.reader import Checkpoint
 from uertool.errors import UsageError, VocabError
@@ -24,7 +25,7 @@ Side = Literal["source", "target"]
 
 @dataclass(frozen=True)
 class VocabChange:
-    """From which vocabulary to which.
+    """The files of an old vocabulary and of a new one.
 
     Attributes:
         old: a vocabulary file, or a folder with a tokenizer of Hugging Face.
@@ -33,44 +34,61 @@ class VocabChange:
         new_spm: a sentencepiece model in place of `new`.
     """
 
-    old: str | Path | None = None
-    new: str | Path | None = None
-    old_spm: str | Path | None = None
-    new_spm: str | Path | None = None
+    old: Path | None = None
+    new: Path | None = None
+    old_spm: Path | None = None
+    new_spm: Path | None = None
 
     @property
-    def asked(self) -> bool:
-        """Whether a new vocabulary is named."""
-        return self.new is not None or self.new_spm is not None
+    def new_folder(self) -> Path | None:
+        """`new`, if it is a folder."""
+        return self.new if self.new is not None and self.new.is_dir() else None
+
+    @property
+    def new_file(self) -> Path | None:
+        """`new`, if it is not a folder."""
+        return None if self.new_folder else self.new
+
+
+def asked_changes(settings: AdaptSettings) -> dict[Side, VocabChange]:
+    """The vocabularies that the settings change, by side."""
+
+    def change(*names: str) -> VocabChange:
+        values = [getattr(settings, name) for name in names]
+        return VocabChange(*(None if value is None else Path(value) for value in values))
+
+    source = change("old_vocab_path", "new_vocab_path", "old_spm_model_path", "new_spm_model_path")
+    changes: dict[Side, VocabChange] = {
+        "source": source,
+        "target": change("old_tgt_vocab_path", "new_tgt_vocab_path"),
+    }
+    return {side: found for side, found in changes.items() if found.new or found.new_spm}
 
 
 @dataclass(frozen=True)
 class SideReport:
-    """What became of one vocabulary: numbers of words, and the words themselves.
+    """What became of one vocabulary.
 
     Attributes:
         side: "source", or "target" for a decoder with a vocabulary of its own.
         old_size: rows before.
         new_size: rows after.
-        copied: words of both vocabularies, their rows copied bit for bit.
-        renamed: special tokens with the row of the one that had their role.
-        composed: words made of the rows of others.
-        drawn: words with a row drawn at random.
-        zero: words with a row of zeros.
-        dropped: words that the new vocabulary does not have.
-        words: the words of "composed", "drawn", "zero", "renamed" and "dropped".
+        copied: the number of words of both vocabularies, whose rows are copied bit for bit.
+        words: the other words. "renamed": special tokens with the row of the one that had their
+            role; "composed": made of the rows of others; "drawn": at random; "zero": with a row of
+            zeros; "dropped": words that the new vocabulary does not have.
     """
 
     side: Side
     old_size: int
     new_size: int
     copied: int
-    renamed: int
-    composed: int
-    drawn: int
-    zero: int
-    dropped: int
-    words: Mapping[str, tuple[str, ...]] = field(repr=False, default_factory=dict)
+    words: Mapping[str, tuple[str, ...]] = field(repr=False)
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The number of copied words, and of those in each entry of `words`."""
+        return {"copied": self.copied} | {name: len(found) for name, found in self.words.items()}
 
 
 class Change:
@@ -79,18 +97,18 @@ class Change:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        change: VocabChange,
+        asked: VocabChange,
         side: Side,
         rows: int,
         settings: AdaptSettings,
     ) -> None:
         self.side: Side = side
-        self.asked = change
-        self.old, self.new = _old_tokenizer(checkpoint, change, side, settings), _new_vocab(change)
+        self.asked = asked
+        self.rows = rows
+        self.old, new = _old_tokenizer(checkpoint, asked, side, settings), _new_vocab(asked)
         _check_rows(checkpoint, self.old.vocab, rows, side)
-        self.joining: Joining = (
-            self.new.joining if isinstance(self.new, Tokenizer) else joining_of(self.new)
-        )
+        self.vocab = new.vocab if isinstance(new, Tokenizer) else new
+        self.joining: Joining = new.joining if isinstance(new, Tokenizer) else joining_of(new)
         similar = None
         if settings.similar_path is not None:
             wanted = _spellings(self.old.vocab, self.old.joining)
@@ -101,7 +119,6 @@ class Change:
                 neighbours=settings.neighbours,
                 temperature=settings.temperature,
             )
-        self.rows = rows
         self.plan = plan_rows(
             self.old.vocab,
             self.vocab,
@@ -112,11 +129,6 @@ class Change:
             new_joining=self.joining,
             seed=settings.seed,
         )
-
-    @property
-    def vocab(self) -> Vocab:
-        """The new vocabulary."""
-        return self.new.vocab if isinstance(self.new, Tokenizer) else self.new
 
     def moved(self, index: int) -> int | None:
         """The new id of what had this id: the same word, or the special token of its role."""
@@ -129,64 +141,51 @@ class Change:
         return next((new for new, before in self.plan.copied if before == index), None)
 
     def report(self) -> SideReport:
-        """The numbers of this side."""
+        """The numbers and words of this side."""
         plan, tokens = self.plan, self.vocab.tokens
-        renamed = tuple(
-            tokens[new] for new, old in plan.copied if tokens[new] not in self.old.vocab
-        )
-        words = {
-            "renamed": renamed,
-            "composed": tuple(tokens[index] for index in plan.composed),
-            "drawn": tuple(tokens[index] for index in plan.drawn),
-            "zero": tuple(tokens[index] for index in plan.zero),
-            "dropped": plan.dropped,
+        made = {
+            "renamed": [new for new, old in plan.copied if tokens[new] not in self.old.vocab],
+            "composed": plan.composed,
+            "drawn": plan.drawn,
+            "zero": plan.zero,
         }
+        words = {name: tuple(tokens[index] for index in ids) for name, ids in made.items()}
         return SideReport(
             side=self.side,
             old_size=self.rows,
             new_size=plan.size,
-            copied=len(plan.copied) - plan.renamed,
-            renamed=plan.renamed,
-            composed=len(plan.composed),
-            drawn=len(plan.drawn),
-            zero=len(plan.zero),
-            dropped=len(plan.dropped),
-            words=words,
+            copied=len(plan.copied) - len(words["renamed"]),
+            words={**words, "dropped": plan.dropped},
         )
 
 
 def _spellings(vocab: Vocab, joining: Joining) -> set[str]:
-    """Under which spellings a word2vec file may have the words of a vocabulary."""
+    """The spellings that a word2vec file may have for the words of a vocabulary."""
     plain = {surface(token, joining)[0].strip() for token in vocab.tokens} | set(vocab.tokens)
     return plain | {text.lower() for text in plain}
 
 
-def _new_vocab(change: VocabChange) -> Vocab | Tokenizer:
-    if is_folder(change.new):
-        assert change.new is not None
-        return tokenizer_from_hf_folder(change.new)
-    return Vocab.load(change.new, spm=change.new_spm)
+def _new_vocab(asked: VocabChange) -> Vocab | Tokenizer:
+    if asked.new_folder is not None:
+        return tokenizer_from_hf_folder(asked.new_folder)
+    return Vocab.load(asked.new, spm=asked.new_spm)
 
 
 def _old_tokenizer(
-    checkpoint: Checkpoint, change: VocabChange, side: Side, settings: AdaptSettings
+    checkpoint: Checkpoint, asked: VocabChange, side: Side, settings: AdaptSettings
 ) -> Tokenizer:
-    """The tokenizer that the model was made for: what was named, or what lies in its folder."""
-    spm = change.old_spm
-    old = change.old
-    if old is None and spm is None and side == "source" and checkpoint.path.is_dir():
+    """The tokenizer of the model: what was named, or what is in its folder."""
+    old, spm, folder = asked.old, asked.old_spm, checkpoint.path
+    if old is None and spm is None and side == "source" and folder.is_dir():
         if checkpoint.layout == "hf":
-            return tokenizer_from_hf_folder(checkpoint.path)
-        spm = next(
-            (checkpoint.path / n for n in SPIECE_FILES if (checkpoint.path / n).is_file()), None
-        )
-        plain = checkpoint.path / "vocab.txt"
-        old, spm = (plain, None) if plain.is_file() else (None, spm)
+            return tokenizer_from_hf_folder(folder)
+        old = find_companion(folder, "vocab.txt")
+        spm = None if old else find_companion(folder, *SPIECE_FILES)
     if old is None and spm is None:
-        name = "`old_vocab_path`" if side == "source" else "`old_tgt_vocab_path`"
-        raise UsageError("The vocabulary of the model is unknown.", f"Name it with {name}.")
-    if is_folder(old):
-        assert old is not None
+        raise UsageError(
+            f"The vocabulary of {folder} is unknown.", "Name it with `old_vocab_path`."
+        )
+    if old is not None and old.is_dir():
         return tokenizer_from_hf_folder(old)
     return make_tokenizer(
         settings.tokenizer,
@@ -205,8 +204,3 @@ def _check_rows(checkpoint: Checkpoint, vocab: Vocab, rows: int, side: Side) -> 
             f"{rows} rows: it is not the vocabulary of this model.",
             "Name the one that it was trained with.",
         )
-
-
-def is_folder(path: str | Path | None) -> bool:
-    """Whether a path is named and a folder."""
-    return path is not None and Path(path).is_dir()
