@@ -11,8 +11,9 @@ import typer.main
 
 from uertool.cli import app as entry
 from uertool.cli.argv import kebab, normalize
-from uertool.cli.options import Command, OutputSettings, load, with_settings
+from uertool.cli.options import Command, OutputSettings, with_settings
 from uertool.errors import SettingError, UsageError
+from uertool.loading.registry import load_from_settings
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.settings import Setting, Settings, fields_of
 from uertool.text.settings import InputSettings
@@ -155,7 +156,7 @@ def test_saving_a_run_needs_an_output() -> None:
 def test_a_config_without_a_model_is_a_usage_error() -> None:
     seen = parse("--config-path", "c.json")
     with pytest.raises(UsageError, match="`config_path`"):
-        load(seen["model"], seen["device"])
+        load_from_settings(seen["model"], seen["device"])
 
 
 def test_commands_may_be_written_with_underscores() -> None:

@@ -68,6 +68,11 @@ def out(text: str = "", *, end: str = "\n") -> None:
     sys.stdout.write(text + end)
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, in words that agree."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def json_line(record: Mapping[str, Any] | Sequence[Any]) -> None:
     """One JSON object on a line of its own, Chinese as it is."""
     out(json_text(record))

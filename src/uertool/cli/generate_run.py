@@ -10,17 +10,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal
 
-from uertool.cli import console, run_record
-from uertool.cli.options import OutputSettings, lines_of, report_model, source_of
+from uertool.cli import console
+from uertool.cli.options import OutputSettings, lines_of, report_model
 from uertool.cli.pipeline import Call, refuse_on_ray, show_plan
-from uertool.cli.render.generation import Summary, choose_form, report_bad
+from uertool.cli.render.generation import report_summary
 from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UertoolError, UsageError
 from uertool.loading.settings import DeviceSettings
 from uertool.tasks.generation.settings import Decoding, Form, LmModel, LmText, Seq2seqText
-from uertool.tasks.generation.writing import Writer, score_line
+from uertool.tasks.generation.writing import GenerationSummary, Writer, score_line
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
@@ -46,63 +46,66 @@ def run(
         prompts: texts on the command line.
         decoding, shown, text, output, device, model, engine: its settings.
     """
-    call = Run(kind, dataclasses.replace(decoding, seed=output.seed), shown, text, output, prompts)
+    scores = isinstance(shown, LmText) and shown.score
+    reference = shown.reference if isinstance(shown, Seq2seqText) else None
     refuse_on_ray(
         engine,
-        score=call.score_only,
-        reference=call.reference,
+        score=scores,
+        reference=reference,
         interactive=shown.interactive,
         stream=shown.stream,
     )
-    call.check()
-    if not (call.score_only or shown.interactive or shown.stream):
-        call.on_engine(engine, model, device)
+    call = Call(engine, model, text, device, output, prompts, "prompt", [reference])
+    one = Run(kind, call, model, dataclasses.replace(decoding, seed=output.seed), shown)
+    one.check()
+    if not (scores or shown.interactive or shown.stream):
+        one.on_engine()
         return
+    if shown.stream or scores:
+        output.apply()
 
     from uertool.tasks.generation.work import load_for
 
-    generator = load_for(kind, model, device, report_model)
-    if call.score_only:
-        call.score(generator, model.files())
+    generator = load_for(kind, model, device, fill=one.fill)
+    report_model(generator)
+    if scores:
+        one.score(generator)
     elif shown.interactive:
-        call.converse(generator)
+        one.converse(generator)
     else:
-        call.stream(generator, [*model.files(), call.reference])
+        one.stream(generator)
 
 
 @dataclass
 class Run:
-    """One call of the command, apart from its model.
+    """One call of the command.
 
     Attributes:
         kind: which command.
-        decoding, shown, text, output: its settings.
-        prompts: texts on the command line.
+        call: its input, output and devices.
+        model, decoding, shown: its other settings.
     """
 
     kind: str
+    call: Call
+    model: LmModel
     decoding: Decoding
     shown: LmText | Seq2seqText
-    text: InputSettings
-    output: OutputSettings
-    prompts: Sequence[str] | None
 
     def __post_init__(self) -> None:
-        self.form = choose_form(self.shown.format, self.output)
+        self.output = self.call.output
+        self.form = self.output.form_for(self.shown.format, shown="text", stored="old")
         self.raw = self.shown.raw_tokens
-        self.live = self.shown.stream
-        self.score_only = isinstance(self.shown, LmText) and self.shown.score
         self.fill = isinstance(self.shown, Seq2seqText) and self.shown.fill
         self.reference = self.shown.reference if isinstance(self.shown, Seq2seqText) else None
 
     # -- before the model is loaded -----------------------------------------------------------
 
     def check(self) -> None:
-        """Refuse contradictions and, where the engine does not, outputs that exist."""
-        self.output.apply(check=self.live or self.score_only)
-        if self.live:
+        """Refuse contradictions."""
+        if self.shown.stream:
             for wrong, name in (
-                (self.form == "jsonl" and self._to_stdout, "json"),
+                (self.form == "jsonl" and not self.output.to_file, "json"),
                 (self.decoding.num_return > 1, "num_return"),
                 (self.decoding.beam is not None, "beam"),
                 (self.raw, "raw_tokens"),
@@ -111,41 +114,35 @@ class Run:
                 if wrong:
                     raise UsageError(f"`stream` and `{name}` cannot be combined.")
         if self.shown.interactive:
-            named = self.prompts or self.text.test_path or self.output.prediction_path
+            named = self.call.texts or self.call.text.test_path or self.output.prediction_path
             if named or self.reference is not None or self.form == "jsonl":
                 raise UsageError(
                     "`interactive` asks for prompts and answers on the terminal; it takes no "
                     "texts, files or `json`."
                 )
         else:
-            source_of(self.text, self.prompts, "prompt")
+            _ = self.call.source  # which must exist
         if isinstance(self.shown, Seq2seqText) and self.shown.reference is not None:
             from uertool.tasks.generation.judging import require
 
             require(self.shown.bleu_tokenize)
 
-    @property
-    def _to_stdout(self) -> bool:
-        return self.output.prediction_path in (None, "-")
-
     # -- generating ---------------------------------------------------------------------------
 
-    def on_engine(self, engine: EngineSettings, model: LmModel, device: DeviceSettings) -> None:
+    def on_engine(self) -> None:
         """Texts for all prompts: a file, a folder of shards, or standard output."""
-        inputs = (self.reference,)
-        call = Call(engine, model, self.text, device, self.output, self.prompts, "prompt", inputs)
-        judged = None if call.is_ray else self._judged()
+        call = self.call
+        judged = self._judged()
 
         from uertool.engine.run import gather, put_together
         from uertool.tasks.generation import work
 
-        suffix = Path(call.target.rstrip("/")).suffix.lower() or ".txt"
         order = call.new_order(
             work=work.GenerationWork(
                 f"generate {self.kind}",
-                ".jsonl" if self.form == "jsonl" else suffix,
+                call.suffix_for(self.form),
                 functools.partial(
-                    work.load_on, self.kind, call.for_workers(model), device, self.fill
+                    work.load_on, self.kind, call.for_workers(self.model), call.device, self.fill
                 ),
                 self.decoding,
                 self.form,
@@ -153,14 +150,13 @@ class Run:
                 self.fill,
                 judged is not None,
             ),
-            output=call.target,
             identity={
                 **dataclasses.asdict(self.decoding),
                 **{"form": self.form, "raw": self.raw, "fill": self.fill},
             },
             keep_partial=not call.is_ray,
         )
-        if engine.dry_run:
+        if call.engine.dry_run:
             show_plan(order, as_json=self.output.json)
         with call.watching("Generate", "prompts") as (meter, watch):
             try:
@@ -173,95 +169,74 @@ class Run:
                 if self.output.to_file and Path(call.target).is_file():
                     console.note(f"{call.target} holds the first {meter.done:,} results.")
                 raise
-        summary = Summary.of(found.manifest["counts"])
-        summary.report(meter.seconds)
+        summary = GenerationSummary.of(found.manifest["counts"])
+        report_summary(summary, meter.seconds)
         call.report(found, meter.rate)
-        results = {**dataclasses.asdict(summary), "seconds": round(meter.seconds, 3)}
-        results |= self._scores(judged)
-        settings = {"decoding": dataclasses.asdict(self.decoding), "model": call.details}
-        call.record(settings, results)
+        self._record(call.details, summary, meter.seconds, judged)
 
-    def stream(self, generator: Generator, files: Sequence[Any]) -> None:
+    def stream(self, generator: Generator) -> None:
         """Texts for all prompts, shown as they grow."""
         bad: list[BadLine] = []
-        summary = Summary()
+        summary = GenerationSummary()
         judged = self._judged()
         screen = _Screen(generator, self.form)
-        decoding = dataclasses.replace(self.decoding, batch_size=1)
         started = time.perf_counter()
-        with _kept(self.output, summary) as stream:
+        with self.output.opened(lambda: summary.prompts) as stream:
             write = Writer(self.form, stream)
             found = generator.generate(
                 self._prompts(bad),
-                decoding,
+                dataclasses.replace(self.decoding, batch_size=1),
                 on_text=screen,
-                on_empty=lambda _: summary.count_empty(),
+                on_empty=summary.add_empty,
             )
             for texts in screen.watch(found):
-                if not self._to_stdout:
+                if self.output.to_file:
                     write(texts)
                 summary.add(texts)
                 if judged is not None:
                     judged.add(texts[0].prompt.number, texts[0].new_text)
         seconds = time.perf_counter() - started
-        summary.report(seconds)
-        report_bad(bad)
-        results: dict[str, Any] = {**dataclasses.asdict(summary), "seconds": round(seconds, 3)}
-        self._record(generator, files, results | self._scores(judged))
+        report_summary(summary, seconds)
+        _report_bad(bad)
+        self._record(generator.config.to_json(), summary, seconds, judged)
+
+    def _record(
+        self, model: object, summary: GenerationSummary, seconds: float, judged: _Judged | None
+    ) -> None:
+        results = {**dataclasses.asdict(summary), "seconds": round(seconds, 3)}
+        if judged is not None and isinstance(self.shown, Seq2seqText):
+            results |= judged.report(self.shown.bleu_tokenize)
+        self.call.record({"decoding": dataclasses.asdict(self.decoding), "model": model}, results)
 
     def _judged(self) -> _Judged | None:
         """The references, if there are any; there must be one for every line."""
         if self.reference is None:
             return None
-        judged = _Judged(self.reference, self.text)
-        source = source_of(self.text, self.prompts, "prompt")
+        judged = _Judged(self.reference, self.call.text)
+        source = self.call.source
         if source is None or (source != "-" and Path(source).is_file()):
-            judged.check(sum(1 for _ in lines_of(self.text, self.prompts, "prompt", [])))
+            judged.check(sum(1 for _ in self._prompts([])))
         return judged
-
-    def _scores(self, judged: _Judged | None) -> dict[str, Any]:
-        if judged is None or not isinstance(self.shown, Seq2seqText):
-            return {}
-        return judged.report(self.shown.bleu_tokenize)
 
     def _prompts(self, bad: list[BadLine]) -> Iterator[Prompt]:
         from uertool.tasks.generation.job import Prompt
 
-        for line in lines_of(self.text, self.prompts, "prompt", bad):
+        for line in lines_of(self.call.text, self.call.texts, "prompt", bad):
             yield Prompt(line.number, line.text, line.fields)
-
-    def _progress(self) -> contextlib.AbstractContextManager[console.Ticker]:
-        if self.live or (self._to_stdout and console.out_is_terminal()):
-            return contextlib.nullcontext(console.Ticker())  # the texts themselves show progress
-        return console.progress(None, "Generate", unit="prompts")
-
-    def _record(
-        self,
-        generator: Generator,
-        files: Sequence[Any],
-        results: dict[str, Any],
-    ) -> None:
-        if self.output.save_run and self.output.prediction_path is not None:
-            run_record.write(
-                self.output.prediction_path,
-                inputs=[*files, source_of(self.text, self.prompts, "prompt")],
-                settings={
-                    "decoding": dataclasses.asdict(self.decoding),
-                    "model": generator.config.to_json(),
-                },
-                results=results,
-            )
 
     # -- scoring ------------------------------------------------------------------------------
 
-    def score(self, generator: Generator, files: Sequence[Any]) -> None:
+    def score(self, generator: Generator) -> None:
         """The perplexity of every line, and of all of them together."""
         from uertool.tasks.generation.job import perplexity
 
         bad: list[BadLine] = []
-        summary = Summary()
+        lines = tokens = 0
         total = 0.0
-        with _kept(self.output, summary) as stream, self._progress() as advance:
+        # On a terminal the scores themselves show progress.
+        shown = self.output.to_file or not console.out_is_terminal()
+        bar = console.progress(None, "Score", unit="lines") if shown else contextlib.nullcontext()
+        with self.output.opened(lambda: lines) as stream, bar as advance:
             found = generator.score(
                 self._prompts(bad),
                 seq_length=self.decoding.seq_length,
@@ -270,16 +245,20 @@ class Run:
             for scored in found:
                 stream.write(score_line(scored, self.form) + "\n")
                 total += scored.log_probability
-                summary.prompts += 1
-                summary.tokens += scored.tokens
-                advance()
-        overall = perplexity(total, summary.tokens)
-        console.note(
-            f"perplexity {overall:,.4f} over {summary.tokens:,} tokens of {summary.prompts:,} lines"
+                lines += 1
+                tokens += scored.tokens
+                if advance is not None:
+                    advance()
+        overall = perplexity(total, tokens)
+        console.note(f"perplexity {overall:,.4f} over {tokens:,} tokens of {lines:,} lines")
+        _report_bad(bad)
+        self.call.record(
+            {
+                "decoding": dataclasses.asdict(self.decoding),
+                "model": generator.config.to_json(),
+            },
+            {"lines": lines, "tokens": tokens, "perplexity": overall},
         )
-        report_bad(bad)
-        results = {"lines": summary.prompts, "tokens": summary.tokens, "perplexity": overall}
-        self._record(generator, files, results)
 
     # -- in conversation ----------------------------------------------------------------------
 
@@ -323,26 +302,13 @@ def _typed() -> Iterator[str]:
             yield line
 
 
-@contextlib.contextmanager
-def _kept(output: OutputSettings, summary: Summary) -> Iterator[TextIO]:
-    """The stream for results; after Ctrl-C a file keeps the finished ones."""
-    from uertool.io.atomic import atomic_text
-
-    if output.prediction_path is None:
-        yield sys.stdout
-        return
-    stopped: KeyboardInterrupt | None = None
-    with atomic_text(output.prediction_path, overwrite=output.overwrite) as stream:
-        try:
-            yield stream
-        except KeyboardInterrupt as stop:
-            if not summary.prompts:
-                raise
-            stopped = stop
-    if stopped is not None:
-        if output.prediction_path != "-":
-            console.note(f"{output.prediction_path} holds the first {summary.prompts:,} results.")
-        raise stopped
+def _report_bad(bad: Sequence[BadLine]) -> None:
+    """Report how many lines were left out, and why the first of them."""
+    if bad:
+        console.warn(
+            f"{console.counted(len(bad), 'line')} left out; the first is line "
+            f"{bad[0].number + 1}: {bad[0].reason}"
+        )
 
 
 class _Screen:

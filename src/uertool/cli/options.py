@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, TypeVar, cast, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -31,11 +31,12 @@ from uertool.settings import Field, Setting, Settings, fields_of
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
-    from uertool.loading.settings import DeviceSettings, ModelSettings
+    from uertool.tasks.generation.job import Generator
     from uertool.text.readers import BadLine, Line
     from uertool.text.settings import InputSettings
 
 Result = TypeVar("Result")
+F = TypeVar("F", bound=str)
 
 
 # -- from settings to options ---------------------------------------------------------------------
@@ -238,16 +239,53 @@ class OutputSettings(WriteSettings):
         """Whether results go to a file, not to standard output."""
         return self.prediction_path not in (None, "-")
 
+    def form_for(self, form: F, *, shown: F, stored: F) -> F:
+        """The format that was asked for, or that fits where the results go.
+
+        Args:
+            form: as it was given; "auto" leaves it open.
+            shown, stored: of standard output, and of a file that is not named .jsonl.
+
+        Raises:
+            UsageError: `json` says otherwise.
+        """
+        jsonl = cast("F", "jsonl")
+        if self.json:
+            if form not in ("auto", "jsonl"):
+                raise UsageError(
+                    f"`json` and `format` {form} were both given.", "Give one of them."
+                )
+            return jsonl
+        if form != "auto":
+            return form
+        if not self.to_file:
+            return shown
+        return jsonl if str(self.prediction_path).endswith((".jsonl", ".json")) else stored
+
     @contextlib.contextmanager
-    def opened(self) -> Iterator[TextIO]:
-        """Where results are written: standard output, or a file that appears when it is whole."""
+    def opened(self, done: Callable[[], int] = lambda: 0) -> Iterator[TextIO]:
+        """Where results are written: standard output, or a file that appears when it is whole.
+
+        Args:
+            done: the number of results so far; if there are some, a file keeps them after Ctrl-C.
+        """
         from uertool.io.atomic import atomic_text
 
         if self.prediction_path is None:
             yield sys.stdout
             return
+        stopped: KeyboardInterrupt | None = None
         with atomic_text(self.prediction_path, overwrite=self.overwrite) as stream:
-            yield stream
+            try:
+                yield stream
+            except KeyboardInterrupt as stop:
+                if not done():
+                    raise
+                stopped = stop
+        if stopped is not None:
+            if self.to_file:
+                console.note(f"{self.prediction_path} holds the first {done():,} results.")
+            raise stopped
 
     def apply(self, *, check: bool = True) -> None:
         """Set the console's level; with `check`, see that the output may be written."""
@@ -279,47 +317,17 @@ class ResultSettings(OutputSettings):
         Raises:
             UsageError: `json` says otherwise, or a table would go into a file.
         """
-        if self.json:
-            if self.format not in ("auto", "jsonl"):
-                raise UsageError(
-                    f"`json` and `format` {self.format} were both given.", "Give one of them."
-                )
-            return "jsonl"
-        if self.format == "table" and self.to_file:
+        screen: Literal["table", "text"] = "table" if console.out_is_terminal() else "text"
+        chosen = self.form_for(self.format, shown=screen, stored="text")
+        if chosen == "table" and self.to_file:
             raise UsageError(
                 "A table is for a terminal, but `prediction_path` names a file.",
                 "Use `format` text or jsonl.",
             )
-        if self.format != "auto":
-            return self.format
-        if not self.to_file:
-            return "table" if console.out_is_terminal() else "text"
-        return "jsonl" if str(self.prediction_path).endswith((".jsonl", ".json")) else "text"
+        return chosen
 
 
-def load(
-    model: ModelSettings,
-    device: DeviceSettings,
-    *,
-    heads: tuple[str, ...] = (),
-    **more: Any,
-) -> LoadedModel:
-    """The model, ready to run; what was assumed about it is reported.
-
-    Args:
-        model: which model.
-        device: where it runs.
-        heads: output heads that the job needs, see `load_model`.
-        more: further overrides, such as those of a decoder.
-    """
-    from uertool.loading.registry import load_from_settings
-
-    loaded = load_from_settings(model, device, heads=heads, **more)
-    report_model(loaded)
-    return loaded
-
-
-def report_model(loaded: LoadedModel) -> None:
+def report_model(loaded: LoadedModel | Generator) -> None:
     """Report what was assumed about a model; with --verbose all that is known of it."""
     for sentence in loaded.notes:
         console.warn(sentence)

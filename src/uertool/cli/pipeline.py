@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from uertool.cli import console, run_record
+from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, source_of
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from uertool.engine.estimate import Estimate
     from uertool.engine.order import Order, Watch
     from uertool.engine.run import Gathered
+    from uertool.engine.work import Work
 
 M = TypeVar("M", bound=ModelSettings)
 
@@ -84,6 +87,11 @@ class Call:
         """The path of the input, "-", or None if it is the texts themselves."""
         return source_of(self.text, self.texts, self.what)
 
+    def suffix_for(self, form: str) -> str:
+        """The suffix of shards of text in a format: that of the output, unless it is JSON lines."""
+        suffix = Path(self.target.rstrip("/")).suffix.lower()
+        return ".jsonl" if form == "jsonl" else suffix or ".txt"
+
     def for_workers(self, model: M) -> M:
         """The model for workers, which may run in other folders."""
         return absolute_model(model) if self.is_ray else model
@@ -104,6 +112,7 @@ class Call:
             inputs=self._files() if self.is_ray else [source] if source is not None else [],
             texts=list(self.texts or ()) if source is None and not self.is_ray else None,
             device=self.device,
+            output=self.target,
             overwrite=self.output.overwrite,
             in_shards=self.is_ray,
             **more,
@@ -120,6 +129,30 @@ class Call:
                 "`engine` ray needs files.", "Name files, folders or globs with `test_path`."
             )
         return [self.text.test_path]
+
+    def run(
+        self,
+        what: str,
+        work: Work,
+        identity: Mapping[str, Any],
+        show: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> tuple[Gathered, Meter]:
+        """Do work that writes text.
+
+        Args:
+            what: what is being done, for the progress bar.
+            work: what is done.
+            identity: what decides the results.
+            show: shows a record on the terminal; the work must then write JSON lines.
+        """
+        from uertool.engine.run import run
+
+        emit = None if show is None else JsonLines(show)
+        order = self.new_order(work=work, identity=identity, emit=emit)
+        if self.engine.dry_run:
+            show_plan(order, as_json=self.output.json)
+        with self.watching(what) as (meter, watch):
+            return run(order, watch), meter
 
     @contextmanager
     def watching(self, what: str, unit: str = "lines") -> Iterator[tuple[Meter, Watch]]:
@@ -147,6 +180,19 @@ class Call:
                 settings=settings,
                 results=results,
             )
+
+
+class JsonLines:
+    """Takes bytes of JSON lines as they come, and gives every record to `show`."""
+
+    def __init__(self, show: Callable[[Mapping[str, Any]], None]) -> None:
+        self._show = show
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._show(json.loads(line))
 
 
 # -- orders ---------------------------------------------------------------------------------------
@@ -393,11 +439,6 @@ def span(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60} s"
     days, hours = divmod(whole // 3600, 24)
     return (f"{days} d " if days else "") + f"{hours} h {whole % 3600 // 60} min"
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, in words that agree."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 # -- plans and reports ----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 
@@ -29,8 +29,13 @@ from uertool.errors import InputError
 from uertool.loading.device import is_out_of_memory, release_memory
 from uertool.text.readers import Line
 
+if TYPE_CHECKING:
+    from uertool.loading.registry import LoadedModel
+    from uertool.loading.settings import DeviceSettings, ModelSettings
+
 T = TypeVar("T")
 R = TypeVar("R")
+J = TypeVar("J")
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -75,6 +80,27 @@ class JobWork(Generic[R]):
         """Load the model."""
         assert device is not None
         return JobProcessor(self, self.make_job(device))
+
+
+def load_job(
+    model: ModelSettings,
+    where: DeviceSettings,
+    heads: Sequence[str],
+    make: Callable[[LoadedModel], J],
+    device: torch.device,
+) -> J:
+    """The job of a model on a device; with all but the device given it is picklable.
+
+    Args:
+        model: which model.
+        where: the type of its numbers, and so on.
+        heads: output heads that the job needs.
+        make: the job of the loaded model.
+        device: where it runs.
+    """
+    from uertool.loading.registry import load_from_settings
+
+    return make(load_from_settings(model, where.on(device), heads=heads))
 
 
 class _Window(NamedTuple):

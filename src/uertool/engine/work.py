@@ -10,15 +10,17 @@ Nothing here imports torch: counting the tokens of a corpus is work too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from uertool.errors import UertoolError
 from uertool.text.readers import Line
 
 if TYPE_CHECKING:
     import torch
+
+F = TypeVar("F", bound="Figures")
 
 #: Lines that are sorted by length together. Large enough that a batch holds texts of nearly one
 #: length, small enough that memory and the wait for the first result stay low.
@@ -163,6 +165,34 @@ def add_counts(counts: Counts, more: Mapping[str, int]) -> None:
     """Add counts to others."""
     for name, count in more.items():
         counts[name] = counts.get(name, 0) + count
+
+
+@dataclass
+class Figures:
+    """Base of dataclasses of figures: numbers, and numbers by name in dictionaries."""
+
+    def counts(self) -> Counts:
+        """The figures as counts that can be added up over blocks."""
+        found: Counts = {}
+        for name, value in asdict(self).items():
+            if isinstance(value, dict):
+                found.update({f"{name}.{key}": count for key, count in value.items()})
+            else:
+                found[name] = value
+        return found
+
+    @classmethod
+    def of(cls: type[F], counts: Mapping[str, int]) -> F:
+        """The figures of counts that were added up; other counts are ignored."""
+        known = {field.name for field in fields(cls)}
+        figures: dict[str, Any] = {}
+        for name, count in counts.items():
+            first, dot, key = name.partition(".")
+            if dot and first in known:
+                figures.setdefault(first, {})[key] = count
+            elif name in known:
+                figures[name] = count
+        return cls(**figures)
 
 
 def clause(error: BaseException) -> str:

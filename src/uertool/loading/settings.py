@@ -175,3 +175,7 @@ class DeviceSettings(Settings):
     threads: Annotated[
         int | None, Setting("Processor threads", min=1, panel="Device and speed")
     ] = None
+
+    def on(self, device: object) -> DeviceSettings:
+        """The settings of a worker on one device; the threads of workers are set elsewhere."""
+        return dataclasses.replace(self, device=str(device), threads=None)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from uertool.cli import console
+from uertool.cli.console import counted
 from uertool.cli.options import ResultSettings, with_settings
-from uertool.cli.pipeline import Call, counted, show_plan
-from uertool.cli.render.cloze import Lines, summary_line, table
+from uertool.cli.pipeline import Call
+from uertool.cli.render.cloze import summary_line, table
 from uertool.engine.settings import EngineSettings
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.cloze.settings import ClozeSettings
@@ -56,10 +56,10 @@ def cloze(
     call = Call(engine, model, text, device, output, texts, inputs=[settings.word_list])
     shown = output.form
 
-    from uertool.engine.run import run
     from uertool.tasks.cloze import work
-    from uertool.tasks.cloze.job import ClozeSummary, split_words
+    from uertool.tasks.cloze.job import split_words
     from uertool.tasks.cloze.masking import read_word_list
+    from uertool.tasks.cloze.results import ClozeSummary
     from uertool.text.readers import read_lines
 
     words = frozenset[str]()
@@ -68,19 +68,14 @@ def cloze(
     targets = tuple(word for given in settings.targets for word in split_words(given))
     settings = dataclasses.replace(settings, targets=targets, words=words, seed=output.seed)
     form = "jsonl" if shown == "table" else shown
-    suffix = ".jsonl" if form == "jsonl" else Path(call.target.rstrip("/")).suffix.lower()
-    order = call.new_order(
-        work=work.cloze_work(
-            call.for_workers(model), device, settings, form, suffix or ".txt", text.column
+    found, meter = call.run(
+        "Cloze",
+        work.cloze_work(
+            call.for_workers(model), device, settings, form, call.suffix_for(form), text.column
         ),
-        output=call.target,
-        identity=work.identity(settings, form),
-        emit=Lines(table) if shown == "table" else None,
+        work.identity(settings, form),
+        table if shown == "table" else None,
     )
-    if engine.dry_run:
-        show_plan(order, as_json=output.json)
-    with call.watching("Cloze") as (meter, watch):
-        found = run(order, watch)
     summary = ClozeSummary.of(found.manifest["counts"])
     _report(summary, meter.seconds, settings)
     call.report(found, meter.rate)

@@ -48,7 +48,7 @@ def extract_features(
     call = Call(engine, model, text, device, output, texts, inputs=[vectors.load_whitening])
     vectors.check(call.target, in_shards=call.is_ray)
 
-    from uertool.tasks.features.work import Extraction, extract, load_job
+    from uertool.tasks.features.work import Extraction, extract, job_loader
 
     draw = None
     if vectors.plot is not None:
@@ -56,7 +56,7 @@ def extract_features(
 
         draw = functools.partial(draw_vectors, vectors.plot)
     extraction = Extraction(
-        functools.partial(load_job, call.for_workers(model), device, settings),
+        job_loader(call.for_workers(model), device, settings),
         settings,
         vectors,
         call.target,

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from uertool.cli import console
+from uertool.cli.console import counted
 from uertool.cli.options import Command, ConsoleSettings, JsonSettings, with_settings
-from uertool.cli.pipeline import counted
 from uertool.errors import UsageError
 from uertool.settings import Setting, Settings
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from uertool.cli import console, run_record
+from uertool.cli.console import counted
 from uertool.cli.options import Command, ResultSettings, lines_of, source_of, with_settings
-from uertool.cli.pipeline import Call, counted, show_plan
-from uertool.cli.render.cloze import Lines
+from uertool.cli.pipeline import Call
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 from uertool.io.json_text import json_text
@@ -168,22 +167,16 @@ def dep(
     call = Call(engine, model, text, device, output, lines, what, inputs)
     shown = output.form
 
-    from uertool.engine.run import run
     from uertool.tasks.embeddings.substitutes import SubstituteSummary
     from uertool.tasks.embeddings.work import SubstituteWork
 
     form = "jsonl" if shown == "table" else shown
-    suffix = ".jsonl" if form == "jsonl" else Path(call.target.rstrip("/")).suffix.lower()
-    order = call.new_order(
-        work=SubstituteWork(call.for_workers(model), device, settings, form, suffix or ".txt"),
-        output=call.target,
-        identity={**_identity(settings), "form": form},
-        emit=Lines(_table) if shown == "table" else None,
+    found, meter = call.run(
+        "Comparing",
+        SubstituteWork(call.for_workers(model), device, settings, form, call.suffix_for(form)),
+        {**_identity(settings), "form": form},
+        _table if shown == "table" else None,
     )
-    if engine.dry_run:
-        show_plan(order, as_json=output.json)
-    with call.watching("Comparing") as (meter, watch):
-        found = run(order, watch)
     summary = SubstituteSummary.of(found.manifest["counts"])
     _report(summary, meter.seconds)
     call.report(found, meter.rate)

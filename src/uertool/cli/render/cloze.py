@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +11,6 @@ if TYPE_CHECKING:
     from uertool.tasks.cloze.results import ClozeSummary
 
 _BAR = 24
-
-
-class Lines:
-    """Takes bytes of JSON lines as they come, and gives every record to `show`."""
-
-    def __init__(self, show: Any) -> None:
-        self._show = show
-        self._rest = b""
-
-    def __call__(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._show(json.loads(line))
 
 
 def table(record: Mapping[str, Any]) -> None:
@@ -51,10 +37,9 @@ def table(record: Mapping[str, Any]) -> None:
 
 def summary_line(summary: ClozeSummary, seconds: float, topn: int) -> str:
     """The figures of a run in one line."""
-    counts = [(summary.lines, "line"), (summary.masks, "mask"), (summary.variants, "variant")]
-    said = [f"{count:,} {name}{'s' * (count != 1)}" for count, name in counts[:1]]
-    said += [f"{count:,} {name}{'s' * (count != 1)}" for count, name in counts[1:] if count]
-    parts = [", ".join(said)]
+    counts = [(summary.masks, "mask"), (summary.variants, "variant")]
+    said = [console.counted(count, name) for count, name in counts if count]
+    parts = [", ".join([console.counted(summary.lines, "line"), *said])]
     if summary.known:
         right, best = summary.right / summary.known, summary.among_best / summary.known
         parts.append(f"top-1 {right:.1%}" + (f", top-{topn} {best:.1%}" if topn > 1 else ""))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 
+from uertool.engine.work import Figures
 from uertool.tasks.cloze.masking import Unmasked
 
 
@@ -99,7 +100,7 @@ class ClozeResult:
 
 
 @dataclass
-class ClozeSummary:
+class ClozeSummary(Figures):
     """Figures of a run, added up result by result."""
 
     lines: int = 0
@@ -125,23 +126,3 @@ class ClozeSummary:
                 self.known += 1
                 self.right += mask.rank == 1
                 self.among_best += mask.rank <= len(mask.guesses)
-
-    def counts(self) -> dict[str, int]:
-        """The figures as counts that can be added up."""
-        counts = asdict(self)
-        unmasked = counts.pop("unmasked")
-        return {**counts, **{_UNMASKED + name: count for name, count in unmasked.items()}}
-
-    @classmethod
-    def of(cls, counts: Mapping[str, int]) -> ClozeSummary:
-        """The figures of counts that `counts` gave, added up."""
-        names = [f.name for f in fields(cls) if f.name != "unmasked"]
-        unmasked = {
-            name.removeprefix(_UNMASKED): count
-            for name, count in counts.items()
-            if name.startswith(_UNMASKED)
-        }
-        return cls(**{name: counts.get(name, 0) for name in names}, unmasked=unmasked)
-
-
-_UNMASKED = "unmasked."

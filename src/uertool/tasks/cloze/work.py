@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from uertool.engine.jobs import JobWork
+from uertool.engine.jobs import JobWork, load_job
 from uertool.engine.work import Write
 from uertool.loading.settings import DeviceSettings, ModelSettings
-from uertool.tasks.cloze.job import ClozeJob, ClozeSettings, ClozeSummary
+from uertool.tasks.cloze.job import ClozeJob
+from uertool.tasks.cloze.results import ClozeResult, ClozeSummary
+from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.tasks.cloze.writing import writer_for
 
 
@@ -26,10 +25,11 @@ def cloze_work(
     form: str,
     suffix: str,
     column: str | None = None,
-) -> JobWork[Any]:
+) -> JobWork[ClozeResult]:
     """The work of the command; `form`, `column`: see `writer_for`."""
-    make_job = functools.partial(_load_job, model, device, settings)
-    return JobWork("cloze", suffix, make_job, ClozeWriter(form, column))
+    make = functools.partial(ClozeJob, settings=settings)
+    make_job = functools.partial(load_job, model, device, ("mlm",), make)
+    return JobWork("cloze", suffix, make_job, functools.partial(_open_writer, form, column))
 
 
 def identity(settings: ClozeSettings, form: str) -> dict[str, Any]:
@@ -40,34 +40,20 @@ def identity(settings: ClozeSettings, form: str) -> dict[str, Any]:
     return {**plain, "form": form}
 
 
-def _load_job(
-    model: ModelSettings, where: DeviceSettings, settings: ClozeSettings, device: torch.device
-) -> ClozeJob:
-    from uertool.loading.registry import load_from_settings
+@contextmanager
+def _open_writer(
+    form: str, column: str | None, path: Path, block: int, job: ClozeJob
+) -> Iterator[Write]:
+    """Open a shard of results."""
+    with open(path, "w", encoding="utf-8", newline="\n") as stream:
+        one = writer_for(form, stream, column=column, header=block == 0)
 
-    here = dataclasses.replace(where, device=str(device), threads=None)
-    loaded = load_from_settings(model, here, heads=("mlm",))
-    return ClozeJob(loaded, settings)
+        def write(results: list[ClozeResult]) -> Mapping[str, int]:
+            summary = ClozeSummary()
+            for result in results:
+                summary.add(result)
+                one(result)
+            stream.flush()
+            return {"rows": len(results), **summary.counts()}
 
-
-@dataclass(frozen=True)
-class ClozeWriter:
-    """Opens shards of cloze results; see `writer_for`."""
-
-    form: str
-    column: str | None
-
-    @contextmanager
-    def __call__(self, path: Path, block: int, job: ClozeJob) -> Iterator[Write]:
-        with open(path, "w", encoding="utf-8", newline="\n") as stream:
-            one = writer_for(self.form, stream, column=self.column, header=block == 0)
-
-            def write(results: list[Any]) -> Mapping[str, int]:
-                summary = ClozeSummary()
-                for result in results:
-                    summary.add(result)
-                    one(result)
-                stream.flush()
-                return {"rows": len(results), **summary.counts()}
-
-            yield write
+        yield write

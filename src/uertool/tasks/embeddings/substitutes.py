@@ -7,13 +7,14 @@ compared with its own, as UER-py's topn_words_dep.py does.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from uertool.engine.work import Figures
 from uertool.loading.device import token_budget
 from uertool.tasks.cloze.job import length_for
 from uertool.tasks.embeddings.settings import SubstituteSettings
@@ -263,7 +264,7 @@ class _Frame:
 
 
 @dataclass
-class SubstituteSummary:
+class SubstituteSummary(Figures):
     """Figures of a run, added up line by line.
 
     Attributes:
@@ -294,26 +295,6 @@ class SubstituteSummary:
     def is_clean(self) -> bool:
         """Whether every line was understood without a doubt."""
         return self.found == self.lines and not self.remarked and not self.unread
-
-    def counts(self) -> dict[str, int]:
-        """The figures as counts that can be added up."""
-        counts = asdict(self)
-        problems = counts.pop("problems")
-        return {**counts, **{_PROBLEM + name: count for name, count in problems.items()}}
-
-    @classmethod
-    def of(cls, counts: Mapping[str, int]) -> SubstituteSummary:
-        """The figures of counts that `counts` gave, added up."""
-        names = [f.name for f in fields(cls) if f.name != "problems"]
-        problems = {
-            name.removeprefix(_PROBLEM): count
-            for name, count in counts.items()
-            if name.startswith(_PROBLEM)
-        }
-        return cls(**{name: counts.get(name, 0) for name in names}, problems=problems)
-
-
-_PROBLEM = "problem."
 
 
 def substitutes(

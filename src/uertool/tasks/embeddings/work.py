@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TextIO
@@ -48,8 +47,7 @@ class _Processor:
 
         path = work.settings.cand_vocab_path
         candidates = None if path is None else Vocab.load(path)
-        here = dataclasses.replace(work.device, device=str(device), threads=None)
-        loaded = load_from_settings(work.model, here, heads=())
+        loaded = load_from_settings(work.model, work.device.on(device), heads=())
         vocab = loaded.tokenizer.vocab
         self.form = work.form
         self.vocab_size = len(vocab)

@@ -7,7 +7,7 @@ writes the output.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from uertool.engine.jobs import JobWork
+from uertool.engine.jobs import JobWork, load_job
 from uertool.engine.order import Order, Watch
 from uertool.engine.run import Gathered, gather, put_together
 from uertool.engine.storage.shards import Shards
@@ -47,15 +47,10 @@ _NOTES = ".notes.jsonl"
 _ROWS = ".rows.tsv"
 
 
-def load_job(
-    model: ModelSettings, where: DeviceSettings, settings: FeatureSettings, device: torch.device
-) -> FeatureJob:
-    """The job with its model on a device; with all but the device given it is picklable."""
-    from uertool.loading.registry import load_from_settings
-
-    here = dataclasses.replace(where, device=str(device), threads=None)
-    loaded = load_from_settings(model, here, heads=settings.heads)
-    return FeatureJob(loaded, settings)
+def job_loader(model: ModelSettings, device: DeviceSettings, settings: FeatureSettings) -> MakeJob:
+    """What loads a job's model on a device; picklable."""
+    make = functools.partial(FeatureJob, settings=settings)
+    return functools.partial(load_job, model, device, settings.heads, make)
 
 
 # -- shards ---------------------------------------------------------------------------------------

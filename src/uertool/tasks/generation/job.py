@@ -81,6 +81,8 @@ class Generator:
         _refuse_unfit(loaded)
         self.name = str(loaded.reference)
         self.config = loaded.config
+        self.notes = loaded.notes
+        self.described = dataclasses.replace(loaded, model=None).described  # type: ignore[arg-type]
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.special = find_special_tokens(loaded)
         self.seq2seq = loaded.config.decoder is not None
@@ -298,17 +300,12 @@ def perplexity(log_probability: float, tokens: int) -> float:
 # -- models that generate -------------------------------------------------------------------------
 
 
-def load_generator(
-    model: LmModel,
-    device: DeviceSettings,
-    report: Callable[[LoadedModel], None] | None = None,
-) -> Generator:
+def load_generator(model: LmModel, device: DeviceSettings) -> Generator:
     """Load a model that generates.
 
     Args:
         model: which model.
         device: where it runs; one device only.
-        report: called with the loaded model.
 
     Raises:
         UertoolError: there is no such model, or it cannot generate.
@@ -333,8 +330,6 @@ def load_generator(
     forget_models()
     loaded = load_from_settings(model, device, heads=("lm",))
     forget_models()
-    if report is not None:
-        report(loaded)
     if precision == "int8" and loaded.device.type != "cpu":
         raise UsageError(
             f"`dtype` int8 is for processors; this run is on {loaded.device}.",

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from uertool.engine.work import (
-    Counts,
     Event,
     Finished,
     OnFailure,
     Progress,
     Task,
     Tasks,
-    add_counts,
     clause,
 )
 from uertool.errors import InputError, UsageError
 from uertool.io.json_text import json_text
 from uertool.tasks.generation.job import Generated, Generator, Prompt, load_generator
 from uertool.tasks.generation.settings import Decoding, Form
-from uertool.tasks.generation.writing import Writer
+from uertool.tasks.generation.writing import GenerationSummary, Writer
 from uertool.text.readers import Line
 
 if TYPE_CHECKING:
     import torch
 
     from uertool.engine.storage.shards import Shards
-    from uertool.loading.registry import LoadedModel
     from uertool.loading.settings import DeviceSettings
     from uertool.tasks.generation.settings import LmModel
 
@@ -51,7 +47,7 @@ class GenerationWork:
     Attributes:
         name, suffix, window, block_lines: see `uertool.engine.work.Work`. Blocks may be small:
             texts of several blocks are in progress at once.
-        make_generator: loads the model for a device; picklable. It returns what was loaded, too.
+        make_generator: loads the model for a device; picklable.
         settings: how texts are generated.
         form, raw, fill: see `Writer`.
         judged: also write line number and first new text of every prompt.
@@ -59,7 +55,7 @@ class GenerationWork:
 
     name: str
     suffix: str
-    make_generator: Callable[[torch.device], tuple[Generator, LoadedModel]]
+    make_generator: Callable[[torch.device], Generator]
     settings: Decoding
     form: Form
     raw: bool = False
@@ -72,7 +68,7 @@ class GenerationWork:
     def open(self, device: torch.device | None) -> _Processor:
         """Load the model."""
         assert device is not None
-        return _Processor(self, *self.make_generator(device))
+        return _Processor(self, self.make_generator(device))
 
 
 @dataclass
@@ -86,7 +82,7 @@ class _Open:
     expected: int = 0
     done: int = 0
     is_read: bool = False
-    counts: Counts = field(default_factory=lambda: {"rows": 0, "empty": 0})
+    summary: GenerationSummary = field(default_factory=GenerationSummary)
 
     @property
     def is_done(self) -> bool:
@@ -94,11 +90,11 @@ class _Open:
 
 
 class _Processor:
-    def __init__(self, work: GenerationWork, generator: Generator, loaded: LoadedModel) -> None:
+    def __init__(self, work: GenerationWork, generator: Generator) -> None:
         self.work = work
         self.generator = generator
-        self.notices: Sequence[str] = loaded.notes
-        self.details: Sequence[str] = loaded.described()
+        self.notices: Sequence[str] = generator.notes
+        self.details: Sequence[str] = generator.described()
         self.open: deque[_Open] = deque()
         self.block_of: dict[int, _Open] = {}  # of prompts in progress
 
@@ -152,19 +148,20 @@ class _Processor:
         while self.open and self.open[0].is_done:
             block = self.open.popleft()
             block.files.close()
-            yield Finished(block.task.index, block.counts)
+            summary = block.summary
+            yield Finished(block.task.index, {"rows": summary.texts, **summary.counts()})
 
     def _write(self, block: _Open, texts: list[Generated]) -> None:
         block.writer(texts)
         if block.judged is not None:
             text = texts[0].new_text if not self.work.fill else self.generator.filled(texts[0])
             block.judged.write(json_text([texts[0].prompt.number, text]) + "\n")
-        add_counts(block.counts, count_texts(texts))
+        block.summary.add(texts)
         block.done += 1
         self.block_of.pop(texts[0].prompt.number, None)
 
     def _count_empty(self, prompt: Prompt) -> None:
-        self.block_of[prompt.number].counts["empty"] += 1
+        self.block_of[prompt.number].summary.add_empty(prompt)
 
     def _fitting(self, window: Sequence[Line], fail: OnFailure | None) -> list[Prompt]:
         """The prompts that the model can take; one that it cannot would end all in progress."""
@@ -194,34 +191,13 @@ def _while_ready(tasks: Tasks) -> Iterator[Task]:
         yield task
 
 
-def count_texts(texts: Sequence[Generated]) -> Mapping[str, int]:
-    """What the texts of a prompt add to the counts of a run."""
-    counts = {
-        "rows": len(texts),
-        "prompts": 1,
-        "tokens": sum(len(text.ids) for text in texts),
-        "truncated": bool(texts and texts[0].truncated),
-    }
-    for text in texts:
-        name = f"reason.{text.reason}"
-        counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
-def load_for(
-    kind: str,
-    model: LmModel,
-    device: DeviceSettings,
-    report: Callable[[LoadedModel], None] | None = None,
-    *,
-    fill: bool = False,
-) -> Generator:
+def load_for(kind: str, model: LmModel, device: DeviceSettings, *, fill: bool = False) -> Generator:
     """The generator for a command, see `load_generator`.
 
     Raises:
         UsageError: the model is for the other command, or cannot fill gaps.
     """
-    generator = load_generator(model, device, report)
+    generator = load_generator(model, device)
     if generator.seq2seq != (kind == "seq2seq"):
         what, other = "a language model without a decoder", "lm"
         if generator.seq2seq:
@@ -237,12 +213,9 @@ def load_for(
 
 def load_on(
     kind: str, model: LmModel, where: DeviceSettings, fill: bool, device: torch.device
-) -> tuple[Generator, LoadedModel]:
+) -> Generator:
     """As `load_for` on one device; with all but that given it is picklable."""
-    here = dataclasses.replace(where, device=str(device), threads=None)
-    loaded: list[LoadedModel] = []
-    generator = load_for(kind, model, here, loaded.append, fill=fill)
-    return generator, dataclasses.replace(loaded[0], model=None)  # type: ignore[arg-type]
+    return load_for(kind, model, where.on(device), fill=fill)
 
 
 def judged_texts(shards: Shards) -> Iterator[tuple[int, str]]:

@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
+from uertool.engine.work import Figures
 from uertool.io.json_text import json_text
 from uertool.tasks.generation.settings import Form
 
 if TYPE_CHECKING:
     from uertool.tasks.generation.job import Generated, Scored
+    from uertool.tasks.generation.prompts import Prompt
+
+
+@dataclass
+class GenerationSummary(Figures):
+    """Figures of a run.
+
+    Attributes:
+        prompts, empty, truncated: all prompts, those without tokens, and those that were truncated.
+        texts, tokens: what was generated.
+        reasons: how many texts ended for each `uertool.tasks.generation.stopping.Reason`.
+    """
+
+    prompts: int = 0
+    texts: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    empty: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def add(self, texts: Sequence[Generated]) -> None:
+        """Count the texts of one prompt."""
+        self.prompts += 1
+        self.texts += len(texts)
+        self.truncated += bool(texts and texts[0].truncated)
+        for text in texts:
+            self.tokens += len(text.ids)
+            self.reasons[text.reason] = self.reasons.get(text.reason, 0) + 1
+
+    def add_empty(self, prompt: Prompt) -> None:
+        """Count a prompt without tokens, which is also counted with its texts."""
+        self.empty += 1
 
 
 class Writer:
