@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import uertool
-from uertool.tasks.features.whitening import mean_cosine, unit_rows
+from uertool.tasks.features.whitening import MeanCosine, unit_rows
 from uertool.text.readers import read_lines
 
 TEXT = Path(__file__).parents[1] / "tests" / "data" / "text"
@@ -57,8 +57,8 @@ def main() -> None:
                 cut = whitening.cut(size)
                 white = cut.transform(known), cut.transform(asked)
                 row[f"whitened to {size}"] = round(accuracy(white[0], train, white[1], test), 3)
-            row["mean cosine before"] = round(mean_cosine([known]), 3)
-            row["after"] = round(mean_cosine([whitening.transform(known)]), 3)
+            row["mean cosine before"] = round(MeanCosine(known).value, 3)
+            row["after"] = round(MeanCosine(whitening.transform(known)).value, 3)
             words = "  ".join(f"{k} {v}" for k, v in row.items())
             print(json.dumps(row) if arguments.json else words, flush=True)
 

@@ -150,6 +150,7 @@ class Run:
                 self.fill,
                 judged is not None,
             ),
+            output=call.target,
             identity={
                 **dataclasses.asdict(self.decoding),
                 **{"form": self.form, "raw": self.raw, "fill": self.fill},

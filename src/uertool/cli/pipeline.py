@@ -112,7 +112,6 @@ class Call:
             inputs=self._files() if self.is_ray else [source] if source is not None else [],
             texts=list(self.texts or ()) if source is None and not self.is_ray else None,
             device=self.device,
-            output=self.target,
             overwrite=self.output.overwrite,
             in_shards=self.is_ray,
             **more,
@@ -148,7 +147,7 @@ class Call:
         from uertool.engine.run import run
 
         emit = None if show is None else JsonLines(show)
-        order = self.new_order(work=work, identity=identity, emit=emit)
+        order = self.new_order(work=work, output=self.target, identity=identity, emit=emit)
         if self.engine.dry_run:
             show_plan(order, as_json=self.output.json)
         with self.watching(what) as (meter, watch):

@@ -15,7 +15,7 @@ import torch
 
 from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
 from uertool.io.line_bytes import open_bytes, raw_lines, read_blocks
-from uertool.io.vector_writer import Note, scales_of
+from uertool.io.vector_writer import LOADERS, Note, Scales, scales_of
 
 Block = npt.NDArray[np.float32]
 Blocks = Iterator[tuple[Block, list[Note]]]
@@ -32,7 +32,7 @@ class VectorFile:
     """A file of vectors.
 
     Attributes:
-        path: where it lies.
+        path: the file.
         tokens: whether its rows are tokens, with a position in their line.
         numbers: whether a plain list of numbers is accepted, as vectors of size 1.
     """
@@ -64,9 +64,8 @@ class VectorFile:
         except (UertoolError, GeneratorExit):
             raise
         except Exception as error:  # each library has its own for a file that is not its kind
-            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             raise InputError(
-                f"{self.path} cannot be read as a {self.path.suffix} file: {reason}.",
+                f"{self.path} cannot be read as a {self.path.suffix} file: {_reason(error)}.",
                 "Is it complete, and of the kind that its name says?",
             ) from None
 
@@ -108,7 +107,7 @@ def _scaled(block: Any, scales: Any, path: Path) -> Any:
     """Numbers times their scales; bits are refused."""
     if block.dtype == np.uint8:
         raise UsageError(
-            f"{path} holds single bits, of which no vectors can be made again.",
+            f"{path} holds single bits, from which vectors cannot be recovered.",
             "Write the vectors with `precision` float32, float16 or int8.",
         )
     if block.dtype.kind not in "fiub":
@@ -118,8 +117,7 @@ def _scaled(block: Any, scales: Any, path: Path) -> Any:
 
 def _npy(path: Path, rows: int) -> Blocks:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    found = scales_of(path)
-    scales = None if found is None else np.load(found, allow_pickle=False)
+    scales = _scales(scales_of(path))
     if mapped.ndim != 2:
         yield _scaled(np.array(mapped), None, path), []
         return
@@ -141,9 +139,8 @@ def _torch(path: Path, rows: int) -> Blocks:
     mapped = zipfile.is_zipfile(path)
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     if isinstance(found, dict):
-        found = _chosen(found, path)
-    beside = scales_of(path)
-    scales = None if beside is None else torch.load(beside, weights_only=True).numpy()
+        found = found[_chosen_name(list(found), path)]
+    scales = _scales(scales_of(path))
     found = torch.as_tensor(found).detach()
     if found.ndim != 2:
         yield found.float().numpy(), []
@@ -249,8 +246,13 @@ def _jsonl(path: Path, rows: int) -> Blocks:
         yield np.stack(vectors), notes
 
 
-def _chosen(tensors: Mapping[str, Any], path: Path) -> Any:
-    return tensors[_chosen_name(list(tensors), path)]
+def _scales(path: Path | None) -> Scales | None:
+    return None if path is None else LOADERS[path.suffix.lower()](path)
+
+
+def _reason(error: Exception) -> str:
+    """What a library says about a file that is not of its kind, as a clause."""
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _chosen_name(names: list[str], path: Path) -> str:
@@ -320,17 +322,12 @@ def stored_vectors(path: Path, scales_file: Path | None = None) -> Stored:
             matrix, lines = tensors["vectors"], tensors["lines"]
             scales, positions = tensors.get("scales"), tensors.get("positions")
         else:
-            beside = scales_file or scales_of(path)
-            if path.suffix == ".npy":
-                matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-                scales = None if beside is None else np.load(beside, allow_pickle=False)
-            else:
-                matrix = torch.load(path, weights_only=True, mmap=True).numpy()
-                if beside is not None:
-                    scales = torch.load(beside, weights_only=True).numpy()
+            matrix = LOADERS[path.suffix](path)
+            scales = _scales(scales_file or scales_of(path))
         precision = _PRECISIONS[str(matrix.dtype)]
         size = size or matrix.shape[1] * (8 if precision == "binary" else 1)
     except Exception as error:  # each library has its own for a file that is not its kind
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"{path} is not a file of vectors that uertool wrote: {reason}.") from None
+        raise InputError(
+            f"{path} is not a file of vectors that uertool wrote: {_reason(error)}."
+        ) from None
     return Stored(matrix, scales, lines, positions, (size, precision, positions is not None))

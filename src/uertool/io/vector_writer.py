@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, Protocol
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from uertool.io.atomic import atomic_path
 from uertool.io.float_text import join_rows
 
 Precision = Literal["float32", "float16", "int8", "binary"]
+Rows = npt.NDArray[Any]
+Scales = npt.NDArray[np.float32]
+
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "binary")
 
 #: Bytes of the header of a .npy file, written when the number of rows is known.
@@ -53,21 +56,7 @@ class Note(NamedTuple):
     position: int | None = None
 
 
-class Sink(Protocol):
-    """A file that takes rows."""
-
-    def write(self, vectors: npt.NDArray[np.float32], notes: list[Note]) -> None:
-        """Add rows [n, size] and what each is of."""
-
-    def write_stored(
-        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
-    ) -> None:
-        """Add rows as `quantize` gave them."""
-
-
-def quantize(
-    vectors: npt.NDArray[np.float32], precision: str
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]:
+def quantize(vectors: npt.NDArray[np.float32], precision: str) -> tuple[Rows, Scales | None]:
     """Rows [n, size] as they are stored, and the scale [n] of each row for int8.
 
     float16 rounds. int8 divides each row by its scale, its largest magnitude / 127, and rounds:
@@ -102,112 +91,116 @@ def stored_size(size: int, precision: str) -> int:
     return -(-size // 8) if precision == "binary" else size
 
 
-class _Sink:
-    """What all formats share."""
+class Sink:
+    """A file that takes rows, in one of the formats.
 
-    def __init__(self, path: Path, size: int, precision: str, tokens: bool) -> None:
-        self.path = path
-        self.size = size
-        self.precision = precision
-        self.tokens = tokens  # whether rows are tokens, not lines
-        self.rows = 0
+    Args:
+        path: the name that the file gets.
+        size: numbers in a row.
+        precision: how they are stored, see `quantize`.
+        tokens: whether rows are tokens, not lines.
+        stream: the file, which is seekable where the format has a `header`.
+    """
 
-    def write(self, vectors: npt.NDArray[np.float32], notes: list[Note]) -> None:
-        self.write_stored(*quantize(vectors, self.precision), notes)
-
-    def write_stored(
-        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
-    ) -> None:
-        self._add(rows, scales, notes)
-        self.rows += len(rows)
-
-    def _add(
-        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
-    ) -> None:
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        raise NotImplementedError
-
-
-class _Npy(_Sink):
-    """A matrix [rows, size]; with int8, a second file `<stem>.scales.npy` [rows]."""
+    #: Bytes at the start of the file that are written at the end.
+    header = 0
 
     def __init__(
         self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
     ) -> None:
-        super().__init__(path, size, precision, tokens)
+        self.path = path
+        self.size = size
+        self.precision = precision
+        self.tokens = tokens
         self.stream = stream
-        self.stream.write(b" " * _NPY_HEADER)
-        self.scales: list[npt.NDArray[np.float32]] = []
+        self.rows = 0
+        self.stream.write(b" " * self.header)
 
-    def _add(
-        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
-    ) -> None:
-        self.stream.write(rows.tobytes())
+    def write(self, vectors: npt.NDArray[np.float32], notes: list[Note]) -> None:
+        """Add rows [n, size] and what each is of."""
+        self.write_stored(*quantize(vectors, self.precision), notes)
+
+    def write_stored(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
+        """Add rows as `quantize` gave them."""
+        self._add(rows, scales, notes)
+        self.rows += len(rows)
+
+    def _add(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write what comes after the last row."""
+        self.stream.flush()
+
+
+class _Matrix(Sink):
+    """A matrix alone; the scales of int8 rows go to a second file `<stem>.scales<suffix>`."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.scales: list[Scales] = []
+
+    def _add(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
         if scales is not None:
             self.scales.append(scales)
+
+    def _save_scales(self, save: Callable[[IO[bytes], Scales], object]) -> None:
+        if self.precision == "int8":
+            with (
+                atomic_path(scales_path(self.path), overwrite=True) as partial,
+                open(partial, "wb") as stream,
+            ):
+                save(stream, _joined(self.scales))
+
+
+class _Npy(_Matrix):
+    """A matrix [rows, size] and scales [rows] as `numpy.load` reads them."""
+
+    header = _NPY_HEADER
+
+    def _add(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
+        super()._add(rows, scales, notes)
+        self.stream.write(rows.tobytes())
 
     def finish(self) -> None:
         shape = (self.rows, stored_size(self.size, self.precision))
         self.stream.seek(0)
         self.stream.write(_npy_header(shape, _DTYPES[self.precision].str, _NPY_HEADER))
-        if self.precision == "int8":
-            with (
-                atomic_path(scales_path(self.path), overwrite=True) as partial,
-                open(partial, "wb") as stream,
-            ):
-                np.save(stream, _joined(self.scales))
+        self._save_scales(np.save)
 
 
-class _Torch(_Sink):
-    """One tensor [rows, size] as `torch.load` reads it; with int8, `<stem>.scales.pt` [rows]."""
+class _Torch(_Matrix):
+    """A tensor [rows, size] and scales [rows] as `torch.load` reads them."""
 
-    def __init__(
-        self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
-    ) -> None:
-        super().__init__(path, size, precision, tokens)
-        self.stream = stream
-        self.blocks: list[npt.NDArray[Any]] = []
-        self.scales: list[npt.NDArray[np.float32]] = []
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.blocks: list[Rows] = []
 
-    def _add(
-        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
-    ) -> None:
+    def _add(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
+        super()._add(rows, scales, notes)
         self.blocks.append(rows)
-        if scales is not None:
-            self.scales.append(scales)
 
     def finish(self) -> None:
         shape = (0, stored_size(self.size, self.precision))
         blocks = self.blocks or [np.zeros(shape, _DTYPES[self.precision])]
         torch.save(torch.from_numpy(np.concatenate(blocks)), self.stream)
-        if self.precision == "int8":
-            with (
-                atomic_path(scales_path(self.path), overwrite=True) as partial,
-                open(partial, "wb") as stream,
-            ):
-                torch.save(torch.from_numpy(_joined(self.scales)), stream)
+        self._save_scales(lambda stream, scales: torch.save(torch.from_numpy(scales), stream))
 
 
-class _Safetensors(_Sink):
+class _Safetensors(Sink):
     """`vectors` [rows, size], `lines` [rows], and where they apply `positions` and `scales`."""
 
-    def __init__(
-        self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
-    ) -> None:
-        super().__init__(path, size, precision, tokens)
-        self.stream = stream
-        self.stream.write(b" " * _SAFETENSORS_HEADER)
+    header = _SAFETENSORS_HEADER
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.columns: dict[str, list[npt.NDArray[Any]]] = {"lines": []}
-        if tokens:
+        if self.tokens:
             self.columns["positions"] = []
-        if precision == "int8":
+        if self.precision == "int8":
             self.columns["scales"] = []
 
-    def _add(
-        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
-    ) -> None:
+    def _add(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
         self.stream.write(rows.tobytes())
         self.columns["lines"].append(np.array([note.line for note in notes], dtype="<i8"))
         if self.tokens:
@@ -246,18 +239,10 @@ def _entry(code: str, shape: list[int], start: int, end: int) -> dict[str, Any]:
     return {"dtype": code, "shape": shape, "data_offsets": [start, end]}
 
 
-class _Jsonl(_Sink):
+class _Jsonl(Sink):
     """One object a line: line, text (or position and token), vector, and for int8 the scale."""
 
-    def __init__(
-        self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
-    ) -> None:
-        super().__init__(path, size, precision, tokens)
-        self.stream = stream
-
-    def _add(
-        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
-    ) -> None:
+    def _add(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
         texts = (
             join_rows(rows, ",")
             if self.precision == "float32"
@@ -277,40 +262,31 @@ class _Jsonl(_Sink):
             lines.append(f'{start}, "vector": [{text}]}}\n')
         self.stream.write("".join(lines).encode("utf-8", "surrogatepass"))
 
-    def finish(self) -> None:
-        self.stream.flush()
 
-
-class _Parquet(_Sink):
+class _Parquet(Sink):
     """A table with the columns line, text (or position and token), vector and, for int8, scale."""
 
-    def __init__(
-        self, path: Path, size: int, precision: str, tokens: bool, stream: IO[bytes]
-    ) -> None:
-        super().__init__(path, size, precision, tokens)
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise MissingExtraError("pyarrow", "parquet", "Writing .parquet files") from None
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        import pyarrow
+        import pyarrow.parquet
+
         self.arrow = pyarrow
-        numbers = pyarrow.from_numpy_dtype(_DTYPES[precision])
-        self.vector = pyarrow.list_(numbers, stored_size(size, precision))
+        numbers = pyarrow.from_numpy_dtype(_DTYPES[self.precision])
+        self.vector = pyarrow.list_(numbers, stored_size(self.size, self.precision))
         columns: list[tuple[str, Any]] = [("line", pyarrow.int64())]
-        if tokens:
+        if self.tokens:
             columns.append(("position", pyarrow.int64()))
-        columns.append(("token" if tokens else "text", pyarrow.string()))
+        columns.append(("token" if self.tokens else "text", pyarrow.string()))
         columns.append(("vector", self.vector))
-        if precision == "int8":
+        if self.precision == "int8":
             columns.append(("scale", pyarrow.float32()))
         self.schema = pyarrow.schema(columns)
         self.writer = pyarrow.parquet.ParquetWriter(
-            stream, self.schema, use_dictionary=False, compression="zstd"
+            self.stream, self.schema, use_dictionary=False, compression="zstd"
         )
 
-    def _add(
-        self, rows: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None, notes: list[Note]
-    ) -> None:
+    def _add(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
         columns: dict[str, Any] = {
             "line": [note.line for note in notes],
             "position": [note.position for note in notes],
@@ -329,7 +305,7 @@ class _Parquet(_Sink):
 
 
 #: What writes a file, by its suffix.
-FORMATS: Mapping[str, Callable[[Path, int, str, bool, IO[bytes]], _Sink]] = {
+FORMATS: Mapping[str, type[Sink]] = {
     ".pt": _Torch,
     ".npy": _Npy,
     ".safetensors": _Safetensors,
@@ -391,7 +367,7 @@ def open_sink(
     with ExitStack() as stack:
         if str(path) == "-":
             sys.stdout.flush()
-            sink: _Sink = _Jsonl(Path("-"), size, precision, tokens, sys.stdout.buffer)
+            sink: Sink = _Jsonl(Path("-"), size, precision, tokens, sys.stdout.buffer)
         else:
             partial = stack.enter_context(atomic_path(path, overwrite=overwrite))
             stream = stack.enter_context(open(partial, "w+b"))
@@ -412,7 +388,7 @@ def scales_of(path: str | Path) -> Path | None:
 
     A file of that name belongs to the rows if these are int8, and there is a float32 for each row.
     """
-    load = {".npy": _load_npy, ".pt": _load_torch}.get(Path(path).suffix.lower())
+    load = LOADERS.get(Path(path).suffix.lower())
     found = scales_path(Path(path))
     if load is None or not found.is_file() or not Path(path).is_file():
         return None
@@ -420,16 +396,15 @@ def scales_of(path: str | Path) -> Path | None:
         rows, scales = load(Path(path)), load(found)
     except Exception:  # whatever it is, these are no rows with scales
         return None
-    fits = str(rows.dtype) in ("int8", "torch.int8") and str(scales.dtype).endswith("float32")
-    return found if fits and tuple(scales.shape) == tuple(rows.shape[:1]) else None
+    fits = rows.dtype == np.int8 and scales.dtype == np.float32
+    return found if fits and scales.shape == rows.shape[:1] else None
 
 
-def _load_npy(path: Path) -> Any:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _load_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+#: Arrays of files, mapped, by the suffixes of files that hold one array.
+LOADERS: Mapping[str, Callable[[Path], Rows]] = {
+    ".npy": lambda path: np.load(path, mmap_mode="r", allow_pickle=False),
+    ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True, mmap=True).numpy(),
+}
 
 
 def _claim_scales(path: Path, precision: str) -> Path | None:
@@ -440,15 +415,12 @@ def _claim_scales(path: Path, precision: str) -> Path | None:
     """
     old = scales_of(path)
     new = scales_path(path)
-    if precision == "int8" and old is None and path.suffix.lower() in _WITH_SCALES and new.exists():
+    if precision == "int8" and old is None and path.suffix.lower() in LOADERS and new.exists():
         raise OutputError(
             f"The scales of {path} go to {new}, which exists already and does not belong to it.",
             "Choose another name for the output, or move that file.",
         )
     return old
-
-
-_WITH_SCALES = (".npy", ".pt")
 
 
 def _joined(parts: list[npt.NDArray[Any]], descr: str = "<f4") -> npt.NDArray[Any]:

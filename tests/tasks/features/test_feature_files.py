@@ -78,7 +78,7 @@ def run(
         there = {"overwrite": plan.overwrite, "resume": plan.resume}
         return Order(texts=list(texts), strict=True, **there, **more)
 
-    return extract(extraction, order, watch)[0]
+    return extract(extraction, extraction.order(order), watch)[0]
 
 
 def vectors(path: Path) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import MODELS, TEXT
 from uertool import Whitening, load_model
-from uertool.tasks.features.whitening import mean_cosine, unit_rows
+from uertool.tasks.features.whitening import MeanCosine, unit_rows
 from uertool.text.readers import read_lines
 
 pytestmark = pytest.mark.slow
@@ -46,5 +46,5 @@ def test_the_nearest_line_has_the_same_label_more_often_than_chance(name: str) -
         accuracies.append(float((train[0][nearest] == test[0]).mean()))
     margin = 2.5 * (chance * (1 - chance) / len(test[0])) ** 0.5
     assert min(accuracies) > chance + margin, (accuracies, chance)
-    assert mean_cosine([asked]) > 0.5
-    assert abs(mean_cosine([asked], whitening.transform)) < 0.05
+    assert MeanCosine(asked).value > 0.5
+    assert abs(MeanCosine(whitening.transform(asked)).value) < 0.05

@@ -64,10 +64,11 @@ def extract_features(
         about=_about(model, settings),
         draw=draw,
     )
+    order = extraction.order(call.new_order)
     if engine.dry_run:
-        show_plan(extraction.order(call.new_order), as_json=output.json)
+        show_plan(order, as_json=output.json)
     with call.watching("Features") as (meter, watch):
-        report, found = extract(extraction, call.new_order, watch)
+        report, found = extract(extraction, order, watch)
     _report(report, call, meter.rate)
     call.report(found, meter.rate)
     call.record(

@@ -22,12 +22,10 @@ class Pooling:
         how: what is done with the tokens' vectors.
         layers: layers whose vectors are averaged first; 0 is what enters the first layer, negative
             numbers count from the last one, which alone is taken where none are named.
-        about: what it does about [CLS], [SEP] and padding.
     """
 
     how: How
     layers: tuple[int, ...] = ()
-    about: str = ""
 
     @property
     def at_one_position(self) -> bool:
@@ -37,13 +35,13 @@ class Pooling:
 
 #: By name; the first four are UER-py's.
 POOLINGS: Mapping[str, Pooling] = {
-    "first": Pooling("first", about="the vector of the first token, [CLS]"),
-    "mean": Pooling("mean", about="mean over the tokens: [CLS] and [SEP] count, padding does not"),
-    "max": Pooling("max", about="largest value over the same tokens"),
-    "last": Pooling("last", about="the vector of the last token, [SEP] where there is one"),
-    "cls-pooler": Pooling("pooler", about="[CLS] through the checkpoint's own tanh pooler"),
-    "last4-mean": Pooling("mean", (-4, -3, -2, -1), "mean over the last four layers and tokens"),
-    "first-last-mean": Pooling("mean", (1, -1), "mean over the first and last layer and tokens"),
+    "first": Pooling("first"),
+    "mean": Pooling("mean"),
+    "max": Pooling("max"),
+    "last": Pooling("last"),
+    "cls-pooler": Pooling("pooler"),
+    "last4-mean": Pooling("mean", (-4, -3, -2, -1)),
+    "first-last-mean": Pooling("mean", (1, -1)),
 }
 
 
@@ -51,7 +49,7 @@ def find_pooling(name: str, layers: tuple[int, ...] = ()) -> Pooling:
     """The pooling of a name, with other layers if some are given.
 
     Raises:
-        UsageError: there is none of that name, or it has layers of its own.
+        UsageError: the name is unknown, or the pooling has layers of its own.
     """
     found = POOLINGS.get(name.replace("_", "-"))
     if found is None:
@@ -63,7 +61,7 @@ def find_pooling(name: str, layers: tuple[int, ...] = ()) -> Pooling:
             f"`pooling` {name} and `layers` were both given, but it has layers of its own.",
             "Give `layers` with first, last, mean or max.",
         )
-    return Pooling(found.how, layers, found.about)
+    return Pooling(found.how, layers)
 
 
 def resolve_layers(layers: tuple[int, ...], layers_num: int) -> tuple[int, ...]:
@@ -90,7 +88,7 @@ def pool(how: How, hidden: Tensor, lengths: Tensor) -> Tensor:
 
     Args:
         how: "first", "last", "mean" or "max".
-        hidden: vectors of tokens; what stands behind `lengths` is padding.
+        hidden: vectors of tokens; those from `lengths` on are padding.
         lengths: real tokens of each row [batch], at least 1.
     """
     if how == "first":

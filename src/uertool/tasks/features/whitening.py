@@ -8,7 +8,7 @@ directions of largest variance, then scaled to length 1.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ class Whitening:
 
     @property
     def explained(self) -> float:
-        """Share of the total variance that lies in the directions kept, 0 to 1."""
+        """Share of the total variance in the directions kept, 0 to 1."""
         return float(self.variances[: self.size].sum() / self.variances.sum())
 
     def cut(self, size: int | None) -> Whitening:
@@ -321,13 +321,15 @@ def unit_rows(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
 class MeanCosine:
     """The mean cosine of all pairs of vectors, from one pass.
 
-    The sum over pairs of unit vectors u_i . u_j is (|sum of u|^2 - n) / 2. Near 1 the vectors lie
-    in a narrow cone, near 0 they point everywhere. Rows of zeros do not count.
+    The sum over pairs of unit vectors u_i . u_j is (|sum of u|^2 - n) / 2. Near 1 the vectors
+    form a narrow cone, near 0 they point in all directions. Rows of zeros do not count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vectors: Vectors | None = None) -> None:
         self.count = 0
         self.total: Floats | float = 0.0
+        if vectors is not None:
+            self.add(vectors)
 
     def add(self, vectors: Vectors) -> None:
         """Take in vectors [n, size]."""
@@ -342,16 +344,6 @@ class MeanCosine:
             return float("nan")
         squared = float(np.dot(self.total, self.total))
         return (squared - self.count) / (self.count * (self.count - 1))
-
-
-def mean_cosine(
-    blocks: Iterable[Vectors], change: Callable[[Vectors], Vectors] | None = None
-) -> float:
-    """The mean cosine over blocks of vectors, each first put through `change`."""
-    gathered = MeanCosine()
-    for block in blocks:
-        gathered.add(block if change is None else change(block))
-    return gathered.value
 
 
 def _check_size(size: int | None, most: int) -> None:

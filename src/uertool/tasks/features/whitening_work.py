@@ -6,7 +6,6 @@ files, then the cosines after whitening.
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,44 +134,35 @@ class MomentsWork(_FileWork):
     def one_file(self, file: Path, shard: Path) -> int:
         """Write the sums of a file."""
         moments: Moments | None = None
-        cosine = MeanCosine()
+        before, after = MeanCosine(), MeanCosine()
         rows = 0
         for vectors, _ in open_vectors(file).blocks(BLOCK):
-            moments = moments or Moments(vectors.shape[1])
             if self.whitening is None:
+                moments = moments or Moments(vectors.shape[1])
                 moments.add(vectors[real_rows(vectors)])
-                cosine.add(vectors)
+                before.add(vectors)
             else:
-                cosine.add(finish(vectors, self.whitening, None))
+                after.add(finish(vectors, self.whitening, None))
             rows += len(vectors)
-        _save(shard, moments or Moments(0), cosine)
+        _save_moments(shard, moments or Moments(0))
+        save_sums(shard, before, after)
         return rows
 
     def no_file(self, shard: Path) -> None:
         """Sums of nothing."""
-        _save(shard, Moments(0), MeanCosine())
+        _save_moments(shard, Moments(0))
+        save_sums(shard, MeanCosine(), MeanCosine())
 
 
-def _save(path: Path, moments: Moments, cosine: MeanCosine) -> None:
-    np.savez(
-        path,
-        count=moments.count,
-        mean=moments.mean,
-        scatter=moments.scatter,
-        units=cosine.count,
-        total=cosine.total,
-    )
+def _save_moments(path: Path, moments: Moments) -> None:
+    np.savez(path, count=moments.count, mean=moments.mean, scatter=moments.scatter)
 
 
-def _loaded(data: bytes, cosine: MeanCosine) -> Moments:
-    """The moments of a shard; its unit vectors are added to `cosine`."""
-    with np.load(io.BytesIO(data)) as found:
-        moments = Moments(0)
+def _load_moments(path: Path) -> Moments:
+    moments = Moments(0)
+    with np.load(path) as found:
         moments.count = int(found["count"])
         moments.mean, moments.scatter = found["mean"], found["scatter"]
-        if int(found["units"]):
-            cosine.count += int(found["units"])
-            cosine.total = cosine.total + found["total"]
     return moments
 
 
@@ -199,16 +189,12 @@ def fit(
         if found.is_complete:
             whitening = Whitening.load(order.output)
         else:
-            moments, before = _merged(found.shards)
-            whitening = Whitening.from_moments(moments, size, about=about)
-        after = MeanCosine()
-        work = replace(MomentsWork(), whitening=whitening)
+            whitening = Whitening.from_moments(_merged(found.shards), size, about=about)
+        before, _ = read_sums(found.shards)
+        work = MomentsWork(whitening=whitening)
         with gather(_second(order, work), replace(watch, total=lambda _: None)) as second:
-            for data in _each(second.shards):
-                _loaded(data, after)
-        if found.is_complete:
-            _, before = _merged(found.shards)
-        else:
+            _, after = read_sums(second.shards)
+        if not found.is_complete:
             whitening.save(order.output, overwrite=found.overwrite)
     return _report(whitening, found.manifest["rows"], before, after), found
 
@@ -220,30 +206,23 @@ def _second(order: Order, work: MomentsWork) -> Order:
     )
 
 
-def _each(shards: Shards) -> Iterator[bytes]:
-    for entry in shards.files():
+def _merged(shards: Shards) -> Moments:
+    """The moments of all files, in their order."""
+    moments = Moments(0)
+    for number, entry in enumerate(shards.files()):
         with shards.file(entry) as path:
-            yield path.read_bytes()
-
-
-def _merged(shards: Shards) -> tuple[Moments, MeanCosine]:
-    moments: Moments | None = None
-    cosine = MeanCosine()
-    for number, data in enumerate(_each(shards)):
-        part = _loaded(data, cosine)
-        if part.count == 0:
-            continue
-        if moments is not None and len(part.mean) != len(moments.mean):
+            part = _load_moments(path)
+        if moments.count == 0:
+            moments = part
+        elif part.count and len(part.mean) != len(moments.mean):
             raise InputError(
                 f"File {number + 1} has vectors of {len(part.mean)} numbers, "
                 f"and those before it of {len(moments.mean)}.",
                 "Fit on vectors of one model.",
             )
-        if moments is None:
-            moments = part
         else:
             moments.merge(part)
-    return moments or Moments(0), cosine
+    return moments
 
 
 # -- applying -------------------------------------------------------------------------------------

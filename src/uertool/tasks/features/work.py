@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,7 +44,6 @@ MakeJob = Callable[[torch.device], FeatureJob]
 Draw = Callable[[Block, Block, list[Note]], None]
 
 _NOTES = ".notes.jsonl"
-_ROWS = ".rows.tsv"
 
 
 def job_loader(model: ModelSettings, device: DeviceSettings, settings: FeatureSettings) -> MakeJob:
@@ -66,7 +65,6 @@ class FeatureWriter:
         normalize: scale to length 1; None does so if they are whitened.
         whitening: applied to the vectors, or None.
         notes: also write what every row belongs to, line by line in JSON.
-        rows: also write line (and position and token) of every row, for a map of rows.
         sums: also write the sums of unit vectors before and after whitening.
     """
 
@@ -75,7 +73,6 @@ class FeatureWriter:
     normalize: bool | None = None
     whitening: Whitening | None = None
     notes: bool = False
-    rows: bool = False
     sums: bool = False
 
     @contextmanager
@@ -86,14 +83,9 @@ class FeatureWriter:
             sink = stack.enter_context(
                 open_sink(path, size, precision=self.precision, tokens=self.settings.tokens)
             )
-            streams = [
-                (row_of, stack.enter_context(open(_beside(path, ending), "w", encoding="utf-8")))
-                for wanted, ending, row_of in (
-                    (self.notes, _NOTES, _note_as_json),
-                    (self.rows, _ROWS, _note_as_tsv),
-                )
-                if wanted
-            ]
+            noted = None
+            if self.notes:
+                noted = stack.enter_context(path.with_name(path.stem + _NOTES).open("w"))
 
             def write(window: list[Any]) -> Mapping[str, int]:
                 if not window:
@@ -101,8 +93,8 @@ class FeatureWriter:
                 vectors, notes = rows_and_notes(window)
                 done = finish(vectors, self.whitening, self.normalize)
                 sink.write(done, notes)
-                for row_of, stream in streams:
-                    stream.writelines(map(row_of, notes))
+                if noted is not None:
+                    noted.writelines(json.dumps(note) + "\n" for note in notes)
                 if self.sums:
                     before.add(vectors)
                     after.add(done)
@@ -133,19 +125,6 @@ def rows_and_notes(window: Sequence[Features]) -> tuple[Block, list[Note]]:
         else:
             notes.extend([Note(found.line, found.text)] * len(found.vectors))
     return np.concatenate([found.vectors for found in window]), notes
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.stem + ending)
-
-
-def _note_as_json(note: Note) -> str:
-    return json.dumps(note, ensure_ascii=True) + "\n"
-
-
-def _note_as_tsv(note: Note) -> str:
-    cells = [note.line] if note.position is None else [note.line, note.position, note.text]
-    return "\t".join(map(str, cells)) + "\n"
 
 
 # -- a run ----------------------------------------------------------------------------------------
@@ -217,23 +196,21 @@ class Extraction:
         """Whether all vectors are needed before the first can be written."""
         return self.vectors.fits or self.draw is not None
 
-    def whitening(self, notice: Callable[[str], None] | None = None) -> Whitening | None:
+    @functools.cached_property
+    def whitening(self) -> Whitening | None:
         """The whitening that is loaded, if there is one."""
         path = self.vectors.load_whitening
-        if path is None:
-            return None
-        found = Whitening.load(path).cut(self.vectors.whitening_size)
-        apart = [
-            f"{name} {found.about[name]} and not {value}"
-            for name, value in self.about.items()
-            if name in found.about and found.about[name] != value
-        ]
-        if apart and notice is not None:
-            notice(f"{path} was fitted on other vectors: {', '.join(apart)}.")
-        return found
+        return None if path is None else Whitening.load(path).cut(self.vectors.whitening_size)
 
-    def work(self, whitening: Whitening | None = None) -> Work:
-        """What workers do; `whitening` is what `whitening()` gave."""
+    def differences(self) -> Iterator[str]:
+        """In what the vectors differ from those that the loaded whitening was fitted on."""
+        fitted = {} if self.whitening is None else self.whitening.about
+        for name, value in self.about.items():
+            if fitted.get(name, value) != value:
+                yield f"{name} {fitted[name]} and not {value}"
+
+    def work(self) -> Work:
+        """What workers do."""
         if self.in_two_passes:
             return feature_work(self.make_job, FeatureWriter(self.settings, notes=True), ".npy")
         suffix = ".jsonl" if self.output == "-" else Path(self.output.rstrip("/")).suffix.lower()
@@ -241,9 +218,9 @@ class Extraction:
             self.settings,
             self.vectors.precision,
             self.vectors.normalize,
-            whitening,
-            rows=self.vectors.row_map is not None,
-            sums=whitening is not None and not self.in_shards,
+            self.whitening,
+            notes=self.vectors.row_map is not None,
+            sums=self.whitening is not None and not self.in_shards,
         )
         return feature_work(self.make_job, writer, suffix)
 
@@ -263,12 +240,10 @@ class Extraction:
             plain |= {"size": vectors.whitening_size}
         return plain
 
-    def order(
-        self, new_order: Callable[..., Order], notice: Callable[[str], None] | None = None
-    ) -> Order:
+    def order(self, new_order: Callable[..., Order]) -> Order:
         """The order to make shards; `new_order` gets what this run knows, as keywords."""
         return new_order(
-            work=self.work(self.whitening(notice)),
+            work=self.work(),
             output=self.output,
             sides=self.sides(),
             identity=self.identity(),
@@ -282,13 +257,13 @@ class Extraction:
 
 
 def extract(
-    extraction: Extraction, new_order: Callable[..., Order], watch: Watch | None = None
+    extraction: Extraction, order: Order, watch: Watch | None = None
 ) -> tuple[FeatureReport, Gathered]:
     """Write the vectors of all lines.
 
     Args:
         extraction: what to do.
-        new_order: makes the order of `work`, `output`, `sides` and `identity`.
+        order: what `Extraction.order` gave.
         watch: called while it goes on.
 
     Raises:
@@ -296,8 +271,10 @@ def extract(
         InputError: there are no lines.
     """
     watch = watch or Watch()
-    whitening = extraction.whitening(watch.notice)
-    order = extraction.order(new_order)
+    differences = ", ".join(extraction.differences())
+    if differences:
+        path = extraction.vectors.load_whitening
+        watch.notice(f"{path} was fitted on other vectors: {differences}.")
     with gather(order, watch) as found:
         report = _report(found)
         if report.lines == 0 and not found.manifest["errors"]:
@@ -305,9 +282,9 @@ def extract(
         if extraction.in_shards or found.is_complete:
             pass
         elif extraction.in_two_passes:
-            _second_pass(extraction, found, whitening, report)
+            _second_pass(extraction, found, report)
         else:
-            _sides(extraction, found, whitening, report)
+            _sides(extraction, found, report)
             put_together(order, found)
     return report, found
 
@@ -325,43 +302,41 @@ def _report(found: Gathered) -> FeatureReport:
     )
 
 
-def _sides(
-    extraction: Extraction, found: Gathered, whitening: Whitening | None, report: FeatureReport
-) -> None:
+def _sides(extraction: Extraction, found: Gathered, report: FeatureReport) -> None:
     """What is written next to shards that have the format of the output already."""
-    shards, overwrite = found.shards, found.overwrite
-    if extraction.vectors.row_map is not None:
-        with _row_map(extraction, overwrite) as write:
-            for line in _text_lines(shards.chunks(_ROWS)):
-                write(line)
+    with _row_map(extraction, found.overwrite) as write_rows:
+        write_rows(_notes(found.shards))
+    whitening = extraction.whitening
     if whitening is not None:
-        before, after = read_sums(shards)
-        report.add_whitening(whitening, before, after)
+        report.add_whitening(whitening, *read_sums(found.shards))
         if extraction.vectors.save_whitening is not None:
-            whitening.save(extraction.vectors.save_whitening, overwrite=overwrite)
+            whitening.save(extraction.vectors.save_whitening, overwrite=found.overwrite)
 
 
-def _text_lines(chunks: Iterator[bytes]) -> Iterator[str]:
+def _notes(shards: Shards) -> Iterator[Note]:
+    """What the rows of shards belong to, if it was written next to them."""
     rest = b""
-    for chunk in chunks:
+    for chunk in shards.chunks(_NOTES):
         *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line.decode() for line in lines)
+        yield from (Note(*json.loads(line)) for line in lines)
 
 
 @contextmanager
-def _row_map(extraction: Extraction, overwrite: bool) -> Iterator[Callable[[str], None]]:
+def _row_map(extraction: Extraction, overwrite: bool) -> Iterator[Callable[[Iterable[Note]], None]]:
     """A writer of the line (and token) of every row, as tab-separated values with a header."""
     path = extraction.vectors.row_map
     if path is None:
-        yield lambda line: None
+        yield lambda notes: None
         return
     names = ["row", "line", "position", "token"] if extraction.settings.tokens else ["row", "line"]
     rows = itertools.count()
     with atomic_text(path, overwrite=overwrite) as stream:
         stream.write("\t".join(names) + "\n")
 
-        def write(line: str) -> None:
-            stream.write(f"{next(rows)}\t{line}\n")
+        def write(notes: Iterable[Note]) -> None:
+            for note, row in zip(notes, rows, strict=False):
+                place = [] if note.position is None else [note.position, note.text]
+                stream.write("\t".join(map(str, [row, note.line, *place])) + "\n")
 
         yield write
 
@@ -369,11 +344,10 @@ def _row_map(extraction: Extraction, overwrite: bool) -> Iterator[Callable[[str]
 # -- the second pass ------------------------------------------------------------------------------
 
 
-def _second_pass(
-    extraction: Extraction, found: Gathered, whitening: Whitening | None, report: FeatureReport
-) -> None:
+def _second_pass(extraction: Extraction, found: Gathered, report: FeatureReport) -> None:
     """The output of shards of raw vectors."""
     vectors, overwrite, shards = extraction.vectors, found.overwrite, found.shards
+    whitening = extraction.whitening
     if vectors.fits:
         moments = Moments(report.size)
         for block, _ in _raw_blocks(shards):
@@ -391,7 +365,7 @@ def _second_pass(
             whitening.save(vectors.save_whitening, overwrite=overwrite)
     before, after = MeanCosine(), MeanCosine()
     with ExitStack() as stack:
-        write_row = stack.enter_context(_row_map(extraction, overwrite))
+        write_rows = stack.enter_context(_row_map(extraction, overwrite))
         sink = stack.enter_context(
             open_sink(
                 extraction.output,
@@ -407,9 +381,7 @@ def _second_pass(
                 before.add(block)
                 after.add(done)
             sink.write(done, notes)
-            if vectors.row_map is not None:
-                for note in notes:
-                    write_row(_note_as_tsv(note).rstrip("\n"))
+            write_rows(notes)
     if whitening is not None:
         report.add_whitening(whitening, before, after)
 
@@ -432,15 +404,11 @@ def _raw_blocks(shards: Shards) -> Iterator[tuple[Block, list[Note]]]:
 
 
 def _shard_blocks(shards: Shards) -> Iterator[tuple[Block, list[Note]]]:
-    notes = map(_note_of, _text_lines(shards.chunks(_NOTES)))
+    notes = _notes(shards)
     for entry in shards.files():
         with shards.file(entry) as path:
             for block, _ in open_vectors(path).blocks(BLOCK):
                 yield block, list(itertools.islice(notes, len(block)))
-
-
-def _note_of(line: str) -> Note:
-    return Note(*json.loads(line))
 
 
 def _sample(shards: Shards, rows: int) -> tuple[Block, list[Note]]:
