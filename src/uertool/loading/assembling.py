@@ -6,8 +6,8 @@ and value are stacked, and UER-py's layer norm is folded (see `uertool.models.no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -202,13 +202,7 @@ def require_heads(checkpoint: Checkpoint, config: ModelConfig, heads: Iterable[s
 
 
 def _label_counts(checkpoint: Checkpoint) -> dict[str, int]:
-    names = {
-        "sp": "target.sp.linear_2.weight",
-        "cls": "output_layer_2.weight",
-        "token_cls": "output_layer.weight",
-        "qa": "output_layer.weight",
-        "siamese": "classifier.weight",
-    }
+    names = {head: HEADS[head][0][0] for head in ("sp", "cls", "token_cls", "qa", "siamese")}
     return {
         head: checkpoint.info(name).shape[0] for head, name in names.items() if checkpoint.has(name)
     }
@@ -225,16 +219,15 @@ def _sources(checkpoint: Checkpoint, config: ModelConfig, name: str) -> tuple[st
     if canonical.endswith("sinusoidalpos.pe"):
         return ()
     # Tied tensors need not be stored a second time.
-    word = _WORD
-    if canonical == "tgt_embedding.word.embedding.weight" and config.share_embedding:
-        return (word,)
+    target = "tgt_embedding.word.embedding.weight"
+    if canonical == target and config.share_embedding:
+        return (_WORD,)
     if config.tie_weights and canonical in (
         "target.lm.output_layer.weight",
         "target.mlm.linear_2.weight",
     ):
-        target = "tgt_embedding.word.embedding.weight"
         decoder = canonical.startswith("target.lm") and config.decoder is not None
-        return (target if decoder and checkpoint.has(target) else word,)
+        return (target if decoder and checkpoint.has(target) else _WORD,)
     return (canonical,)
 
 
@@ -311,23 +304,16 @@ def _misshaped(checkpoint: Checkpoint, tensor: Tensor, names: tuple[str, ...]) -
 # -- tensors --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class _Filler:
     """Reads tensors in the model's device and type, each set of bytes once."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        config: ModelConfig,
-        device: torch.device,
-        dtype: torch.dtype,
-        folded: Container[str],
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.config = config
-        self.device = device
-        self.dtype = dtype
-        self.folded = folded
-        self.done: dict[object, Tensor] = {}
+    checkpoint: Checkpoint
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    folded: Container[str]
+    done: dict[object, Tensor] = field(default_factory=dict)
 
     def fill(
         self, wanted: Mapping[str, Tensor], sources: Mapping[str, tuple[str, ...]]
@@ -368,7 +354,5 @@ class _Filler:
 
     def _sinusoid(self, like: Tensor) -> Tensor:
         rows, size = like.shape
-        make: Callable[[int, int], Tensor] = (
-            sinusoid_legacy if self.config.sinusoid == "legacy" else sinusoid_modular
-        )
+        make = sinusoid_legacy if self.config.sinusoid == "legacy" else sinusoid_modular
         return make(rows, size).to(self.device, self.dtype)

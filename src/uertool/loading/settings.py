@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +18,10 @@ BUNDLED_MODEL = "zh-mlm-small"
 
 EmbeddingPart = Literal["word", "pos", "seg", "sinusoidalpos", "dual"]
 
-_MODEL = "Model"
-_TOKENIZER = "Tokenizer"
-_SHAPE = "Model settings (each overrides the config file; seldom needed)"
+_model = partial(Setting, panel="Model")
+_tokenizer = partial(Setting, panel="Tokenizer")
+_shape = partial(Setting, panel="Model settings (each overrides the config file; seldom needed)")
+_device = partial(Setting, panel="Device and speed")
 
 
 @dataclass(frozen=True)
@@ -28,106 +30,85 @@ class ModelSettings(Settings):
 
     load_model_path: Annotated[
         str | None,
-        Setting(
+        _model(
             "A checkpoint of UER-py, a Hugging Face folder, a TensorFlow prefix, hf:owner/name, "
             "or a bundled model",
             names=("model", "m"),
-            panel=_MODEL,
             metavar="MODEL",
             default=BUNDLED_MODEL,
         ),
     ] = None
-    config_path: Annotated[
-        Path | None, Setting("JSON configuration with UER-py's field names", panel=_MODEL)
-    ] = None
+    config_path: Annotated[Path | None, _model("JSON configuration with UER-py's field names")] = (
+        None
+    )
     ignore_unexpected: Annotated[
         tuple[str, ...],
-        Setting(
+        _model(
             "Ignore tensors that the model does not have and whose names match this pattern, "
             "such as cls.species.*",
-            panel=_MODEL,
             metavar="PATTERN",
         ),
     ] = ()
-    vocab_path: Annotated[
-        Path | None, Setting("Vocabulary, one token a line", panel=_TOKENIZER)
-    ] = None
-    spm_model_path: Annotated[Path | None, Setting("Sentencepiece model", panel=_TOKENIZER)] = None
-    merges_path: Annotated[Path | None, Setting("Merges of a byte-level BPE", panel=_TOKENIZER)] = (
-        None
-    )
+    vocab_path: Annotated[Path | None, _tokenizer("Vocabulary, one token a line")] = None
+    spm_model_path: Annotated[Path | None, _tokenizer("Sentencepiece model")] = None
+    merges_path: Annotated[Path | None, _tokenizer("Merges of a byte-level BPE")] = None
     tokenizer: Annotated[
         Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
-        Setting("Kind of tokenizer", panel=_TOKENIZER),
+        _tokenizer("Kind of tokenizer"),
     ] = None
     do_lower_case: Annotated[
-        bool | None,
-        Setting("Whether text is lower-cased", panel=_TOKENIZER, valued=True),
+        bool | None, _tokenizer("Whether text is lower-cased", valued=True)
     ] = None
 
     embedding: Annotated[
         tuple[EmbeddingPart, ...] | None,
-        Setting("Parts of the embedding, as `word pos seg`", panel=_SHAPE, several=True),
+        _shape("Parts of the embedding, as `word pos seg`", several=True),
     ] = None
-    encoder: Annotated[EncoderName | None, Setting("Kind of encoder", panel=_SHAPE)] = None
-    mask: Annotated[MaskName | None, Setting("Attention mask", panel=_SHAPE)] = None
+    encoder: Annotated[EncoderName | None, _shape("Kind of encoder")] = None
+    mask: Annotated[MaskName | None, _shape("Attention mask")] = None
     layernorm_positioning: Annotated[
-        Literal["post", "pre"] | None,
-        Setting("Layer norm after or before each block", panel=_SHAPE),
+        Literal["post", "pre"] | None, _shape("Layer norm after or before each block")
     ] = None
-    layernorm: Annotated[
-        Literal["normal", "t5"] | None, Setting("Kind of layer norm", panel=_SHAPE)
-    ] = None
+    layernorm: Annotated[Literal["normal", "t5"] | None, _shape("Kind of layer norm")] = None
     feed_forward: Annotated[
-        Literal["dense", "gated"] | None, Setting("Kind of feed-forward layer", panel=_SHAPE)
+        Literal["dense", "gated"] | None, _shape("Kind of feed-forward layer")
     ] = None
-    hidden_act: Annotated[
-        Activation | None, Setting("Activation of the feed-forward layers", panel=_SHAPE)
-    ] = None
+    hidden_act: Annotated[Activation | None, _shape("Activation of the feed-forward layers")] = None
     heads_num: Annotated[
-        int | None,
-        Setting("Number of attention heads", min=1, names=("heads",), panel=_SHAPE),
+        int | None, _shape("Number of attention heads", min=1, names=("heads",))
     ] = None
-    layers_num: Annotated[int | None, Setting("Number of layers", min=1, panel=_SHAPE)] = None
-    hidden_size: Annotated[int | None, Setting("Hidden size", min=1, panel=_SHAPE)] = None
-    emb_size: Annotated[int | None, Setting("Size of word embeddings", min=1, panel=_SHAPE)] = None
+    layers_num: Annotated[int | None, _shape("Number of layers", min=1)] = None
+    hidden_size: Annotated[int | None, _shape("Hidden size", min=1)] = None
+    emb_size: Annotated[int | None, _shape("Size of word embeddings", min=1)] = None
     feedforward_size: Annotated[
-        int | None, Setting("Inner size of the feed-forward layers", min=1, panel=_SHAPE)
+        int | None, _shape("Inner size of the feed-forward layers", min=1)
     ] = None
-    max_seq_length: Annotated[
-        int | None, Setting("Rows of the position table", min=1, panel=_SHAPE)
-    ] = None
+    max_seq_length: Annotated[int | None, _shape("Rows of the position table", min=1)] = None
     relative_attention_buckets_num: Annotated[
-        int | None, Setting("Buckets of relative positions", min=1, panel=_SHAPE)
+        int | None, _shape("Buckets of relative positions", min=1)
     ] = None
-    relative_position_embedding: Annotated[
-        bool | None, Setting("T5's relative positions", panel=_SHAPE)
-    ] = None
+    relative_position_embedding: Annotated[bool | None, _shape("T5's relative positions")] = None
     remove_embedding_layernorm: Annotated[
-        bool | None, Setting("No layer norm after the embedding", panel=_SHAPE)
+        bool | None, _shape("No layer norm after the embedding")
     ] = None
     remove_attention_scale: Annotated[
-        bool | None,
-        Setting("Do not divide attention scores by the root of the head size", panel=_SHAPE),
+        bool | None, _shape("Do not divide attention scores by the root of the head size")
     ] = None
-    remove_transformer_bias: Annotated[
-        bool | None, Setting("No biases in the transformer", panel=_SHAPE)
-    ] = None
+    remove_transformer_bias: Annotated[bool | None, _shape("No biases in the transformer")] = None
     factorized_embedding_parameterization: Annotated[
-        bool | None, Setting("ALBERT's factorized embedding", panel=_SHAPE)
+        bool | None, _shape("ALBERT's factorized embedding")
     ] = None
     parameter_sharing: Annotated[
-        bool | None, Setting("ALBERT's parameters shared by all layers", panel=_SHAPE)
+        bool | None, _shape("ALBERT's parameters shared by all layers")
     ] = None
     has_residual_attention: Annotated[
-        bool | None, Setting("Add attention scores from layer to layer", panel=_SHAPE)
+        bool | None, _shape("Add attention scores from layer to layer")
     ] = None
-    bidirectional: Annotated[
-        bool | None, Setting("Recurrent encoders read in both directions", panel=_SHAPE)
-    ] = None
+    bidirectional: Annotated[bool | None, _shape("Recurrent encoders read in both directions")] = (
+        None
+    )
     tie_weights: Annotated[
-        bool | None,
-        Setting("The output layer is the word embedding", names=("tie_weight",), panel=_SHAPE),
+        bool | None, _shape("The output layer is the word embedding", names=("tie_weight",))
     ] = None
 
     @property
@@ -162,19 +143,12 @@ class ModelSettings(Settings):
 class DeviceSettings(Settings):
     """Where a model runs."""
 
-    device: Annotated[
-        str, Setting("auto, cpu, cuda, cuda:0,cuda:1 or mps", panel="Device and speed")
-    ] = "auto"
+    device: Annotated[str, _device("auto, cpu, cuda, cuda:0,cuda:1 or mps")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        Setting(
-            "Type of numbers to compute in; auto is float32, int8 is for generation on a CPU",
-            panel="Device and speed",
-        ),
+        _device("Type of numbers to compute in; auto is float32, int8 is for generation on a CPU"),
     ] = "auto"
-    threads: Annotated[
-        int | None, Setting("Processor threads", min=1, panel="Device and speed")
-    ] = None
+    threads: Annotated[int | None, _device("Processor threads", min=1)] = None
 
     def on(self, device: object) -> DeviceSettings:
         """The settings of a worker on one device; the threads of workers are set elsewhere."""

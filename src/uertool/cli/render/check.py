@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -129,10 +130,8 @@ def show_copy(report: CleanReport, *, as_json: bool) -> None:
 
 def show_comparison(found: Sequence[TensorDifference], *, by_meaning: bool, as_json: bool) -> int:
     """How two checkpoints differ; returns the exit code, 0 if they do not."""
-    from uertool.tasks.check.tensor_health import summary
-
     differing = [item for item in found if item.status != "equal"]
-    counts = summary(found)
+    counts = Counter(item.status for item in found)
     if as_json:
         console.json_line(
             {

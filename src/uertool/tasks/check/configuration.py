@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uertool.errors import ConfigError
+from uertool.tasks.check.report import ConfigValue, Inspection
 
 if TYPE_CHECKING:
     from uertool.checkpoints.reader import Checkpoint
@@ -49,46 +49,15 @@ _EVIDENCE: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class ConfigValue:
-    """One value of the model configuration and where it came from.
-
-    Attributes:
-        name: UER-py's name.
-        value: as `ModelConfig` has it; None if it is unknown.
-        source: "inferred", "assumed", "published size", "config file", "default" or "unknown".
-        how: the evidence in the file, for inferred values.
-    """
-
-    name: str
-    value: Any
-    source: str
-    how: str = ""
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """The configuration of a checkpoint.
-
-    Attributes:
-        values: those that are known first, then the defaults.
-        warnings: what was assumed, or cannot be known.
-        problem: a contradiction between a configuration and the tensors, or None.
-    """
-
-    values: tuple[ConfigValue, ...]
-    warnings: tuple[str, ...] = ()
-    problem: ConfigError | None = None
-
-
-def configuration_of(
-    checkpoint: Checkpoint, config_path: str | Path | None = None
-) -> Configuration:
-    """The configuration of a checkpoint; what is wrong with it is part of the result.
+def add_configuration(
+    checkpoint: Checkpoint, config_path: str | Path | None, result: Inspection
+) -> None:
+    """Add the configuration of a checkpoint to a result, and what is assumed, unknown or wrong.
 
     Args:
         checkpoint: names and shapes tell most of it.
         config_path: a configuration that should fit; by default the one next to the checkpoint.
+        result: gets `settings`, those that are known first, and findings.
     """
     from uertool.checkpoints.inference import infer_config
     from uertool.loading.assumptions import unknown_heads
@@ -98,23 +67,26 @@ def configuration_of(
         resolved = resolve_config(checkpoint, config_path, complete=False)
     except ConfigError as error:
         inferred = infer_config(checkpoint)
-        return Configuration(_ordered(inferred, dict.fromkeys(inferred, "inferred")), (), error)
+        result.settings = _ordered(inferred, dict.fromkeys(inferred, "inferred"))
+        result.fail(error)
+        return
     config = resolved.config
     values = {name: getattr(config, name) for name in config.names()}
     sources = dict(config.sources)
-    warnings = list(resolved.notes)
+    for sentence in resolved.notes:
+        result.warn(sentence)
     if sources.get("heads_num") == "unknown":
         for name in ("heads_num", "attention_head_size"):
             values[name], sources[name] = None, "unknown"
-        warnings.append(str(unknown_heads(checkpoint)))
-    return Configuration(_ordered(values, sources), tuple(warnings))
+        result.warn(str(unknown_heads(checkpoint)))
+    result.settings = _ordered(values, sources)
 
 
-def _ordered(values: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[ConfigValue, ...]:
+def _ordered(values: Mapping[str, Any], sources: Mapping[str, str]) -> list[ConfigValue]:
     """Values with a source, then those left at their defaults."""
     found = []
     for name, value in values.items():
         source = sources.get(name, "default")
         how = _EVIDENCE.get(name, "") if source == "inferred" else ""
         found.append(ConfigValue(name, value, source, how))
-    return tuple(sorted(found, key=lambda item: item.source == "default"))
+    return sorted(found, key=lambda item: item.source == "default")

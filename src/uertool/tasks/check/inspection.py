@@ -13,7 +13,7 @@ from uertool.checkpoints.canonical_file import (
     word_table,
 )
 from uertool.checkpoints.formats.opener import open_tensor_file
-from uertool.checkpoints.formats.pickle_scan import PickleReport, scan_pickle
+from uertool.checkpoints.formats.pickle_scan import scan_pickle
 from uertool.checkpoints.formats.pickle_verdicts import Verdict
 from uertool.checkpoints.formats.tensor_file import TensorFile
 from uertool.checkpoints.reader import Checkpoint
@@ -21,7 +21,7 @@ from uertool.errors import CheckpointError, MissingExtraError, UertoolError, Voc
 from uertool.loading.settings import DeviceSettings
 from uertool.loading.tokenizers import PADDING_ROWS
 from uertool.tasks.check.capabilities import services
-from uertool.tasks.check.configuration import configuration_of
+from uertool.tasks.check.configuration import add_configuration
 from uertool.tasks.check.report import Inspection, Part
 from uertool.tasks.check.settings import CompanionSettings
 from uertool.tasks.check.tensor_health import Progress, examine
@@ -66,7 +66,7 @@ def inspect_checkpoint(
     own = Path(path) / "vocab.txt"
     if given.vocab_path is None and given.spm_model_path is None and own.is_file():
         given = replace(given, vocab_path=own)
-    result.security = _security(Path(path), result)
+    _scan_pickles(Path(path), result)
     try:
         file = open_tensor_file(path)
     except UertoolError as error:
@@ -155,13 +155,12 @@ def part_of(name: str) -> str:
 # -- the file -------------------------------------------------------------------------------------
 
 
-def _security(path: Path, result: Inspection) -> list[PickleReport]:
+def _scan_pickles(path: Path, result: Inspection) -> None:
     """Scan every file of the checkpoint that could hold a pickle."""
     if path.is_dir():
         files = [f for f in sorted(path.iterdir()) if f.is_file() and f.suffix in _PICKLED]
     else:
         files = [path] if path.is_file() else []
-    reports = []
     for file in files:
         try:
             report = scan_pickle(file)
@@ -169,7 +168,7 @@ def _security(path: Path, result: Inspection) -> list[PickleReport]:
             result.fail(error)
             continue
         if report.format != "none":
-            reports.append(report)
+            result.security.append(report)
         for use in report.suspicious:
             called = " and calls it" if use.called else ""
             result.problem(
@@ -178,7 +177,6 @@ def _security(path: Path, result: Inspection) -> list[PickleReport]:
                 if use.verdict is Verdict.DANGEROUS
                 else "uertool does not load it.",
             )
-    return reports
 
 
 def _measure(file: TensorFile, result: Inspection) -> None:
@@ -260,12 +258,7 @@ def _examine_model(checkpoint: Checkpoint, given: CompanionSettings, result: Ins
     names = checkpoint.keys()
     _size_by_part(checkpoint, result)
     result.services = services(names, result.architecture, result.layout)
-    configuration = configuration_of(checkpoint, given.config_path)
-    result.settings = list(configuration.values)
-    for sentence in configuration.warnings:
-        result.warn(sentence)
-    if configuration.problem is not None:
-        result.fail(configuration.problem)
+    add_configuration(checkpoint, given.config_path, result)
     rows = _rows(checkpoint, WORD_TABLES)
     if given.vocab_path is not None:
         mlm = any(name.startswith("target.mlm.") for name in names)

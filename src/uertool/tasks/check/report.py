@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from uertool.checkpoints.formats.pickle_scan import PickleReport
 from uertool.errors import UertoolError
 from uertool.tasks.check.capabilities import Service
-from uertool.tasks.check.configuration import ConfigValue
 from uertool.tasks.check.tensor_health import Health
 
 if TYPE_CHECKING:
@@ -40,6 +39,23 @@ class Part:
     tensors: int
     parameters: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class ConfigValue:
+    """One value of the model configuration and where it came from.
+
+    Attributes:
+        name: UER-py's name.
+        value: as `ModelConfig` has it; None if it is unknown.
+        source: "inferred", "assumed", "published size", "config file", "default" or "unknown".
+        how: the evidence in the file, for inferred values.
+    """
+
+    name: str
+    value: Any
+    source: str
+    how: str = ""
 
 
 @dataclass
@@ -127,34 +143,12 @@ class Inspection:
 
 def as_json(result: Inspection) -> dict[str, Any]:
     """The inspection as JSON types."""
-    return {
-        "path": str(result.path),
-        "good": result.good,
-        "format": result.format,
-        "layout": result.layout,
-        "generation": result.generation,
-        "architecture": result.architecture,
-        "candidates": list(result.candidates),
-        "heads": list(result.heads),
-        "multi_gpu": result.multi_gpu,
-        "tensors": result.tensors,
-        "parameters": result.parameters,
-        "bytes": result.bytes,
-        "dtypes": result.dtypes,
-        "parts": [vars(part) for part in result.parts],
-        "settings": [
-            {**vars(setting), "value": _plain(setting.value)} for setting in result.settings
-        ],
-        "services": [vars(service) for service in result.services],
-        "not_finite": result.health.not_finite,
-        "all_zero": result.health.all_zero,
-        "constant": result.health.constant,
-        "tied": [list(group) for group in result.health.tied],
-        "twins": [list(group) for group in result.health.twins],
-        "security": [_security_json(report) for report in result.security],
-        "run": result.run.as_record() if result.run is not None else None,
-        "findings": [vars(finding) for finding in result.findings],
-    }
+    values = {"good": result.good, **dataclasses.asdict(result)}
+    values.update(values.pop("health"))
+    values["path"] = str(result.path)
+    values["security"] = [_security_json(report) for report in result.security]
+    values["run"] = result.run.as_record() if result.run is not None else None
+    return values
 
 
 def _security_json(report: PickleReport) -> dict[str, Any]:
@@ -168,11 +162,3 @@ def _security_json(report: PickleReport) -> dict[str, Any]:
         ],
         "errors": list(report.errors),
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value

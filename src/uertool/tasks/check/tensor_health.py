@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -101,14 +101,6 @@ def compare(
             yield TensorDifference(name, "only in the second", second=_words(second, name))
         else:
             yield _difference(first, second, name)
-
-
-def summary(differences: Sequence[TensorDifference]) -> dict[str, int]:
-    """How many tensors have each status."""
-    counts: dict[str, int] = {}
-    for item in differences:
-        counts[item.status] = counts.get(item.status, 0) + 1
-    return counts
 
 
 class _Look:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,10 @@ class TrialRun:
     def as_record(self) -> dict[str, Any]:
         """The same as JSON types."""
         return {
-            "device": self.device,
-            "dtype": self.dtype,
-            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
-            "not_finite": list(self.not_finite),
+            **asdict(self),
             "finite": not self.not_finite,
             "load_seconds": round(self.load_seconds, 3),
             "run_seconds": round(self.run_seconds, 3),
-            "heads": self.heads,
             "perplexities": {str(heads): value for heads, value in self.perplexities.items()},
         }
 

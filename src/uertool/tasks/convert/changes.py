@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,52 +19,45 @@ from uertool.tasks.convert import tensor_views
 from uertool.tasks.convert.settings import ConvertSettings, Target
 from uertool.tasks.convert.tensor_views import TensorView
 
+_SEGMENTS = "embedding.seg.embedding.weight"
 
+
+@dataclass(kw_only=True)
 class Changes:
     """The canonical tensors of a source as the output will hold them.
 
-    Args:
+    Attributes:
         checkpoint: the source.
         to: what is written.
         options: settings of the conversion.
-        arch: the architecture of the source, None for what only UER-py has.
-        config: the source.
+        arch: the architecture, None for what only UER-py has; first of the source, then of the
+            output, as are the next two.
+        config: the model.
         heads: heads to convert.
         whole: whether a whole Hugging Face folder is written, not weights alone.
-
-    Attributes:
-        view: the tensors.
-        arch, config, heads: the output.
+        view: the tensors of the output.
         notes: sentences about decisions.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        to: Target,
-        options: ConvertSettings,
-        arch: Architecture | None,
-        config: ModelConfig,
-        heads: tuple[str, ...],
-        *,
-        whole: bool,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.to = to
-        self.options = options
-        self.arch = arch
-        self.config = config
-        self.heads = heads
-        self.whole = whole
-        self.notes: list[str] = []
+    checkpoint: Checkpoint
+    to: Target
+    options: ConvertSettings
+    arch: Architecture | None
+    config: ModelConfig
+    heads: tuple[str, ...]
+    whole: bool
+    view: TensorView = field(init=False)
+    notes: list[str] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
         self.view = self._changed_view()
 
     def _changed_view(self) -> TensorView:
         view = tensor_views.of_checkpoint(self.checkpoint)
-        unwanted = self._names_of_heads(set(self.checkpoint.heads) - set(self.heads))
+        dropped = sorted(set(self.checkpoint.heads) - set(self.heads))
+        unwanted = self._names_of_heads(dropped)
         if unwanted:
             view = tensor_views.without(view, unwanted)
-            dropped = sorted(set(self.checkpoint.heads) - set(self.heads))
             self.notes.append(f"Heads left out (`target`): {', '.join(dropped)}.")
         if self.to in ("hf", "google"):
             view = self._towards_others(view)
@@ -73,13 +67,15 @@ class Changes:
             view = _cast(view, getattr(torch, self.options.dtype))
         return view
 
-    def _names_of_heads(self, heads: set[str]) -> set[str]:
-        if not heads or self.arch is None:
-            return set()
-        kept = [head for head in self.arch.heads if head.name in self.heads]
-        needed = {name for head in kept for row in head.rules for name in row.uer}
-        gone = [head for head in self.arch.heads if head.name in heads]
-        return {name for head in gone for row in head.rules for name in row.uer} - needed
+    def _names_of_heads(self, dropped: Sequence[str]) -> set[str]:
+        """The tensors of these heads that no other head needs."""
+
+        def names(heads: Sequence[str]) -> set[str]:
+            known = self.arch.heads if self.arch is not None else ()
+            rows = [row for head in known if head.name in heads for row in head.rules]
+            return {name for row in rows for name in row.uer}
+
+        return names(dropped) - names(self.heads)
 
     def _towards_others(self, view: TensorView) -> TensorView:
         exact = self.options.exact_norm and self.config.norm == "uer"
@@ -152,13 +148,9 @@ class Changes:
                     -1, self.config.word_size
                 )
             else:
-                made[name] = self._sinusoid
+                made[name] = lambda: _sinusoid(self.config.max_seq_length, self.config.word_size)
         without = {"embedding.sinusoidalpos.pe", "tgt_embedding.sinusoidalpos.pe"}
         return tensor_views.with_tensors(tensor_views.without(view, without), made)
-
-    def _sinusoid(self) -> torch.Tensor:
-        length = self.config.max_seq_length
-        return sinusoid_modular(length + 2, self.config.word_size)[2:].clone()
 
     def _with_pooler(self, view: TensorView) -> TensorView:
         """Give a bare encoder the pooler that transformers requires."""
@@ -202,9 +194,8 @@ class Changes:
                 )
         if self.to == "uer":
             self._note_settings_without_words()
-        segments = "embedding.seg.embedding.weight"
         if not self.options.exact_norm and self._has_one_segment():
-            view = self._segments_as_script(view, segments)
+            view = self._segments_as_script(view)
         return view
 
     def _note_settings_without_words(self) -> None:
@@ -226,11 +217,12 @@ class Changes:
         checkpoint = self.checkpoint
         if checkpoint.layout != "hf" or checkpoint.architecture != "xlm-roberta":
             return False
-        raw = checkpoint.source_name("embedding.seg.embedding.weight")
+        raw = checkpoint.source_name(_SEGMENTS)
         return checkpoint.file.info(raw).shape[0] == 1
 
-    def _segments_as_script(self, view: TensorView, name: str) -> TensorView:
+    def _segments_as_script(self, view: TensorView) -> TensorView:
         """UER-py's converter leaves zeros in the row that its texts use."""
+        name = _SEGMENTS
         if name not in view.infos or not bool(view.read(name)[1].any()):
             return view
         self.notes.append(
@@ -252,8 +244,8 @@ class Changes:
         names = {f"{side}.pos.embedding.weight" for side in ("embedding", "tgt_embedding")}
         names &= set(view.infos)
         same = self.config.scale_embedding and all(
-            torch.allclose(view.read(name).float(), self._sinusoid_like(view.read(name)), atol=1e-6)
-            for name in names
+            torch.allclose(table, _sinusoid(*table.shape), atol=1e-6)
+            for table in (view.read(name).float() for name in names)
         )
         if same:
             self.config = self.config.replace(
@@ -269,8 +261,10 @@ class Changes:
         )
         return view
 
-    def _sinusoid_like(self, table: torch.Tensor) -> torch.Tensor:
-        return sinusoid_modular(table.shape[0] + 2, table.shape[1])[2:]
+
+def _sinusoid(rows: int, size: int) -> torch.Tensor:
+    """The positions that UER-py computes for Pegasus, from row 2 on."""
+    return sinusoid_modular(rows + 2, size)[2:].clone()
 
 
 def _cast(view: TensorView, dtype: torch.dtype) -> TensorView:

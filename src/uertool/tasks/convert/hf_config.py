@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from uertool.checkpoints.architectures.base import Architecture
@@ -26,24 +25,11 @@ _CLASS_PREFIXES: Mapping[str, str] = {
 _GENERATION_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
-@dataclass(frozen=True)
-class SpecialIds:
-    """Ids of special tokens, None where there is none."""
-
-    pad: int | None = None
-    bos: int | None = None
-    eos: int | None = None
-
-
-def special_ids(arch: Architecture, tokenizer: TokenizerSource) -> SpecialIds:
-    """The ids for config.json; UER-py's texts begin with [CLS] and end with [SEP]."""
+def known_vocab(arch: Architecture, tokenizer: TokenizerSource) -> Vocab | None:
+    """The vocabulary of a tokenizer that is not copied from a folder, None without one."""
     if tokenizer.spm_path is not None:
-        vocab = spiece_tokenizer(tokenizer.spm_path, arch).vocab
-    elif tokenizer.vocab_path is not None:
-        vocab = Vocab.load(tokenizer.vocab_path)
-    else:
-        return SpecialIds()
-    return SpecialIds(vocab.pad_id, vocab.cls_id, vocab.sep_id)
+        return spiece_tokenizer(tokenizer.spm_path, arch).vocab
+    return None if tokenizer.vocab_path is None else Vocab.load(tokenizer.vocab_path)
 
 
 def config_json(
@@ -53,7 +39,7 @@ def config_json(
     *,
     model_type: str,
     tied: bool,
-    ids: SpecialIds,
+    vocab: Vocab | None,
     labels: Sequence[str] = (),
     dtype: str = "float32",
     original: Mapping[str, Any] | None = None,
@@ -66,7 +52,7 @@ def config_json(
         hf_class: Hugging Face's class, for `architectures`.
         model_type: one of the architecture's.
         tied: whether the output layer holds the numbers of the word table.
-        ids: special tokens, for a model without an original.
+        vocab: gives the ids of special tokens for a model without an original.
         labels: names of the labels of a classifier.
         dtype: of the weights, as transformers spells it.
         original: config.json of the model that the source was made from. Everything in it is kept,
@@ -75,7 +61,7 @@ def config_json(
     if original:
         made = {**original, **_changed(config, arch, original)}
     else:
-        made = {**arch.config_to_hf(config), **_ids_in_config(arch, config, ids)}
+        made = {**arch.config_to_hf(config), **_special_ids(arch, config, vocab)}
     made["model_type"] = model_type
     made["architectures"] = [hf_class]
     if arch.name not in ("t5", "t5-v1_1"):  # where the setting means something else
@@ -97,8 +83,8 @@ def as_original(
         original: config.json of the model that it was made from.
         tied: whether the output layer still holds the numbers of the word table.
     """
-    told = arch.config_from_hf(original)
-    lost = {name: told[name] for name in LOST_IN_UER if name in told}
+    values = arch.config_from_hf(original)
+    lost = {name: values[name] for name in LOST_IN_UER if name in values}
     if not tied:
         lost.pop("lm_scale", None)
     return config.replace(**lost)
@@ -140,15 +126,19 @@ def _labels(
     }
 
 
-def _ids_in_config(arch: Architecture, config: ModelConfig, ids: SpecialIds) -> dict[str, Any]:
+def _special_ids(arch: Architecture, config: ModelConfig, vocab: Vocab | None) -> dict[str, Any]:
+    """The ids for config.json; UER-py's texts begin with [CLS] and end with [SEP]."""
     if "pad_token_id" in arch.config_to_hf(config):
         return {}  # transformers counts positions from it: the table, not the vocabulary, decides
-    values: dict[str, Any] = {"pad_token_id": ids.pad or 0}  # UER-py's is always 0
+    pad, bos, eos = None, None, None
+    if vocab is not None:
+        pad, bos, eos = vocab.pad_id, vocab.cls_id, vocab.sep_id
+    values: dict[str, Any] = {"pad_token_id": pad or 0}  # UER-py's is always 0
     if arch.name == "gpt2" or config.decoder is not None:
-        values["bos_token_id"] = ids.bos
-        values["eos_token_id"] = ids.eos
+        values["bos_token_id"] = bos
+        values["eos_token_id"] = eos
     if config.decoder is not None:
-        values["decoder_start_token_id"] = ids.bos
+        values["decoder_start_token_id"] = bos
         if arch.name == "bart":
             values["forced_eos_token_id"] = None
     return values

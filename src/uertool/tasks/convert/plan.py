@@ -19,7 +19,7 @@ from uertool.errors import CheckpointError, ConfigError, UsageError, listed
 from uertool.loading.assumptions import guessed, require_known
 from uertool.loading.config_values import uer_content
 from uertool.tasks.convert.changes import Changes
-from uertool.tasks.convert.hf_config import as_original, config_json, special_ids, written_class
+from uertool.tasks.convert.hf_config import as_original, config_json, known_vocab, written_class
 from uertool.tasks.convert.results import ConversionReport, MappingRow
 from uertool.tasks.convert.settings import ConvertSettings, Target
 from uertool.tasks.convert.source import find_tokenizer, original_config, source_config
@@ -79,9 +79,14 @@ class ConversionPlan:
         if to == "hf" and not self.weights_only:
             require_known(checkpoint, self.source_config, options.assume)
         changes = Changes(
-            checkpoint, to, options, arch, self._started(arch), self._chosen_heads(),
+            checkpoint=checkpoint,
+            to=to,
+            options=options,
+            arch=arch,
+            config=self._started(arch),
+            heads=self._chosen_heads(),
             whole=not self.weights_only,
-        )  # fmt: skip
+        )
         self.view: TensorView = changes.view
         self.arch: Architecture | None = changes.arch
         self.config: ModelConfig = changes.config
@@ -280,7 +285,7 @@ class ConversionPlan:
             self.hf_class,
             model_type=self.model_type,
             tied=_are_tied(self.view),
-            ids=special_ids(self.arch, self.tokenizer),
+            vocab=known_vocab(self.arch, self.tokenizer),
             labels=self.options.label_names,
             dtype=str(self.tensors.tensors[0].info.dtype).removeprefix("torch."),
             original=self.original,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,39 +28,34 @@ _MORE_TARGETS: Mapping[str, tuple[str, ...]] = {
     "ner": ("token_cls",),
 }
 
-_SOURCE = "Source (only where its files do not say)"
-_OUTPUT = "Output"
+_source = partial(Setting, panel="Source (only where its files do not say)")
+_tokenizer = partial(Setting, panel="Tokenizer")
+_output = partial(Setting, panel="Output")
 
 
 @dataclass(frozen=True)
 class ConvertSettings(Settings):
     """Settings of a conversion."""
 
-    arch: Annotated[
-        str | None, Setting("The architecture, if names of tensors are ambiguous", panel=_SOURCE)
-    ] = None
+    arch: Annotated[str | None, _source("The architecture, if names of tensors are ambiguous")] = (
+        None
+    )
     config_path: Annotated[
-        Path | None,
-        Setting(
-            "Configuration of the source, of UER-py, Hugging Face or Google",
-            panel=_SOURCE,
-        ),
+        Path | None, _source("Configuration of the source, of UER-py, Hugging Face or Google")
     ] = None
-    heads_num: Annotated[int | None, Setting("Attention heads", min=1, panel=_SOURCE)] = None
-    hidden_act: Annotated[
-        Activation | None, Setting("Activation of the feed-forward layers", panel=_SOURCE)
-    ] = None
+    heads_num: Annotated[int | None, _source("Attention heads", min=1)] = None
+    hidden_act: Annotated[Activation | None, _source("Activation of the feed-forward layers")] = (
+        None
+    )
     assume: Annotated[
         Literal["heads=hidden/64"] | None,
-        Setting("Accept a guess: one attention head for every 64 channels", panel=_SOURCE),
+        _source("Accept a guess: one attention head for every 64 channels"),
     ] = None
     layers_num: Annotated[
-        int | None,
-        Setting("Encoder layers: an error if the file has another number", min=1, panel=_SOURCE),
+        int | None, _source("Encoder layers: an error if the file has another number", min=1)
     ] = None
     decoder_layers_num: Annotated[
-        int | None,
-        Setting("Decoder layers: an error if the file has another number", min=1, panel=_SOURCE),
+        int | None, _source("Decoder layers: an error if the file has another number", min=1)
     ] = None
     target: Annotated[
         tuple[TargetWord, ...],
@@ -82,34 +78,24 @@ class ConvertSettings(Settings):
     max_shard_size: Annotated[
         str | None, Setting("The most bytes of one file in a folder, such as 5GB")
     ] = None
-    vocab_path: Annotated[
-        Path | None, Setting("The vocabulary, for the tokenizer files", panel="Tokenizer")
-    ] = None
+    vocab_path: Annotated[Path | None, _tokenizer("The vocabulary, for the tokenizer files")] = None
     spm_model_path: Annotated[
-        Path | None,
-        Setting("A sentencepiece model in place of a vocabulary", panel="Tokenizer"),
+        Path | None, _tokenizer("A sentencepiece model in place of a vocabulary")
     ] = None
     do_lower_case: Annotated[
         bool | None,
-        Setting(
-            "Whether the tokenizer lower-cases text",
-            valued=True,
-            panel="Tokenizer",
-            default="as the source, or true",
+        _tokenizer(
+            "Whether the tokenizer lower-cases text", valued=True, default="as the source, or true"
         ),
     ] = None
     labels: Annotated[
         tuple[str, ...],
         Setting("Names of a classifier's labels, with commas between them", metavar="A,B,C"),
     ] = ()
-    verify: Annotated[
-        bool, Setting("Read the output back, compare it and run both", panel=_OUTPUT)
-    ] = True
-    allow_nan: Annotated[bool, Setting("Accept NaN and infinite weights", panel=_OUTPUT)] = False
-    allow_loss: Annotated[
-        bool, Setting("Go on where something has no place in the output", panel=_OUTPUT)
-    ] = False
-    overwrite: Annotated[bool, Setting("Replace an existing output", panel=_OUTPUT)] = False
+    verify: Annotated[bool, _output("Read the output back, compare it and run both")] = True
+    allow_nan: Annotated[bool, _output("Accept NaN and infinite weights")] = False
+    allow_loss: Annotated[bool, _output("Go on where something has no place in the output")] = False
+    overwrite: Annotated[bool, _output("Replace an existing output")] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -200,13 +200,3 @@ def _silence() -> Iterator[None]:
         logger.setLevel(before)
         if bars:
             theirs.enable_progress_bar()
-
-
-def largest_differences(one: Outputs, other: Outputs) -> dict[str, float]:
-    """The largest absolute difference of every output that both have."""
-    return {name: float((one[name] - other[name]).abs().max()) for name in one if name in other}
-
-
-def scale_of(outputs: Outputs) -> dict[str, float]:
-    """The largest absolute value of every output."""
-    return {name: float(tensor.abs().max()) for name, tensor in outputs.items()}
