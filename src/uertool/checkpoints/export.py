@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from uertool.checkpoints.architectures.base import Architecture, Head
@@ -50,7 +50,6 @@ class Plan:
     left_over: tuple[str, ...] = ()
     must_be_tied: tuple[tuple[str, str], ...] = ()
     heads: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
 
 
 def fitting_heads(arch: Architecture, heads: Iterable[str]) -> tuple[Head, ...]:

@@ -25,7 +25,7 @@ from uertool.loading.assembling import HEADS, build_model, heads_in
 from uertool.loading.config_resolution import Resolved, resolve_config
 from uertool.loading.device import resolve_device, resolve_dtype, set_threads
 from uertool.loading.settings import DeviceSettings, ModelSettings
-from uertool.loading.tokenizers import TOKENIZER_FILES, Named, TokenizerFinder
+from uertool.loading.tokenizers import TOKENIZER_SETTINGS, TokenizerFiles, TokenizerFinder
 from uertool.models.model import UerModel
 from uertool.text.tokenizers.base import Tokenizer
 
@@ -131,9 +131,12 @@ def load_model(
     if key in _kept:
         _kept[key] = _kept.pop(key)
         return _kept[key]
-    named = Named(vocab, tokenizer, {name: overrides.pop(name, None) for name in TOKENIZER_FILES})
-    target = {name: overrides.pop(f"tgt_{name}", None) for name in TOKENIZER_FILES}
-    tokenizers = (named, Named(tgt_vocab, tgt_tokenizer, target))
+    named = {name: overrides.pop(name, None) for name in TOKENIZER_SETTINGS}
+    target = {name: overrides.pop(f"tgt_{name}", None) for name in TOKENIZER_SETTINGS}
+    tokenizers = (
+        TokenizerFiles(vocab, tokenizer, **named),
+        TokenizerFiles(tgt_vocab, tgt_tokenizer, **target),
+    )
     with open_checkpoint(path, arch=arch, ignore_unexpected=tuple(ignore_unexpected)) as checkpoint:
         resolved = resolve_config(checkpoint, config, overrides)
         loaded = _load(checkpoint, resolved, heads, tokenizers, place, kind)
@@ -165,8 +168,7 @@ def load_from_settings(
         raise UsageError(
             "`config_path` was given without a model.", "Name one with `load_model_path`."
         )
-    if device.threads is not None:
-        set_threads(device.threads)
+    set_threads(device.threads)
     return load_model(
         model.reference,
         device=device.device,
@@ -192,26 +194,22 @@ def find_model(reference: str | Path) -> Path:
     Raises:
         CheckpointError: there is nothing of that name.
     """
-    text = str(reference)
-    if hub.is_hub_reference(text):
-        return hub.download(text)
-    path = Path(reference)
-    bundled = bundled_models()
-    if text in bundled and not path.exists():
-        return bundled[text]
+    path = Path(local_path(reference))
     if not path.exists() and not path.with_name(path.name + ".index").exists():
-        names = ", ".join(bundled)
+        names = ", ".join(bundled_models())
         raise CheckpointError(
-            f"The model {text} does not exist.",
+            f"The model {reference} does not exist.",
             f"Check the path; bundled models are {names}, others on the hub are hf:owner/name.",
         )
     return path
 
 
-def local_path(reference: str) -> str:
+def local_path(reference: str | Path) -> str | Path:
     """The path of a bundled model or one of the hub; a path stays what it is, there or not."""
-    bundled = reference in bundled_models() and not Path(reference).exists()
-    return str(find_model(reference)) if bundled or hub.is_hub_reference(reference) else reference
+    text = str(reference)
+    if hub.is_hub_reference(text):
+        return hub.download(text)
+    return reference if Path(reference).exists() else bundled_models().get(text, reference)
 
 
 def _stamp(path: Path) -> tuple[Any, ...]:
@@ -225,7 +223,7 @@ def _load(
     checkpoint: Checkpoint,
     resolved: Resolved,
     heads: Sequence[str] | None,
-    tokenizers: tuple[Named, Named],
+    tokenizers: tuple[TokenizerFiles, TokenizerFiles],
     device: torch.device,
     dtype: torch.dtype,
 ) -> LoadedModel:

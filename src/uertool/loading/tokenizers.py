@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +21,41 @@ from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 PADDING_ROWS = 128
 
 #: Keyword arguments of `load_model` that describe a tokenizer; with `tgt_` that of the target.
-TOKENIZER_FILES = ("spm_model_path", "merges_path", "do_lower_case")
+TOKENIZER_SETTINGS = ("spm_model_path", "merges_path", "do_lower_case")
 
 
 @dataclass(frozen=True)
-class Named:
-    """What a user named for the tokenizer of one side; None means not given.
+class TokenizerFiles:
+    """What a user or the files next to a model say about a tokenizer; None means nothing.
 
     Attributes:
         vocab: a vocabulary file.
         kind: UER-py's name of the tokenizer, see `make_tokenizer`.
-        files: values of TOKENIZER_FILES.
+        spm_model_path: a sentencepiece model.
+        merges_path: merges of a byte-level BPE.
+        do_lower_case: whether text is lower-cased.
     """
 
     vocab: str | Path | None = None
     kind: str | None = None
-    files: Mapping[str, Any] = field(default_factory=dict)
+    spm_model_path: str | Path | None = None
+    merges_path: str | Path | None = None
+    do_lower_case: bool | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was named."""
-        return not (self.vocab or self.kind or any(self.files.values()))
+        return not any(vars(self).values())
 
 
-@dataclass(frozen=True)
-class OwnTokenizer:
-    """The tokenizer that the companions of a weight file describe; None means nothing.
+def own_tokenizer(path: Path) -> TokenizerFiles:
+    """The tokenizer that the companions of a weight file describe; nothing for a folder.
 
-    Attributes:
-        vocab: NAME.vocab.txt or NAME.vocab.json.
-        spm: NAME.spiece.model.
-        merges: NAME.merges.txt.
-        kind: UER-py's name of the tokenizer, from NAME.config.json.
-        do_lower_case: from NAME.config.json.
+    They are NAME.vocab.txt or NAME.vocab.json, NAME.spiece.model, NAME.merges.txt, and
+    NAME.config.json, which has its kind and `do_lower_case`.
     """
-
-    vocab: Path | None = None
-    spm: Path | None = None
-    merges: Path | None = None
-    kind: str | None = None
-    do_lower_case: bool | None = None
-
-
-def own_tokenizer(path: Path) -> OwnTokenizer:
-    """The tokenizer that the companions of a weight file describe; nothing for a folder."""
     if path.is_dir():
-        return OwnTokenizer()
+        return TokenizerFiles()
 
     def own(*names: str) -> Path | None:
         places = (companion(path, name) for name in names)
@@ -78,12 +67,12 @@ def own_tokenizer(path: Path) -> OwnTokenizer:
         with contextlib.suppress(UertoolError):  # it is reported where its settings are read
             settings = read_json_object(config)
     kind, lower = settings.get("tokenizer"), settings.get("do_lower_case")
-    return OwnTokenizer(
-        own("vocab.txt", "vocab.json"),
-        own("spiece.model"),
-        own("merges.txt"),
-        kind if isinstance(kind, str) else None,
-        {"true": True, "false": False}.get(str(lower).lower()),
+    return TokenizerFiles(
+        vocab=own("vocab.txt", "vocab.json"),
+        kind=kind if isinstance(kind, str) else None,
+        spm_model_path=own("spiece.model"),
+        merges_path=own("merges.txt"),
+        do_lower_case={"true": True, "false": False}.get(str(lower).lower()),
     )
 
 
@@ -96,12 +85,16 @@ class TokenizerFinder:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, config: ModelConfig, source: Named, target: Named
+        self,
+        checkpoint: Checkpoint,
+        config: ModelConfig,
+        source: TokenizerFiles,
+        target: TokenizerFiles | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.config = config
         self.named = source
-        self.named_target = target
+        self.named_target = target or TokenizerFiles()
         self.notes: list[str] = []
         self.details: list[str] = []
 
@@ -136,17 +129,17 @@ class TokenizerFinder:
                 )
             return None
         vocab = named.vocab
-        if vocab is None and not named.files["spm_model_path"] and own is None:
+        if vocab is None and not named.spm_model_path and own is None:
             vocab = self.named.vocab
         kind = named.kind or ("bert" if named.vocab else self.named.kind)
-        tokenizer = self._make(Named(vocab, kind, named.files), "tgt_vocab.txt")
+        tokenizer = self._make(replace(named, vocab=vocab, kind=kind), "tgt_vocab.txt")
         self._compare(tokenizer, config.tgt_vocab_size or config.vocab_size, self.named.vocab)
         return tokenizer
 
-    def _make(self, named: Named, default: str) -> Tokenizer:
+    def _make(self, named: TokenizerFiles, default: str) -> Tokenizer:
         path = self.checkpoint.path
-        vocab, spm, merges, lower = named.vocab, *(named.files[name] for name in TOKENIZER_FILES)
-        kind = named.kind
+        vocab, kind, lower = named.vocab, named.kind, named.do_lower_case
+        spm, merges = named.spm_model_path, named.merges_path
         if vocab is None and spm is None:
             if self.checkpoint.layout == "hf" and default == "vocab.txt":
                 folder = path if path.is_dir() else path.parent
@@ -156,8 +149,8 @@ class TokenizerFinder:
                 if vocab is None:
                     raise UsageError(f"`tokenizer` needs `vocab_path`: {folder} has no vocab.txt.")
             else:
-                own = own_tokenizer(path) if default == "vocab.txt" else OwnTokenizer()
-                spm, merges = own.spm, merges or own.merges
+                own = own_tokenizer(path) if default == "vocab.txt" else TokenizerFiles()
+                spm, merges = own.spm_model_path, merges or own.merges_path
                 vocab = own.vocab or (None if spm else self._found(default))
                 kind = kind or own.kind
                 lower = own.do_lower_case if lower is None else lower

@@ -38,7 +38,7 @@ def check(
     executed.
     """
     output.apply()
-    path = _reference(file, settings)
+    reference = _reference(file, settings)
     if output.save_run and settings.fix is None and settings.to_safetensors is None:
         raise UsageError("`save_run` needs an output: `fix` or `to_safetensors`.")
 
@@ -47,9 +47,8 @@ def check(
     from uertool.loading.registry import local_path
     from uertool.tasks.check import inspection, repair, tensor_health
 
-    path = local_path(path)
-    if device.threads is not None:
-        set_threads(device.threads)
+    path = local_path(reference)
+    set_threads(device.threads)
     if settings.compare is not None:
         first, second, by_meaning = inspection.open_alike(path, local_path(settings.compare))
         with first, second, console.tensor_progress("Comparing") as progress:
@@ -59,7 +58,7 @@ def check(
         result = inspection.inspect_checkpoint(
             path, settings, numbers=not settings.fast, progress=progress
         )
-    if settings.run and result.architecture_known:
+    if settings.run and result.layout:
         inspection.run_once(result, device, settings)
     render.show(result, as_json=output.json)
     for target, write in (

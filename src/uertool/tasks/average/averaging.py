@@ -6,6 +6,8 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -163,16 +165,10 @@ def make_merger(settings: MergeSettings, count: int) -> tuple[Merger, tuple[floa
 
 def layout_differences(files: Sequence[TensorFile]) -> list[Difference]:
     """Every tensor that is absent somewhere, or of another shape or kind of number."""
-    names: dict[str, None] = {}
-    held = []
-    for file in files:
-        held.append(set(file.keys()))
-        names.update(dict.fromkeys(file.keys()))
+    held = [{name: file.info(name) for name in file} for file in files]
     found = []
-    for name in names:
-        infos = [
-            file.info(name) if name in own else None for file, own in zip(files, held, strict=True)
-        ]
+    for name in dict.fromkeys(chain.from_iterable(held)):
+        infos = [own.get(name) for own in held]
         shapes = {info.shape if info else None for info in infos}
         kinds = {_kind(info.dtype) if info else None for info in infos}
         if len(shapes) > 1 or len(kinds) > 1:
@@ -196,33 +192,26 @@ def _layout_error(
     )
 
 
+@dataclass
 class _MergeJob:
     """The passes over all tensors of the opened models."""
 
-    def __init__(
-        self,
-        files: Sequence[TensorFile],
-        merger: Merger,
-        report: MergeReport,
-        progress: Progress | None,
-    ) -> None:
-        self.files = files
-        self.merger = merger
-        self.report = report
-        self.progress = progress
-        self.infos = [self.target(name) for name in files[0]]
-        if any(file.info(i.name).dtype != i.dtype for file in files for i in self.infos):
-            report.notices.append(
+    files: Sequence[TensorFile]
+    merger: Merger
+    report: MergeReport
+    progress: Progress | None
+
+    def __post_init__(self) -> None:
+        self.infos = [self.target(name) for name in self.files[0]]
+        if any(file.info(i.name).dtype != i.dtype for file in self.files for i in self.infos):
+            self.report.notices.append(
                 "The models differ in number types; each tensor is written in its widest one."
             )
 
     def target(self, name: str) -> TensorInfo:
         """What is written for a tensor: the widest of the types in which the models hold it."""
-        first = self.files[0].info(name)
-        dtype = first.dtype
-        for file in self.files[1:]:
-            dtype = widest(dtype, file.info(name).dtype)
-        return first._replace(dtype=dtype)
+        infos = [file.info(name) for file in self.files]
+        return infos[0]._replace(dtype=reduce(widest, (info.dtype for info in infos)))
 
     def survey(self) -> None:
         """Let the merger see all of the models as often as it wants."""
@@ -273,10 +262,8 @@ class _MergeJob:
         for number, info in enumerate(self.infos):
             if self.progress:
                 self.progress(info.name, number, len(self.infos))
-            if info.dtype.is_floating_point:
-                yield info.name, self.merge(info)
-            else:
-                yield info.name, self.agreed(info)
+            merge = self.merge if info.dtype.is_floating_point else self.agreed
+            yield info.name, merge(info)
 
     def merge(self, info: TensorInfo) -> torch.Tensor:
         blocks = self.blocks_of(info)

@@ -10,6 +10,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,12 +32,11 @@ class Merger(ABC):
         """The merged block, float64."""
 
 
+@dataclass
 class Mean(Merger):
-    """The weighted sum; weights that sum to one give the mean."""
+    """The weighted sum; weights that sum to one give the mean. There is one weight per model."""
 
-    def __init__(self, weights: Sequence[float]) -> None:
-        """One weight per model."""
-        self.weights = list(weights)
+    weights: Sequence[float]
 
     def merge(self, block: list[torch.Tensor]) -> torch.Tensor:
         """Sum of weight times block."""
@@ -46,18 +46,18 @@ class Mean(Merger):
         return total
 
 
+@dataclass
 class Slerp(Merger):
     """Spherical interpolation between two tensors taken as vectors (Shoemake 1985).
 
     With the angle W between them, at the fraction t:
     sin((1 - t) W) / sin(W) * a + sin(t W) / sin(W) * b.
-    Nearly parallel tensors, and those of length zero, are interpolated on a line.
+    Nearly parallel tensors, and those of length zero, are interpolated on a line. The fraction is
+    that of the way from the first to the second model.
     """
 
-    def __init__(self, fraction: float) -> None:
-        """The fraction of the way from the first to the second model."""
-        self.fraction = fraction
-        self.weights = (1 - fraction, fraction)
+    fraction: float
+    weights: tuple[float, float] = field(init=False)
 
     def start(self, name: str, blocks: Blocks) -> None:
         """Measure the angle between the two whole tensors."""
@@ -86,20 +86,22 @@ def slerp_weights(dot: float, first: float, second: float, t: float) -> tuple[fl
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 
 
+@dataclass
 class Ties(Merger):
     """TIES merging: trim, elect signs, merge what agrees (Yadav et al. 2023, arXiv 2306.01708).
 
     With task vectors d_i = model_i - base: in each d_i only the `density` share of the values that
     is largest in magnitude stays, over the whole model; the sign of every parameter is that of
     sum_i w_i d_i; the merged task vector is the weighted mean of the values that have this sign;
-    the result is base + scale * merged.
+    the result is base + scale * merged. There is one weight per model without the base; `scale` is
+    the paper's lambda.
     """
 
-    def __init__(self, weights: Sequence[float], density: float, scale: float) -> None:
-        """One weight per model without the base, the share to keep, and the paper's lambda."""
-        self.weights = list(weights)
-        self.density = density
-        self.scale = scale
+    weights: Sequence[float]
+    density: float
+    scale: float
+
+    def __post_init__(self) -> None:
         self._selects = [_Select() for _ in self.weights]
 
     def survey(self, blocks: Blocks) -> None:
@@ -133,20 +135,20 @@ class Ties(Merger):
         return base + self.scale * merged
 
 
+@dataclass
 class Dare(Merger):
     """DARE merging: drop at random and rescale (Yu et al. 2023, arXiv 2311.03099).
 
     With task vectors d_i = model_i - base, each value of d_i is kept with probability `density`
-    (the paper's 1 - p) and divided by it; the result is base + scale * sum_i w_i d_i.
+    (the paper's 1 - p) and divided by it; the result is base + scale * sum_i w_i d_i. There is one
+    weight per model without the base; `seed` decides which values are dropped.
     """
 
-    def __init__(self, weights: Sequence[float], density: float, scale: float, seed: int) -> None:
-        """One weight per model without the base; the seed decides which values are dropped."""
-        self.weights = list(weights)
-        self.density = density
-        self.scale = scale
-        self.seed = seed
-        self._chance: list[torch.Generator] = []
+    weights: Sequence[float]
+    density: float
+    scale: float
+    seed: int
+    _chance: list[torch.Generator] = field(init=False, default_factory=list)
 
     def start(self, name: str, blocks: Blocks) -> None:
         """Seed one generator per model from seed and name, so that the order does not matter."""
@@ -189,10 +191,10 @@ class _Select:
         upper = bits >> 16
         if self.upper is None:
             self.total += len(values)
-            self.counts += torch.bincount(upper, minlength=1 << 16)
+            counted = upper
         else:
-            inside = bits[upper == self.upper] & 0xFFFF
-            self.counts += torch.bincount(inside, minlength=1 << 16)
+            counted = bits[upper == self.upper] & 0xFFFF
+        self.counts += torch.bincount(counted, minlength=1 << 16)
 
     def narrow(self, share: float) -> bool:
         """Use what was counted; True if the values have to be counted once more."""
@@ -213,7 +215,7 @@ class _Select:
         return False
 
     def _bin(self) -> tuple[int, int]:
-        """The bin of the value of the sought rank from above, and how many lie above that bin."""
+        """The bin of the value of the sought rank from above, and how many are above that bin."""
         above = self.counts.flip(0).cumsum(0)
         place = int(torch.searchsorted(above, self.rank))
         before = int(above[place - 1]) if place else 0

@@ -29,13 +29,11 @@ class CleanReport:
         written: the files written.
         tensors: how many tensors they hold.
         renamed: how many have another name than before.
-        dropped: raw names that were left out.
     """
 
     written: tuple[Path, ...]
     tensors: int
     renamed: int
-    dropped: tuple[str, ...]
 
 
 def write_clean(path: str | Path, output: str | Path, *, overwrite: bool = False) -> CleanReport:
@@ -67,9 +65,8 @@ def write_clean(path: str | Path, output: str | Path, *, overwrite: bool = False
     canonical = CanonicalFile(source)
     with canonical:
         report = _copy(canonical, {name: name for name in canonical}, target, overwrite)
-        checkpoint = canonical.checkpoint
-        renamed = sum(checkpoint.source_name(name) != name for name in canonical)
-        return replace(report, renamed=renamed, dropped=tuple(checkpoint.dropped))
+        source_name = canonical.checkpoint.source_name
+        return replace(report, renamed=sum(source_name(name) != name for name in canonical))
 
 
 def to_safetensors(path: str | Path, output: str | Path, *, overwrite: bool = False) -> CleanReport:
@@ -97,4 +94,4 @@ def _copy(file: TensorFile, names: dict[str, str], output: Path, overwrite: bool
         overwrite=overwrite,
     )
     renamed = sum(name != new for name, new in names.items())
-    return CleanReport(tuple(written), len(names), renamed, tuple(file.skipped))
+    return CleanReport(tuple(written), len(names), renamed)

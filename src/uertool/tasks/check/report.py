@@ -65,7 +65,7 @@ class Inspection:
     Attributes:
         path: what was checked.
         format: the file format, or "" where it is no checkpoint.
-        layout: its naming: "uer", "hf" or "tf".
+        layout: its naming: "uer", "hf" or "tf"; "" where the names are not understood.
         generation: "legacy" or "modular" for UER-py's names.
         architecture: the architecture, if the names fit one only.
         candidates: all architectures that the names fit.
@@ -108,11 +108,6 @@ class Inspection:
     def good(self) -> bool:
         """Whether no problem was found."""
         return not any(finding.kind == "problem" for finding in self.findings)
-
-    @property
-    def architecture_known(self) -> bool:
-        """Whether the names were understood, so that the model can be built."""
-        return bool(self.layout)
 
     @property
     def problems(self) -> list[Finding]:

@@ -18,7 +18,7 @@ from uertool.loading.assumptions import unknown_heads
 from uertool.loading.config_resolution import resolve_config
 from uertool.loading.device import resolve_device, resolve_dtype
 from uertool.loading.settings import DeviceSettings
-from uertool.loading.tokenizers import TOKENIZER_FILES, Named, TokenizerFinder
+from uertool.loading.tokenizers import TokenizerFiles, TokenizerFinder
 from uertool.models.outputs import all_outputs
 from uertool.tasks.check.head_evidence import best_heads, head_perplexities
 from uertool.tasks.check.settings import CompanionSettings
@@ -117,9 +117,8 @@ def _tokenizer(
     checkpoint: Checkpoint, config: ModelConfig, companions: CompanionSettings
 ) -> Tokenizer | None:
     """The tokenizer of the model, or None if there is no vocabulary that fits."""
-    files = {**dict.fromkeys(TOKENIZER_FILES), "spm_model_path": companions.spm_model_path}
-    named = Named(companions.vocab_path, None, files)
+    named = TokenizerFiles(companions.vocab_path, spm_model_path=companions.spm_model_path)
     try:
-        return TokenizerFinder(checkpoint, config, named, Named()).source()
+        return TokenizerFinder(checkpoint, config, named).source()
     except UertoolError:
         return None

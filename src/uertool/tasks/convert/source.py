@@ -136,15 +136,17 @@ def find_tokenizer(
         return TokenizerSource(vocab_path=Path(options.vocab_path), do_lower_case=lower), notes
     if checkpoint.layout == "hf" and checkpoint.path.is_dir():
         return TokenizerSource(folder=checkpoint.path), ()
-    if own.spm is not None and own.vocab is None:
-        return TokenizerSource(spm_path=own.spm), ()
-    place = own.vocab or find_companion(checkpoint.path, "vocab.txt")
-    if place is None:
+    if own.spm_model_path is not None and own.vocab is None:
+        return TokenizerSource(spm_path=Path(own.spm_model_path)), ()
+    found = own.vocab or find_companion(checkpoint.path, "vocab.txt")
+    if found is None:
         return TokenizerSource(), ()
+    place = Path(found)
     reason = _not_fitting(place, config)
     if reason is not None:
         return TokenizerSource(), (f"{place} is not used: {reason}",)
-    return TokenizerSource(vocab_path=place, merges_path=own.merges, do_lower_case=lower), ()
+    merges = None if own.merges_path is None else Path(own.merges_path)
+    return TokenizerSource(vocab_path=place, merges_path=merges, do_lower_case=lower), ()
 
 
 def _refuse_larger(path: Path, size: int, checkpoint: Checkpoint, config: ModelConfig) -> None:

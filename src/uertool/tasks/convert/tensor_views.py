@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from uertool.checkpoints.formats.tensor_file import TensorInfo
+from uertool.checkpoints.formats.tensor_file import TensorInfo, ties_of
 from uertool.checkpoints.reader import Checkpoint
 
 _STREAM = "embedding.dual.stream_0_layer_norm."
@@ -36,15 +36,7 @@ class TensorView:
 
     def ties(self) -> dict[str, str]:
         """Alias to the first name of the same tensor."""
-        first: dict[Hashable, str] = {}
-        tied: dict[str, str] = {}
-        for name, info in self.infos.items():
-            key = (self.key(name), info.shape)
-            if key in first:
-                tied[name] = first[key]
-            else:
-                first[key] = name
-        return tied
+        return ties_of(self.infos, lambda name: (self.key(name), self.infos[name].shape))
 
 
 def of_checkpoint(checkpoint: Checkpoint) -> TensorView:
@@ -126,10 +118,7 @@ def scaled(view: TensorView, name: str, factor: float) -> TensorView:
     """With one tensor multiplied by a number, and no longer tied."""
     if name not in view.infos or factor == 1.0:
         return view
-    return with_tensors(
-        view,
-        {name: lambda: view.read(name) * factor},
-    )
+    return with_tensors(view, {name: lambda: view.read(name) * factor})
 
 
 def stream_as_bert(view: TensorView, layers: int, feed_forward: int) -> TensorView:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from uertool.checkpoints.companions import companion
+from uertool.checkpoints.formats.tensor_file import ties_of
 from uertool.checkpoints.formats.tf_writer import save_google
 from uertool.checkpoints.model_folder import model_folder
 from uertool.checkpoints.naming import KEEP
@@ -121,16 +122,14 @@ class ConversionWriter:
     def _ties(self) -> dict[str, str]:
         """Output names that are one tensor."""
         aliases = self.plan.view.ties()
-        first: dict[tuple[tuple[str, ...], str], str] = {}
-        tied: dict[str, str] = {}
-        for planned in self.plan.tensors.tensors:
-            roots = tuple(aliases.get(name, name) for name in planned.sources)
-            key = (roots, planned.transform.label)
-            if key in first:
-                tied[planned.name] = first[key]
-            else:
-                first[key] = planned.name
-        return tied
+        keys = {
+            planned.name: (
+                tuple(aliases.get(name, name) for name in planned.sources),
+                planned.transform.label,
+            )
+            for planned in self.plan.tensors.tensors
+        }
+        return ties_of(keys, keys.__getitem__)
 
     def _metadata(self) -> dict[str, str]:
         """The metadata of a .safetensors file."""
