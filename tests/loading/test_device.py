@@ -45,7 +45,7 @@ def test_an_absent_cuda_device_is_named_with_what_is_there(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_devices("cuda:0,cuda:1") == [torch.device("cuda", 0), torch.device("cuda", 1)]
     assert len(resolve_devices("cuda:all")) == 2
-    with pytest.raises(UsageError, match="cuda:2 is not there: torch sees 2 CUDA devices"):
+    with pytest.raises(UsageError, match="cuda:2 is not available: torch sees 2 CUDA devices"):
         resolve_device("cuda:2")
 
 

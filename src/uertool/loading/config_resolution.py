@@ -237,19 +237,19 @@ def _own_configuration(
     if checkpoint.layout == "hf":
         if checkpoint.hf_config is None or checkpoint.architecture is None:
             return []
-        told = architecture(checkpoint.architecture).config_from_hf(checkpoint.hf_config)
-        return [("config file", told)]
+        values = architecture(checkpoint.architecture).config_from_hf(checkpoint.hf_config)
+        return [("config file", values)]
     if checkpoint.stored_config is not None:
         return []
     for path in find_companions(checkpoint.path, *_CONFIG_NAMES[checkpoint.layout]):
         try:
-            told = _fields(checkpoint, path, notes)
+            values = _fields(checkpoint, path, notes)
         except UertoolError as error:
             notes.append(f"{path} is not used: {error.message}")
             continue
-        wrong = [key for key, value in told.items() if contradicts(key, value, inferred)]
+        wrong = [key for key, value in values.items() if contradicts(key, value, inferred)]
         if not wrong:
-            return [("config file", told)]
+            return [("config file", values)]
         differ = ", ".join(wrong)
         notes.append(f"{path} is not used: it belongs to another model ({differ} differ).")
     return []

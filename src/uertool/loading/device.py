@@ -64,14 +64,15 @@ def _require_present(device: torch.device, name: str) -> None:
             return
         there = f"{count} CUDA device{'s' if count != 1 else ''}" if count else "no CUDA device"
         hint = f"Choose from cuda:0 to cuda:{count - 1}." if count else "Choose `device` cpu."
-        raise UsageError(f"The device {name} is not there: torch sees {there}.", hint)
+        raise UsageError(f"The device {name} is not available: torch sees {there}.", hint)
     if device.type == "mps" and torch.backends.mps.is_available():
         return
     try:
         torch.empty(1, device=device)
     except (RuntimeError, NotImplementedError, AssertionError):
         raise UsageError(
-            f"The device {name} is not there, or this torch cannot use it.", "Choose `device` cpu."
+            f"The device {name} is not available, or this torch cannot use it.",
+            "Choose `device` cpu.",
         ) from None
 
 
@@ -136,7 +137,7 @@ def threads_for_each(devices: int, threads: int | None = None) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, of the device or the machine, did not suffice."""
+    """Whether an exception says that the memory of the device or of the machine is full."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()

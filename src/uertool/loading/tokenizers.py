@@ -113,7 +113,7 @@ class TokenizerFinder:
         """The tokenizer of targets, None where it is that of the sources.
 
         Raises:
-            UsageError: the target has another vocabulary, which is not there.
+            UsageError: the target has another vocabulary, which was not found.
             VocabError: it does not fit the word table.
         """
         config, named = self.config, self.named_target

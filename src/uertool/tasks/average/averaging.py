@@ -62,7 +62,7 @@ class MergeReport:
         bytes: how many bytes they take.
         written: the files written.
         not_finite: merged tensors that hold NaN or infinite values.
-        notices: sentences worth reading.
+        notices: remarks for the user.
         steps: those of a greedy choice, where there was one.
     """
 
@@ -78,7 +78,7 @@ class MergeReport:
 
 
 class LayoutError(CheckpointError):
-    """Checkpoints whose tensors differ in name, shape or kind, so that they cannot be merged.
+    """Checkpoints that cannot be merged: their tensors differ in name, shape or kind.
 
     Attributes:
         paths: the checkpoints.

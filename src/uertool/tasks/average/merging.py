@@ -173,7 +173,7 @@ class _Select:
     """Finds the k-th largest of many non-negative float32 values in two passes and 1 MB.
 
     The bits of a non-negative float grow with its value, so a histogram of the upper 16 bits
-    finds the bin of the k-th value, and one of the lower 16 bits within that bin the value.
+    finds the bin of the k-th value, one of the lower 16 bits within that bin the value.
     """
 
     def __init__(self) -> None:

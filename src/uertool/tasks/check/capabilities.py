@@ -1,4 +1,4 @@
-"""For which uertool commands a checkpoint can serve, seen from the names of its tensors."""
+"""The uertool commands that a checkpoint can be used with, from the names of its tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WORDS = (r"(tgt_)?embedding\.(dual\.embedding_\d+\.)?word\.", "a word embedding
 _LM = (r"target\.lm\.", "an LM head")
 _DECODER = "decoder."
 
-#: Command, and what it needs: a pattern that some canonical name must match, in words.
+#: Command, and what it needs: a pattern that a canonical name must match, and words for it.
 _NEEDS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("cloze", (_ENCODER, (r"target\.mlm\.", "an MLM head"))),
     ("extract-features", (_ENCODER,)),
@@ -35,19 +35,19 @@ class Service:
 
 
 def services(names: Iterable[str], architecture: str | None, layout: str = "uer") -> list[Service]:
-    """For which commands a checkpoint with these canonical names can serve.
+    """The commands that a checkpoint with these canonical names can be used with.
 
     Args:
         names: canonical names.
         architecture: the architecture, where one is known.
-        layout: whose names the file has: "uer", "hf" or "tf".
+        layout: the naming of the file: "uer", "hf" or "tf".
     """
     held = list(names)
     found = []
     for command, needs in _NEEDS:
         lacks = [words for pattern, words in needs if not any(re.match(pattern, n) for n in held)]
         if command == "generate lm" and any(name.startswith(_DECODER) for name in held):
-            lacks = ["a model without decoder: this one is for generate seq2seq"]
+            lacks = ["a model without a decoder: this one is for generate seq2seq"]
         if command == "vocab adapt" and layout == "tf":
             lacks = ["other names than Google's: convert it first"]
         found.append(Service(command, not lacks, ", ".join(lacks)))

@@ -1,7 +1,7 @@
 """The perplexity of a few sentences for each number of attention heads that a model may have.
 
 Tensors do not show how many heads a model was trained with. With another number it still runs, but
-predicts badly, so the perplexity of ordinary text tells which number is right.
+predicts badly, so the perplexity of ordinary text shows which number is right.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def best_heads(perplexities: Mapping[int, float], configured: int) -> int | None
 
 
 def _encoded(tokenizer: Tokenizer, length: int) -> Iterator[list[int]]:
-    """The sentences whose tokens the vocabulary knows."""
+    """The sentences with few tokens unknown to the vocabulary."""
     room = length - len(tokenizer.prefix_ids) - len(tokenizer.suffix_ids)
     for ids in tokenizer.encode_batch(list(SENTENCES)):
         if 1 < len(ids) <= room and ids.count(tokenizer.unk_id or -1) <= _UNKNOWN * len(ids):

@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Health:
-    """Names of tensors whose numbers are remarkable.
+    """Names of tensors with unusual values.
 
     Attributes:
         not_finite: name to the number of NaN and infinite values.
@@ -46,7 +46,7 @@ class TensorDifference:
         status: "equal", "differs", "shape", "type", "only in the first" or "only in the second".
         largest: largest absolute difference, where both can be compared.
         mean: mean absolute difference.
-        cosine: cosine of the two as vectors; NaN where one of them has no length.
+        cosine: cosine of the two as vectors; NaN where one of them is zero.
         first: shape and type in the first checkpoint, or None.
         second: the same in the second.
     """
@@ -61,7 +61,7 @@ class TensorDifference:
 
 
 def examine(file: TensorFile, progress: Progress | None = None) -> Health:
-    """Read every tensor once, in blocks, and say what is remarkable about its numbers."""
+    """Read every tensor once, in blocks, and report unusual values."""
     health = Health()
     stored: dict[object, list[str]] = {}
     content: dict[tuple[object, ...], list[str]] = {}
@@ -118,7 +118,7 @@ class _Look:
             return
         self.digest.update(block.contiguous().view(torch.uint8).numpy().data)
         if block.dtype.is_floating_point:
-            self.bad += _not_finite(block if block.dtype.itemsize >= 4 else block.float())
+            self.bad += count_not_finite(block)
         if self.first is None:
             self.first = float(block[0].real)
         if self.constant:
@@ -135,9 +135,11 @@ class _Look:
             health.constant.append(name)
 
 
-def _not_finite(values: torch.Tensor) -> int:
+def count_not_finite(values: torch.Tensor) -> int:
     """How many values are NaN or infinite."""
-    # If one is, the sum is none either; summing is cheaper than looking at each.
+    if values.dtype.is_floating_point and values.dtype.itemsize == 1:
+        values = values.float()  # torch does not compute with float8 types
+    # One of them makes the sum NaN or infinite too; summing is cheaper than testing each.
     if math.isfinite(float(values.sum())):
         return 0
     return int((~torch.isfinite(values)).sum())

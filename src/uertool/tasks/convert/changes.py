@@ -165,7 +165,7 @@ class Changes:
         size = self.config.hidden_size
         dtype = view.infos[next(iter(view.infos))].dtype
         self.notes.append(
-            "The pooler that transformers requires is written as zeros, because there is none."
+            "The source has no pooler, so the one that transformers requires is written as zeros."
         )
         self.heads = (*self.heads, "pooler")
         return tensor_views.with_tensors(

@@ -164,8 +164,8 @@ class ConversionPlan:
         has_twin = len(twins.intersection(there)) == 1
         if not wanted:
             classes = (self.original or {}).get("architectures") or [""]
-            told = "token_cls" if "ForTokenClassification" in classes[0] else None
-            return tuple(told if told and name in twins else name for name in there)
+            named = "token_cls" if "ForTokenClassification" in classes[0] else None
+            return tuple(named if named and name in twins else name for name in there)
         if has_twin and set(wanted) <= twins:
             return wanted
         absent = [name for name in wanted if name not in there]

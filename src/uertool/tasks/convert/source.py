@@ -83,9 +83,9 @@ def source_config(checkpoint: Checkpoint, options: ConvertSettings) -> Resolved:
     if path is not None and checkpoint.layout == "uer" and checkpoint.architecture:
         original = _foreign(path)
         if original is not None:
-            told = architecture(checkpoint.architecture).config_from_hf(original)
-            told = {name: value for name, value in told.items() if name not in _POSITIONS}
-            given = {**told, **{name: v for name, v in given.items() if v is not None}}
+            described = architecture(checkpoint.architecture).config_from_hf(original)
+            described = {name: value for name, value in described.items() if name not in _POSITIONS}
+            given = {**described, **{name: v for name, v in given.items() if v is not None}}
             path = None
     resolved = resolve_config(checkpoint, path, given, complete=False)
     if options.layers_num and resolved.config.sources.get("layers_num") == "assumed":

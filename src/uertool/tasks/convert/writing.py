@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from uertool.checkpoints.reader import CONFIG_KEY, HF_CONFIG_KEY
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError
 from uertool.io.atomic import atomic_path, refuse_existing
+from uertool.tasks.check.tensor_health import count_not_finite
 from uertool.tasks.convert.hf_config import generation_config
 from uertool.tasks.convert.hf_tokenizer import (
     json_text,
@@ -61,7 +61,11 @@ class ConversionWriter:
         plan = self.plan
         if plan.to == "google":
             companions = self._google_companions()
-            return [*self._write_google(), *self._write_companions(companions)]
+            overwrite = plan.options.overwrite
+            files = save_google(
+                self._tensors(), plan.target, overwrite=overwrite, check=self._check
+            )
+            return [*files, *self._write_companions(companions)]
         if plan.weights_only:
             companions = self._uer_companions() if plan.to != "hf" else {}
             files = self._save_tensors(plan.target, self._metadata(), self._check)
@@ -102,15 +106,15 @@ class ConversionWriter:
         for planned in self.plan.tensors.tensors:
             parts = [view.read(name) for name in planned.sources]
             for name, part in zip(planned.sources, parts, strict=True):
-                if name not in self.not_finite and not _finite(part):
-                    self._note_not_finite(name, part)
+                if name not in self.not_finite and (count := count_not_finite(part)):
+                    self._note_not_finite(name, count)
             out = parts[0] if planned.transform is KEEP else planned.transform.out(parts)
             yield planned.name, out
             for name in planned.sources:
                 view.release(name)
 
-    def _note_not_finite(self, name: str, tensor: torch.Tensor) -> None:
-        self.not_finite[name] = count = int((~torch.isfinite(_computable(tensor))).sum())
+    def _note_not_finite(self, name: str, count: int) -> None:
+        self.not_finite[name] = count
         source = self.plan.checkpoint.path
         message = f"{source}: {name} holds {count} values that are NaN or infinite."
         if not self.plan.options.allow_nan:
@@ -158,14 +162,6 @@ class ConversionWriter:
             plan.notes.append(
                 "No vocabulary was found, so there are no tokenizer files; give `vocab_path`."
             )
-
-    def _write_google(self) -> list[Path]:
-        return save_google(
-            self._tensors(),
-            self.plan.target,
-            overwrite=self.plan.options.overwrite,
-            check=self._check,
-        )
 
     def _uer_companions(self) -> dict[Path, bytes]:
         """The files of a UER-py output: NAME.config.json and the vocabulary, NAME.vocab.txt.
@@ -226,17 +222,3 @@ class ConversionWriter:
 
 def _holds(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() == content
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    tensor = _computable(tensor)
-    # The sum of finite numbers can overflow, so it only clears; it needs no second array.
-    if math.isfinite(float(tensor.sum())):
-        return True
-    return bool(torch.isfinite(tensor).all())
-
-
-def _computable(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in a type that torch computes with, which float8 types are not."""
-    small = tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1
-    return tensor.float() if small else tensor
