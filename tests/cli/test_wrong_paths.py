@@ -27,6 +27,8 @@ INPUTS = {
     "check --vocab-path": ["check", MODEL, "--fast", "--vocab-path", "{}"],
     "check --config-path": ["check", MODEL, "--fast", "--config-path", "{}"],
     "vocab build": ["vocab", "build", "{}", "-o", "out.txt"],
+    "vocab build --model": ["vocab", "build", "{}", "-o", "out.txt", "--model", "bpe"]
+    + ["--vocab-size", "900"],
     "vocab build --reserved-vocab-path": ["vocab", "build", VOCAB, "-o", "out.txt"]
     + ["--reserved-vocab-path", "{}"],
     "vocab diff": ["vocab", "diff", "--vocab-1", VOCAB, "--vocab-2", "{}"],

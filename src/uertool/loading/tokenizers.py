@@ -76,6 +76,26 @@ def own_tokenizer(path: Path) -> TokenizerFiles:
     )
 
 
+def found_vocab(path: Path, default: str = "vocab.txt") -> tuple[Path, list[str]]:
+    """The vocabulary of a checkpoint: its own, or the one in its folder, which a note names.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = find_companion(path, default)
+    if found is None:
+        raise UsageError(
+            f"{path} has no vocabulary next to it.",
+            "Name one with `vocab_path`, or a sentencepiece model with `spm_model_path`.",
+        )
+    if found.name != default or path.is_dir():
+        return found, []
+    own = companion(path, default).name
+    return found, [
+        f"The vocabulary {found}, next to the model, is used, because there is no {own}."
+    ]
+
+
 class TokenizerFinder:
     """Finds the tokenizers of a checkpoint.
 
@@ -163,19 +183,9 @@ class TokenizerFinder:
         )
 
     def _found(self, default: str) -> Path:
-        """The vocabulary of a checkpoint, or the one in its folder, with a note."""
-        path = self.checkpoint.path
-        found = find_companion(path, default)
-        if found is None:
-            raise UsageError(
-                f"{path} has no vocabulary next to it.",
-                "Name one with `vocab_path`, or a sentencepiece model with `spm_model_path`.",
-            )
-        if found.name == default and not path.is_dir():
-            own = companion(path, default).name
-            self.notes.append(
-                f"The vocabulary {found}, next to the model, is used, because there is no {own}."
-            )
+        """The vocabulary of the checkpoint, with a note if it may be another model's."""
+        found, note = found_vocab(self.checkpoint.path, default)
+        self.notes.extend(note)
         return found
 
     def _compare(self, tokenizer: Tokenizer, rows: int, named: str | Path | None) -> None:

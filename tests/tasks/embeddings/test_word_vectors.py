@@ -156,6 +156,22 @@ def test_a_shorter_vocabulary_leaves_the_rows_behind_it_out(tmp_path: Path) -> N
     assert (len(table), table.vectors.shape) == (1000, (1000, 32))
 
 
+def test_the_vocabulary_of_the_file_itself_comes_first(tmp_path: Path) -> None:
+    folder = FIXTURES / "bert-modular"
+    (tmp_path / "m.bin").write_bytes((folder / "model.bin").read_bytes())
+    words = (folder / "vocab.txt").read_text("utf-8").split("\n")[:-1]
+    (tmp_path / "vocab.txt").write_text("\n".join(reversed(words)) + "\n", "utf-8")
+    table = table_of(tmp_path / "m.bin")
+    assert table.words == words[::-1]
+    assert export_words(table, tmp_path / "e.txt").notices == [
+        f"The vocabulary {tmp_path / 'vocab.txt'}, next to the model, is used, because there is no "
+        "m.vocab.txt."
+    ]
+    (tmp_path / "m.vocab.txt").write_text("\n".join(words) + "\n", "utf-8")
+    table = table_of(tmp_path / "m.bin")
+    assert (table.words, table.notes) == (words, ())
+
+
 def test_a_bundled_model_brings_its_words() -> None:
     table = table_of("zh-mlm-small")
     assert table.size == 192

@@ -79,7 +79,10 @@ def indep(
         source = WordFile(settings.vectors)
     else:
         reference = table.load_model_path or BUNDLED_MODEL
-        source = table_of(reference, vocab=table.vocab_path, spm=table.spm_model_path)
+        vectors = table_of(reference, vocab=table.vocab_path, spm=table.spm_model_path)
+        for sentence in vectors.notes:
+            console.warn(sentence)
+        source = vectors
     started = time.perf_counter()
     with console.progress(len(source), "Comparing", unit="words") as advance:
         results = neighbours(source, queries, topn=settings.topn, by=settings.by, on_rows=advance)

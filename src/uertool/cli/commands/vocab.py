@@ -91,6 +91,7 @@ def _counted(
         raise UsageError(
             "`engine` ray keeps its work next to the output.", "Name a file with `output_path`."
         )
+    reserved = building.reserved_for(settings)  # before the work
     counting = Counting(settings.unit, settings.form)
     files = corpora if on_ray else [str(path) for path in corpus_files(corpora)]
     stream = None if on_ray or engine.dry_run else CorpusStream(files, counting)
@@ -114,7 +115,7 @@ def _counted(
             meter.begin(sum(os.path.getsize(path) for path in files))
         with gather(order, watch) as found:
             tally = tally_of(found.shards, settings.max_types)
-            built = building.build_vocab(files, settings, tally=tally)
+            built = building.build_vocab(files, settings, reserved=reserved, tally=tally)
             written = building.save_vocab(
                 built,
                 settings.output_path,

@@ -127,7 +127,7 @@ def _check_finite(table: WordTable) -> None:
 
 
 def _notices(table: WordTable) -> list[str]:
-    found = []
+    found = list(table.notes)
     twice = len(table.words) - len(set(table.words))
     if twice:
         found.append(f"{twice} words stand more than once; most readers keep the first of each.")

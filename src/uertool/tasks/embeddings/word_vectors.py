@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from uertool.checkpoints.canonical_file import WORD_TABLES, word_table
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.errors import CheckpointError, UsageError, VocabError
 from uertool.loading.registry import LoadedModel, find_model
+from uertool.loading.tokenizers import found_vocab, own_tokenizer
 from uertool.tasks.embeddings.word_files import ROWS, Block
 from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
@@ -30,12 +31,14 @@ class WordTable:
         vectors: [words, size] float32.
         name: where they come from.
         special: rows of special tokens such as [PAD].
+        notes: sentences that a user should read.
     """
 
     words: list[str]
     vectors: Block
     name: str = "word vectors"
     special: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.words)
@@ -61,7 +64,8 @@ class WordTable:
         """The table without some rows."""
         gone = set(rows)
         kept = [row for row in range(len(self.words)) if row not in gone]
-        return WordTable([self.words[row] for row in kept], self.vectors[kept], self.name)
+        words = [self.words[row] for row in kept]
+        return replace(self, words=words, vectors=self.vectors[kept], special=frozenset())
 
     @classmethod
     def of(cls, loaded: LoadedModel) -> WordTable:
@@ -85,7 +89,7 @@ def table_of(
 
     Args:
         reference: see `load_model`.
-        vocab, spm: the vocabulary; by default what lies in the model's folder.
+        vocab, spm: the vocabulary; by default that of the model file, or the one in its folder.
         tokenizer: UER-py's name of it, where that changes the order of ids (xlmroberta).
         projected: of a factorised embedding, the vectors as they enter the encoder [.., hidden].
 
@@ -111,8 +115,8 @@ def table_of(
             weight = checkpoint.tensor(f"{_PROJECTION}.weight").float()
             bias = checkpoint.tensor(f"{_PROJECTION}.bias").float()
             table = torch.nn.functional.linear(table, weight, bias)
-        words = _vocab_of(path, checkpoint.layout, vocab, spm, tokenizer)
-        return _table(words, table.numpy(), str(path))
+        words, notes = _vocab_of(path, checkpoint.layout, vocab, spm, tokenizer)
+        return _table(words, table.numpy(), str(path), notes)
 
 
 def _vocab_of(
@@ -121,27 +125,26 @@ def _vocab_of(
     vocab: str | Path | None,
     spm: str | Path | None,
     tokenizer: str | None,
-) -> Vocab:
+) -> tuple[Vocab, list[str]]:
+    """The vocabulary of a checkpoint, and sentences that a user should read."""
     if tokenizer == "xlmroberta" and spm is not None:
-        return make_tokenizer(tokenizer, vocab_path=vocab, spm_model_path=spm).vocab
+        return make_tokenizer(tokenizer, vocab_path=vocab, spm_model_path=spm).vocab, []
     if vocab is not None or spm is not None:
-        return Vocab.load(vocab, spm=spm)
-    folder = path if path.is_dir() else path.parent
+        return Vocab.load(vocab, spm=spm), []
     if layout == "hf":
-        return tokenizer_from_hf_folder(folder).vocab
-    if (folder / "vocab.txt").is_file():
-        return Vocab.load(folder / "vocab.txt")
-    raise UsageError(
-        f"{path} brings no vocabulary.",
-        "Name it with `vocab_path`, or a sentencepiece model with `spm_model_path`.",
-    )
+        return tokenizer_from_hf_folder(path if path.is_dir() else path.parent).vocab, []
+    own = own_tokenizer(path)
+    if own.spm is not None and own.vocab is None:
+        return make_tokenizer(own.kind or "bert", spm_model_path=own.spm).vocab, []
+    found, notes = (own.vocab, []) if own.vocab is not None else found_vocab(path)
+    return Vocab.load(found), notes
 
 
-def _table(vocab: Vocab, vectors: Block, name: str) -> WordTable:
+def _table(vocab: Vocab, vectors: Block, name: str, notes: Sequence[str] = ()) -> WordTable:
     if len(vocab) > len(vectors):
         raise VocabError(
             f"{vocab.source} has {len(vocab)} tokens, but the word embedding of {name} has "
             f"{len(vectors)} rows.",
             "Use the vocabulary that the model was trained with.",
         )
-    return WordTable(vocab.tokens, vectors[: len(vocab)], name, vocab.special_ids)
+    return WordTable(vocab.tokens, vectors[: len(vocab)], name, vocab.special_ids, tuple(notes))

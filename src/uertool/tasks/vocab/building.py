@@ -92,6 +92,7 @@ def build_vocab(
         InputError: the corpus is missing, has no tokens, or is not UTF-8 text.
     """
     settings = settings or BuildSettings()
+    start = reserved_for(settings, reserved)  # before the work
     files = list(corpus)
     if tally is None:
         files = corpus_files(files)
@@ -101,15 +102,25 @@ def build_vocab(
         raise InputError(
             f"The corpus ({listed(files)}) has nothing to count.", "All its lines are blank."
         )
-    return _choose(tally, reserved_for(settings, reserved), settings)
+    return _choose(tally, start, settings)
 
 
 def reserved_for(settings: BuildSettings, given: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The tokens that a vocabulary starts with: the given ones, those of a file, or UER-py's."""
-    if given is not None:
-        return tuple(given)
-    path = settings.reserved_vocab_path
-    return reserved_tokens() if path is None else load_reserved(path)
+    """The tokens that a vocabulary starts with: the given ones, those of a file, or UER-py's.
+
+    Raises:
+        UsageError: `max_size` has no room for them.
+        VocabError: the file is missing or not text.
+    """
+    path, most = settings.reserved_vocab_path, settings.max_size
+    if given is None:
+        given = reserved_tokens() if path is None else load_reserved(path)
+    if most is not None and most < len(given):
+        raise UsageError(
+            f"A vocabulary of {most} entries has no room for the {len(given)} reserved ones.",
+            "Give a larger `max_size`.",
+        )
+    return tuple(given)
 
 
 def _choose(tally: Tally, reserved: Sequence[str], settings: BuildSettings) -> BuiltVocab:
@@ -117,11 +128,6 @@ def _choose(tally: Tally, reserved: Sequence[str], settings: BuildSettings) -> B
     ranked = tally.ranked()
     total = tally.total
     most, coverage = settings.max_size, settings.coverage
-    if most is not None and most < len(reserved):
-        raise UsageError(
-            f"A vocabulary of {most} entries has no room for the {len(reserved)} reserved ones.",
-            "Give a larger `max_size`.",
-        )
     tokens = list(reserved)
     known = set(reserved)
     covered = sum(tally.counts.get(token, 0) for token in known)

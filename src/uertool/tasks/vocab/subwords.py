@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from uertool.errors import InputError, UsageError
+from uertool.errors import InputError, UsageError, listed
 from uertool.tasks.vocab.building import BuiltVocab, reserved_for
 from uertool.tasks.vocab.counting import corpus_files
 from uertool.tasks.vocab.settings import BuildSettings
@@ -92,10 +92,19 @@ def train_vocab(
 def _corpus_lines(
     files: Sequence[str | Path], on_bytes: Callable[[int], None] | None
 ) -> Iterator[str]:
+    """The lines that are not blank.
+
+    Raises:
+        InputError: there are none.
+    """
+    blank = True
     for file in files:
         for line in read_lines(file, on_bytes=on_bytes, limit=None):
             if line.text.strip():
+                blank = False
                 yield line.text
+    if blank:
+        raise InputError(f"The corpus ({listed(files)}) has no text.", "All its lines are blank.")
 
 
 def _train_wordpiece(lines: Iterator[str], order: _Order) -> Any:
