@@ -134,7 +134,7 @@ def test_from_python(table: WordTable, tmp_path: Path) -> None:
     assert nearest(table, "w1", plus=["w2"], minus=["w3"], topn=1)
     with pytest.raises(UsageError, match="not in the vocabulary"):
         nearest(table, ["w1", "no"])
-    with pytest.raises(UsageError, match="measure"):
+    with pytest.raises(UsageError, match="`by`: .taxi."):
         nearest(table, "w1", by="taxi")
-    with pytest.raises(UsageError, match="too small"):
+    with pytest.raises(UsageError, match="`topn`: 0 .must be at least 1"):
         nearest(table, "w1", topn=0)

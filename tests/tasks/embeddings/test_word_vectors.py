@@ -16,7 +16,7 @@ from uertool.errors import CheckpointError, InputError, OutputError, UsageError,
 from uertool.loading.registry import load_model
 from uertool.tasks.embeddings import word_files, word_vectors
 from uertool.tasks.embeddings.export import export_words
-from uertool.tasks.embeddings.word_files import WordFile, escape, unescape, words_beside
+from uertool.tasks.embeddings.word_files import WordFile, escape, unescape, words_path
 from uertool.tasks.embeddings.word_vectors import WordTable, table_of
 
 ODD = ["好", "a b", "", "\u3000", "x\u00a0y", "back\\slash", "\\u0041", "\\empty", "end"]
@@ -182,7 +182,7 @@ def test_names_that_clash_and_files_that_exist(table: WordTable, tmp_path: Path)
     with pytest.raises(UsageError, match="`binary`"):
         export_words(table, tmp_path / "e.npy", binary=True)
     export_words(table, tmp_path / "e.npy")
-    assert words_beside(tmp_path / "e.npy").name == "e.vocab.txt"
+    assert words_path(tmp_path / "e.npy").name == "e.vocab.txt"
     with pytest.raises(OutputError, match="exists"):
         export_words(table, tmp_path / "e.npy")
     export_words(table, tmp_path / "e.vec", binary=True)
@@ -236,7 +236,7 @@ def test_any_word_survives_being_escaped(word: str) -> None:
 def test_a_damaged_matrix_is_one_sentence(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"e{suffix}"
     path.write_bytes(content)
-    words_beside(path).write_text("a\n")
+    words_path(path).write_text("a\n")
     with pytest.raises(InputError, match="cannot be read"):
         WordFile(path)
 

@@ -247,7 +247,7 @@ def _bars(rows: Sequence[tuple[str, float]], problem: str | None) -> None:
         rising = scores[0] <= scores[-1] and low != high  # distances: less is nearer
         for n, (word, score) in enumerate(rows):
             blanks = " " * (widest - console.width_of(word))
-            # The bars' differences show, where all scores lie near each other.
+            # The bars' differences show, where all scores are close together.
             share = 1.0 if high == low else (score - low) / (high - low)
             share = 0.15 + 0.85 * (1 - share if rising else share)
             console.out(

@@ -19,7 +19,7 @@ from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, UsageError
 from uertool.io.atomic import atomic_path, atomic_text, refuse_existing
 from uertool.io.float_text import ROWS, text_blocks
-from uertool.tasks.embeddings.word_files import escape, words_beside
+from uertool.tasks.embeddings.word_files import escape, words_path
 from uertool.tasks.embeddings.word_vectors import WordTable
 
 Block = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ class ExportReport:
     Attributes:
         words, size: rows, and numbers in each.
         dropped: rows that were left out.
-        notices: what is odd but can be read, one sentence each.
+        notices: what readers should know, one sentence each.
     """
 
     words: int
@@ -63,7 +63,7 @@ def export_words(
 ) -> ExportReport:
     """Write word vectors.
 
-    The suffix says the format: .npy (a matrix, and the words beside it in `<stem>.vocab.txt`),
+    The suffix selects the format: .npy (a matrix, and the words next to it in `<stem>.vocab.txt`),
     .safetensors (the tensor `vectors`, the words as JSON in its metadata), .bin (word2vec's binary
     format); anything else is word2vec's text format, which gensim reads and Chinese-Word-Vectors
     uses: a line `words size`, then a word and its numbers on each line. Numbers have the shortest
@@ -92,11 +92,11 @@ def export_words(
 
 
 def check_export(path: str | Path, *, binary: bool = False, overwrite: bool = False) -> None:
-    """See early that a file of this name can be written; raises as `export_words`."""
+    """Check before the work that the output can be written; raises as `export_words`."""
     _form_of(path, binary)
     refuse_existing(path, overwrite)
     if str(path).lower().endswith(".npy"):
-        refuse_existing(words_beside(Path(path)), overwrite)
+        refuse_existing(words_path(Path(path)), overwrite)
 
 
 def _form_of(path: str | Path, binary: bool) -> str:
@@ -130,7 +130,7 @@ def _notices(table: WordTable) -> list[str]:
     found = list(table.notes)
     twice = len(table.words) - len(set(table.words))
     if twice:
-        found.append(f"{twice} words stand more than once; most readers keep the first of each.")
+        found.append(f"{twice} words occur more than once; most readers keep the first of each.")
     escaped = [word for word in table.words if escape(word) != word]
     if escaped:
         found.append(
@@ -176,7 +176,7 @@ def _write_binary(table: WordTable, path: str | Path, overwrite: bool, threads: 
 
 def _write_npy(table: WordTable, path: str | Path, overwrite: bool, threads: int) -> None:
     with (
-        atomic_text(words_beside(Path(path)), overwrite=overwrite) as words,
+        atomic_text(words_path(Path(path)), overwrite=overwrite) as words,
         atomic_path(path, overwrite=overwrite) as partial,
         open(partial, "wb") as stream,
     ):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from uertool.errors import UsageError
 from uertool.loading.registry import LoadedModel
+from uertool.tasks.embeddings.settings import NeighbourSettings
 from uertool.tasks.embeddings.word_files import WordFile, WordSource
 from uertool.tasks.embeddings.word_vectors import WordTable
 
@@ -46,11 +47,11 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked.
+    """A query.
 
     Attributes:
         plus: words whose vectors are added; one word, or those of an analogy.
-        minus: words whose vectors are taken away.
+        minus: words whose vectors are subtracted.
     """
 
     plus: tuple[str, ...]
@@ -95,7 +96,7 @@ def neighbours(
 ) -> list[Found]:
     """The nearest words of each query, itself left out.
 
-    The source is gone through block by block, and each block is compared with all queries in one
+    The source is read block by block, and each block is compared with all queries in one
     matrix product; memory holds one block and the best so far.
 
     Args:
@@ -105,7 +106,7 @@ def neighbours(
             Representations", section 4).
         topn: how many neighbours.
         by: what counts as near.
-        on_rows: told how many more words were gone through.
+        on_rows: called with the number of further words that were compared.
 
     Returns:
         One for each query, in their order; a word that is not there is a `problem`.
@@ -113,12 +114,7 @@ def neighbours(
     Raises:
         UsageError: topn is below 1, or there is no such measure.
     """
-    if topn < 1:
-        raise UsageError(f"`topn` {topn} is too small; give 1 or more.")
-    if by not in get_args(Measure):
-        raise UsageError(
-            f"There is no measure {by!r}.", f"Choose one of {', '.join(get_args(Measure))}."
-        )
+    NeighbourSettings(topn=topn, by=by)  # validates them
     known = source.find({word for query in queries for word in query.words})
     asked = [query for query in queries if all(word in known for word in query.words)]
     best = iter(_search(source, asked, known, topn, by, on_rows) if asked else [])
@@ -150,7 +146,7 @@ def nearest(
         words: one word or several.
         topn: how many neighbours of each.
         by: "cosine", "dot" or "euclidean".
-        plus, minus: words to add to each and to take away, for analogies.
+        plus, minus: words to add to each and to subtract, for analogies.
 
     Returns:
         One list for each word, in their order, nearest first.
@@ -192,7 +188,7 @@ def _search(
     on_rows: Callable[[int], None] | None,
 ) -> list[tuple[Neighbour, ...]]:
     vectors = torch.stack([_vector(query, known) for query in queries])
-    # A word that stands twice must not be its own neighbour either.
+    # A word that occurs twice must not be its own neighbour either.
     own: dict[str, list[int]] = {}
     for number, query in enumerate(queries):
         for word in query.words:

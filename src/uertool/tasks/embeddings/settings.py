@@ -94,7 +94,7 @@ class NeighbourSettings(Settings):
 
 @dataclass(frozen=True)
 class SubstituteSettings(Settings):
-    """How substitutes of a word in its sentence are looked for."""
+    """How substitutes of a word in its sentence are searched for."""
 
     topn: Annotated[int, Setting("Neighbours of each word", min=1, panel=_ASKED)] = 15
     seq_length: Annotated[

@@ -168,13 +168,13 @@ def _matrix_file(path: Path) -> tuple[list[str], Block]:
 
 
 def _npy(path: Path) -> tuple[list[str], Block]:
-    words_path = words_beside(path)
-    if not words_path.is_file():
+    place = words_path(path)
+    if not place.is_file():
         raise InputError(
-            f"The words of {shown(path)} are missing: {shown(words_path)} does not exist.",
+            f"The words of {shown(path)} are missing: {shown(place)} does not exist.",
             "Name a file that extract-embeddings wrote.",
         )
-    text = read_text_file(words_path, _WORDS_LIMIT, what="list of words").replace("\r\n", "\n")
+    text = read_text_file(place, _WORDS_LIMIT, what="list of words").replace("\r\n", "\n")
     matrix: Block = np.load(path, mmap_mode="r", allow_pickle=False)
     return [unescape(word) for word in text.split("\n")[:-1]], matrix
 
@@ -194,7 +194,7 @@ def _safetensors(path: Path) -> tuple[list[str], Block]:
         return words, file.get_tensor("vectors")
 
 
-def words_beside(path: Path) -> Path:
+def words_path(path: Path) -> Path:
     """The path of the words of a .npy file, one a line."""
     return path.with_suffix(".vocab.txt")
 

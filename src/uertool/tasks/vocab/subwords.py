@@ -157,7 +157,7 @@ def _too_small(size: int, needed: int | None = None) -> UsageError:
 
 
 class _Continuations(dict[int, int]):
-    """For `str.translate`: a character within a word to a private one that stands for it.
+    """For `str.translate`: a character within a word to a private one that replaces it.
 
     Private characters cannot come from the text, since BERT's cleaning takes them out.
     """
