@@ -134,8 +134,8 @@ def _vocab_of(
     if layout == "hf":
         return tokenizer_from_hf_folder(path if path.is_dir() else path.parent).vocab, []
     own = own_tokenizer(path)
-    if own.spm is not None and own.vocab is None:
-        return make_tokenizer(own.kind or "bert", spm_model_path=own.spm).vocab, []
+    if own.spm_model_path is not None and own.vocab is None:
+        return make_tokenizer(own.kind or "bert", spm_model_path=own.spm_model_path).vocab, []
     found, notes = (own.vocab, []) if own.vocab is not None else found_vocab(path)
     return Vocab.load(found), notes
 
