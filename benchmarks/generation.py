@@ -107,7 +107,8 @@ def some_prompts(count: int) -> list[str]:
 
 def load_uertool(folder: Path, kind: str) -> Run:
     from uertool.loading.registry import load_model
-    from uertool.tasks.generation.job import Generator, Prompt
+    from uertool.tasks.generation.job import Generator
+    from uertool.tasks.generation.prompts import Prompt
     from uertool.tasks.generation.settings import make_decoding
 
     dtype = "bfloat16" if kind == "bf16" else "float32"
@@ -320,7 +321,8 @@ def rounds(args: argparse.Namespace, workers: Sequence[Worker], count: int) -> l
 def perplexities(lines: int) -> dict[str, float]:
     """The perplexity of a trained model on text, with float32 and with int8 weights."""
     from uertool.loading.registry import load_model
-    from uertool.tasks.generation.job import Generator, Prompt, perplexity
+    from uertool.tasks.generation.job import Generator, perplexity
+    from uertool.tasks.generation.prompts import Prompt
 
     texts = CORPUS.read_text("utf-8").splitlines()[:lines]
     loaded = load_model(SMALL, heads=("lm",), device="cpu")

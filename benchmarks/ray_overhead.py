@@ -163,7 +163,7 @@ def feature_job(reference: str, device: torch.device) -> Any:
 
 
 def base(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from uertool.tasks.features.job import feature_lines
+    from uertool.engine.jobs import run_job
 
     make_model(folder / "base", SIZES["base"])
     texts = sentences(args.base_sentences)
@@ -172,7 +172,7 @@ def base(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for _ in range(args.repeats + 1):  # the first warms up
         lines = (Line(n, text) for n, text in enumerate(texts))
         started, busy = time.perf_counter(), time.process_time()
-        for _ in feature_lines(lines, job):
+        for _ in run_job(job, lines):
             pass
         rates.append(len(texts) / (time.perf_counter() - started))
         core_rates.append(len(texts) / (time.process_time() - busy))

@@ -24,7 +24,8 @@ from uertool.tasks.generation.writing import GenerationSummary, Writer, score_li
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
-    from uertool.tasks.generation.job import Generated, Generator, Prompt
+    from uertool.tasks.generation.job import Generated, Generator
+    from uertool.tasks.generation.prompts import Prompt
     from uertool.text.readers import BadLine
 
 
@@ -220,7 +221,7 @@ class Run:
         return judged
 
     def _prompts(self, bad: list[BadLine]) -> Iterator[Prompt]:
-        from uertool.tasks.generation.job import Prompt
+        from uertool.tasks.generation.prompts import Prompt
 
         for line in lines_of(self.call.text, self.call.texts, "prompt", bad):
             yield Prompt(line.number, line.text, line.fields)
@@ -265,7 +266,7 @@ class Run:
 
     def converse(self, generator: Generator) -> None:
         """Asks for prompts and answers them until the input ends."""
-        from uertool.tasks.generation.job import Prompt
+        from uertool.tasks.generation.prompts import Prompt
 
         console.note("Write a prompt and press Enter. Ctrl-C stops a text, Ctrl-D ends.")
         live = self.decoding.beam is None and self.decoding.num_return == 1

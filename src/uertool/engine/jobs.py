@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, c
 
 import torch
 
-from uertool.engine.batching import Ahead, Batch, Encoded, Limits, WindowRunner, windows_of
+from uertool.engine.batching import (
+    Ahead,
+    Batch,
+    Encoded,
+    Limits,
+    WindowRunner,
+    run_batches,
+    windows_of,
+)
 from uertool.engine.work import (
     WINDOW,
     Counts,
@@ -101,6 +109,27 @@ def load_job(
     from uertool.loading.registry import load_from_settings
 
     return make(load_from_settings(model, where.on(device), heads=heads))
+
+
+def run_job(
+    job: Job[T, R],
+    items: Iterable[T],
+    *,
+    window: int = WINDOW,
+    on_notice: Callable[[str], None] | None = None,
+) -> Iterator[R]:
+    """The results of a stream of items, in their order.
+
+    Args:
+        job: the model and what it does.
+        items: read as they are needed, for example `uertool.text.readers.read_lines`.
+        window: items that are sorted by length together.
+        on_notice: called with what is worth knowing, in sentences.
+    """
+    limits = replace(job.limits, window=window)
+    return run_batches(
+        items, job.encode, job.step, limits=limits, empty=job.empty, on_notice=on_notice
+    )
 
 
 class _Window(NamedTuple):

@@ -13,9 +13,11 @@ import torch
 from tests.conftest import fixture_folders
 from uertool.engine.batching import Encoded, run_batches
 from uertool.loading.registry import LoadedModel, load_model
-from uertool.tasks.cloze.job import ClozeJob, ClozeResult, ClozeSettings, _Row
+from uertool.tasks.cloze.job import ClozeJob, _Row
 from uertool.tasks.cloze.masking import Masked
+from uertool.tasks.cloze.results import ClozeResult
 from uertool.tasks.cloze.scoring import Filler, Gap
+from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.readers import Line
 
 TOLERANCE = 1e-4

@@ -11,9 +11,12 @@ import torch
 import uertool
 from tests.conftest import FIXTURES, MODELS, TEXT
 from uertool.engine import batching
+from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, UertoolError, UsageError, VocabError
 from uertool.loading.registry import LoadedModel
-from uertool.tasks.cloze.job import ClozeJob, ClozeSettings, ClozeSummary, cloze_lines
+from uertool.tasks.cloze.job import ClozeJob
+from uertool.tasks.cloze.results import ClozeSummary
+from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.readers import Line
 
 
@@ -254,8 +257,8 @@ def test_variants_of_a_shard_are_those_of_the_whole(model: LoadedModel, lines: l
     """What is drawn hangs on the line's number, not on what was read before it."""
     job = ClozeJob(model, ClozeSettings(augment=2))
     numbered = [Line(n, text) for n, text in enumerate(lines[:9])]
-    whole = {(r.line, r.variant): r.filled for r in cloze_lines(numbered, job)}
-    part = {(r.line, r.variant): r.filled for r in cloze_lines(numbered[1::3], job)}
+    whole = {(r.line, r.variant): r.filled for r in run_job(job, numbered)}
+    part = {(r.line, r.variant): r.filled for r in run_job(job, numbered[1::3])}
     assert part == {key: whole[key] for key in part}
     assert len(part) == 6
 
@@ -308,7 +311,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     said: list[str] = []
     numbered = [Line(n, text) for n, text in enumerate(lines[:16])]
     job = ClozeJob(model, ClozeSettings())
-    found = list(cloze_lines(numbered, job, on_notice=said.append))
+    found = list(run_job(job, numbered, on_notice=said.append))
     assert [r.ids for r in found] == [r.ids for r in expected]
     assert [r.masks[0].guesses[0].id for r in found] == [r.masks[0].guesses[0].id for r in expected]
     assert max(sizes) > 4
@@ -330,7 +333,7 @@ def test_lines_are_tokenized_in_the_background(
         return encode(items)
 
     monkeypatch.setattr(job, "encode", watched)
-    list(cloze_lines([Line(0, "今天")], job))
+    list(run_job(job, [Line(0, "今天")]))
     assert seen == {"uertool-encode"}
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import FIXTURES, MODELS, TEXT
 from uertool.errors import UsageError, VocabError
-from uertool.tasks.cloze.masking import Masked, Masker, MaskRule, read_word_list
+from uertool.tasks.cloze.masking import Masked, Masker, read_word_list
+from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.tokenizers.sentencepiece import XlmRobertaTokenizer
@@ -29,14 +30,14 @@ LINES = [
 
 def mask(
     text: str,
-    rule: MaskRule | None = None,
+    rule: ClozeSettings | None = None,
     *,
     number: int = 0,
     most: int = 128,
     tokenizer: Tokenizer = BERT,
     variant: int = 0,
 ) -> Masked:
-    masker = Masker(tokenizer, rule or MaskRule(), most)
+    masker = Masker(tokenizer, rule or ClozeSettings(), most)
     return masker.mask(number, masker.encode([text])[0], variant)
 
 
@@ -62,7 +63,7 @@ def unmasked(masked: Masked) -> list[int | None]:
 def test_neither_special_tokens_nor_padding_are_masked(
     text: str, seed: int, ratio: float | None, whole: bool, most: int
 ) -> None:
-    masked = mask(text, MaskRule(ratio=ratio, whole_words=whole, seed=seed), most=most)
+    masked = mask(text, ClozeSettings(mask_ratio=ratio, whole_word=whole, seed=seed), most=most)
     full = BERT.with_special(BERT.encode(text))
     assert unmasked(masked) == full[:most]
     assert len(masked.ids) <= most
@@ -86,10 +87,12 @@ def test_every_token_of_a_line_may_be_chosen_equally_often() -> None:
 
 def test_the_choice_depends_on_seed_line_and_variant_alone() -> None:
     text = LINES[0]
-    once = [mask(text, MaskRule(seed=7), number=n).positions for n in range(40)]
-    assert once == [mask(text, MaskRule(seed=7), number=n).positions for n in range(40)]
-    assert once != [mask(text, MaskRule(seed=8), number=n).positions for n in range(40)]
-    assert once != [mask(text, MaskRule(seed=7), number=n, variant=1).positions for n in range(40)]
+    once = [mask(text, ClozeSettings(seed=7), number=n).positions for n in range(40)]
+    assert once == [mask(text, ClozeSettings(seed=7), number=n).positions for n in range(40)]
+    assert once != [mask(text, ClozeSettings(seed=8), number=n).positions for n in range(40)]
+    assert once != [
+        mask(text, ClozeSettings(seed=7), number=n, variant=1).positions for n in range(40)
+    ]
 
 
 def test_a_line_of_unknown_tokens_has_nothing_to_mask() -> None:
@@ -118,7 +121,7 @@ def test_a_line_is_cut_as_uer_py_cuts_it() -> None:
 def test_a_share_of_the_tokens_is_masked(ratio: float, count: int) -> None:
     text = "我们今天去公园看花，天气很好，大家高兴啊"
     assert len(BERT.encode(text)) == 20
-    assert len(mask(text, MaskRule(ratio=ratio)).positions) == count
+    assert len(mask(text, ClozeSettings(mask_ratio=ratio)).positions) == count
 
 
 # -- words ----------------------------------------------------------------------------------------
@@ -128,7 +131,7 @@ def test_whole_words_are_masked_together() -> None:
     text = "tencentqqgames 今天天气很好"
     pieces = len(BERT.encode("tencentqqgames"))
     assert pieces > 1
-    seen = {mask(text, MaskRule(whole_words=True), number=n).positions for n in range(200)}
+    seen = {mask(text, ClozeSettings(whole_word=True), number=n).positions for n in range(200)}
     word = tuple(range(1, 1 + pieces))
     assert word in seen
     assert all(positions == word or len(positions) == 1 for positions in seen)
@@ -136,14 +139,14 @@ def test_whole_words_are_masked_together() -> None:
 
 
 def test_a_word_list_makes_words_of_characters() -> None:
-    rule = MaskRule(whole_words=True, word_list=frozenset({"今天", "天气", "今天天", "很好"}))
+    rule = ClozeSettings(whole_word=True, words=frozenset({"今天", "天气", "今天天", "很好"}))
     seen = {mask("今天天气很好", rule, number=n).positions for n in range(200)}
     # The longest entry that fits, from left to right: 今天天 | 气 | 很好.
     assert seen == {(1, 2, 3), (4,), (5, 6)}
 
 
 def test_a_share_of_whole_words_masks_no_word_in_part() -> None:
-    rule = MaskRule(ratio=0.5, whole_words=True, word_list=frozenset({"今天", "天气", "很好"}))
+    rule = ClozeSettings(mask_ratio=0.5, whole_word=True, words=frozenset({"今天", "天气", "很好"}))
     for number in range(50):
         positions = set(mask("今天天气很好啊我们去", rule, number=number).positions)
         assert len(positions) <= 5
@@ -156,30 +159,30 @@ def test_a_word_list_is_the_first_field_of_each_line() -> None:
 
 
 def test_a_word_is_masked_wherever_it_occurs_and_nothing_else() -> None:
-    masked = mask("很好，今天很好吃，好", MaskRule(word="很好"))
+    masked = mask("很好，今天很好吃，好", ClozeSettings(mask_word="很好"))
     assert masked.positions == (1, 2, 6, 7)
     assert masked.labels == tuple(BERT.encode("很好很好"))
-    assert mask("今天", MaskRule(word="很好")).reason == "no such word"
+    assert mask("今天", ClozeSettings(mask_word="很好")).reason == "no such word"
 
 
 def test_a_word_of_letters_is_not_found_within_another() -> None:
     start, *rest = BERT.tokenize("tencentqqgames")
     assert rest
-    rule = MaskRule(word=start)
+    rule = ClozeSettings(mask_word=start)
     assert mask("tencentqqgames", rule).reason == "no such word"
     assert mask(f"{start.upper()}, tencentqqgames", rule).positions == (1,)
 
 
 def test_a_word_that_cannot_be_spelled_is_an_error_and_not_any_unknown_word() -> None:
     with pytest.raises(VocabError, match="晔"):
-        Masker(BERT, MaskRule(word="晔"), 128)
+        Masker(BERT, ClozeSettings(mask_word="晔"), 128)
 
 
 # -- masks written in the text --------------------------------------------------------------------
 
 
 def test_written_masks_are_masked_and_nothing_else() -> None:
-    for rule in (MaskRule(), MaskRule(ratio=0.9), MaskRule(word="今天")):
+    for rule in (ClozeSettings(), ClozeSettings(mask_ratio=0.9), ClozeSettings(mask_word="今天")):
         masked = mask("今天[MASK]气[MASK][MASK]好", rule)
         assert masked.positions == (3, 5, 6)
         assert masked.labels == (None, None, None)
@@ -219,28 +222,33 @@ def test_a_part_after_a_mask_goes_on_in_sentencepiece() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"word": "好", "ratio": 0.1}, {"ratio": 0.0}, {"ratio": 1.5}, {"word": "  "}],
+    [
+        {"mask_word": "好", "mask_ratio": 0.1},
+        {"mask_ratio": 0.0},
+        {"mask_ratio": 1.5},
+        {"mask_word": "  "},
+    ],
     ids=str,
 )
 def test_an_invalid_rule_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        MaskRule(**settings)  # type: ignore[arg-type]
+        ClozeSettings(**settings)  # type: ignore[arg-type]
 
 
 def test_a_vocabulary_without_mask_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n好\n", "utf-8")
     with pytest.raises(VocabError, match=r"vocab\.txt has no \[MASK\] token"):
-        Masker(make_tokenizer("bert", vocab_path=path), MaskRule(), 128)
+        Masker(make_tokenizer("bert", vocab_path=path), ClozeSettings(), 128)
 
 
 def test_room_for_special_tokens_only_is_an_error() -> None:
     with pytest.raises(UsageError, match="`seq_length` 1"):
-        Masker(BERT, MaskRule(), 1)
+        Masker(BERT, ClozeSettings(), 1)
 
 
 def test_spans_say_where_the_tokens_of_a_line_stand() -> None:
-    masker = Masker(BERT, MaskRule(), 128)
+    masker = Masker(BERT, ClozeSettings(), 128)
     for text in [*LINES, "很 [MASK]好[MASK]", "  é Ünï 今 "]:
         spans = masker.spans(text)
         assert spans is not None

@@ -13,9 +13,11 @@ import uertool
 from tests.conftest import FIXTURES, MODELS, fixture_folders
 from uertool.api import Model, load_model
 from uertool.engine.batching import collate
+from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, InputError, UsageError
-from uertool.tasks.features.job import FeatureJob, FeatureSettings, encode, feature_lines
+from uertool.tasks.features.job import FeatureJob, encode
 from uertool.tasks.features.pooling import POOLINGS, find_pooling, pool, resolve_layers
+from uertool.tasks.features.settings import FeatureSettings
 from uertool.text.readers import Line, read_lines
 
 UER_POOLINGS = ("first", "mean", "max", "last")
@@ -44,7 +46,7 @@ def loaded_fixture(folder: Path) -> Model:
 def vectors_of(loaded: Model, folder: Path, **settings: object) -> np.ndarray:
     chosen = FeatureSettings(seq_length=LENGTH, blank="skip", **settings)
     job = FeatureJob(loaded, chosen)
-    found = list(feature_lines(read_lines(folder / "input.txt"), job))
+    found = list(run_job(job, read_lines(folder / "input.txt")))
     return np.concatenate([one.vectors for one in found])
 
 
@@ -158,7 +160,7 @@ def test_sep_can_be_added_and_stays_when_a_line_is_cut(small: Model) -> None:
 def test_tokens_have_a_row_each(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings(tokens=True))
     lines = [Line(number, text) for number, text in enumerate(SENTENCES)]
-    found = list(feature_lines(lines, job, window=256))
+    found = list(run_job(job, lines, window=256))
     assert found[0].tokens == ("[CLS]", *SENTENCES[0])
     assert found[0].vectors.shape == (8, 192)
     assert found[1].vectors.shape == (0, 192)
@@ -171,7 +173,7 @@ def test_a_blank_line_can_be_an_error(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings(blank="error"))
     lines = [Line(0, "好"), Line(1, " \u3000")]
     with pytest.raises(InputError, match="Line 2 is blank"):
-        list(feature_lines(lines, job))
+        list(run_job(job, lines))
 
 
 def test_whitening_of_given_sentences_and_of_later_ones(small: Model, tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_whitening_of_given_sentences_and_of_later_ones(small: Model, tmp_path: 
 def test_a_line_that_the_reader_cut_counts_as_cut(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings())
     lines = [Line(0, "天气"), Line(1, "天气", cut=True)]
-    found = list(feature_lines(lines, job))
+    found = list(run_job(job, lines))
     assert [features.was_cut for features in found] == [False, True]
 
 

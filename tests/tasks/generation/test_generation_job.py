@@ -16,7 +16,8 @@ from tests.conftest import FIXTURES, MODELS, fixture_folders
 from tests.tasks.generation import peers
 from uertool.errors import InputError, UertoolError, UsageError, VocabError
 from uertool.loading.registry import LoadedModel, load_model
-from uertool.tasks.generation.job import Generator, Prompt, generate, perplexity
+from uertool.tasks.generation.job import Generator, generate, perplexity
+from uertool.tasks.generation.prompts import Prompt
 from uertool.tasks.generation.settings import make_decoding
 from uertool.tasks.generation.special_tokens import find_special_tokens
 

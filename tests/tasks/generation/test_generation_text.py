@@ -81,10 +81,10 @@ def test_half_a_character_is_not_shown() -> None:
 
 def test_texts_end_at_tokens_strings_and_without_room() -> None:
     stopping = Stopping([3], ["bc"], decode=lambda new: "".join(chr(97 + i) for i in new))
-    assert stopping.reason([0, 3], 9) == "stop_token"
-    assert stopping.reason([1, 2], 9) == "stop_string"
-    assert stopping.reason([1, 1], 2) == "length"
-    assert stopping.reason([1, 1], 3) is None
+    assert stopping.reason([9, 0, 3], 2, 9) == "stop_token"
+    assert stopping.reason([9, 1, 2], 2, 9) == "stop_string"
+    assert stopping.reason([9, 1, 1], 2, 2) == "length"
+    assert stopping.reason([9, 1, 1], 2, 3) is None
     assert list(stopping.visible([0, 3], "stop_token")) == [0]
     assert stopping.cut("abcd") == "a"
 

@@ -4,8 +4,8 @@
     for result in model.cloze(["今天天气很[MASK]。"]):
         print(result)
 
-`cloze_lines` streams over any number of lines, `cloze` is for a few texts in hand, and
-`uertool.tasks.cloze.work` writes files, on several devices or on a cluster.
+`cloze` is for a few texts in hand, `uertool.engine.jobs.run_job` streams over any number of lines,
+and `uertool.tasks.cloze.work` writes files, on several devices or on a cluster.
 """
 
 from __future__ import annotations
@@ -13,54 +13,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from uertool.engine.batching import Batch, Encoded, Limits, run_batches
+from uertool.engine.batching import Batch, Encoded, Limits
+from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, UsageError, VocabError
 from uertool.loading.device import token_budget
 from uertool.tasks.cloze.masking import Masked, Masker
-from uertool.tasks.cloze.results import (
-    ClozeResult,
-    ClozeSummary,
-    Guess,
-    MaskResult,
-    SlotResult,
-    WordScore,
-)
-from uertool.tasks.cloze.scoring import (
-    FIRST,
-    INNER,
-    Draft,
-    Filler,
-    Kind,
-    sample,
-    score_words,
-)
+from uertool.tasks.cloze.results import ClozeResult, Guess, MaskResult, SlotResult, WordScore
+from uertool.tasks.cloze.scoring import FIRST, INNER, Draft, Filler, Kind, sample, score_words
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.detokenize import UNDERLINE
 from uertool.text.readers import Line
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
-
-__all__ = [
-    "ClozeJob",
-    "ClozeResult",
-    "ClozeSettings",
-    "ClozeSummary",
-    "Guess",
-    "MaskResult",
-    "SlotResult",
-    "WordScore",
-    "cloze",
-    "cloze_lines",
-    "length_for",
-]
 
 #: Tokens of a line that are read unless something else is asked for.
 DEFAULT_LENGTH = 128
@@ -105,7 +77,7 @@ class ClozeJob:
             pad_id=loaded.tokenizer.pad_id or 0,
             pad_to=self.seq_length if loaded.config.needs_full_length else None,
         )
-        self._masker = Masker(self.tokenizer, settings.rule, self.seq_length)
+        self._masker = Masker(self.tokenizer, settings, self.seq_length)
         self._filler = Filler(
             loaded.model, loaded.device, self.limits.tokens, self.limits.pad_id, self.limits.pad_to
         )
@@ -114,7 +86,7 @@ class ClozeJob:
         self._allowed = self._drawn_from() if settings.augment else {}
 
     def encode(self, items: list[Line]) -> list[Encoded]:
-        """Lines to masked ids, with the line and the masks beside them."""
+        """Lines to masked ids, each with its line and masks as payload."""
         found: list[Encoded] = []
         for line, ids in zip(
             items, self._masker.encode([line.text for line in items]), strict=True
@@ -228,7 +200,7 @@ class ClozeJob:
 
     def _variants(self, batch: Batch) -> list[ClozeResult]:
         drafts = []
-        seed = self.settings.rule.seed
+        seed = self.settings.seed
         for item in batch.items:
             line, masked, variant, _ = item.payload
             labels = dict(zip(masked.positions, masked.labels, strict=True))
@@ -334,21 +306,6 @@ def neighbours(positions: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def cloze_lines(
-    lines: Iterable[Line], job: ClozeJob, *, on_notice: Callable[[str], None] | None = None
-) -> Iterator[ClozeResult]:
-    """Cloze tests over a stream of lines, results in input order.
-
-    Args:
-        lines: see `uertool.text.readers.read_lines`.
-        job: the model and what is asked of it.
-        on_notice: called with what is worth knowing, in sentences.
-    """
-    return run_batches(
-        lines, job.encode, job.step, limits=job.limits, empty=job.empty, on_notice=on_notice
-    )
-
-
 def cloze(
     loaded: LoadedModel,
     texts: str | Iterable[str],
@@ -377,7 +334,7 @@ def cloze(
         )
     given = [texts] if isinstance(texts, str) else texts
     lines = (Line(number, text) for number, text in enumerate(given))
-    return list(cloze_lines(lines, ClozeJob(loaded, chosen)))
+    return list(run_job(ClozeJob(loaded, chosen), lines))
 
 
 def _settings(changes: Mapping[str, Any]) -> ClozeSettings:
@@ -385,8 +342,7 @@ def _settings(changes: Mapping[str, Any]) -> ClozeSettings:
     unknown = [name for name in changes if name not in known]
     if unknown:
         raise UsageError(
-            f"A cloze test has no setting {', '.join(unknown)}.",
-            f"It has {', '.join(sorted(known))}.",
+            f"unknown setting: {', '.join(unknown)}.", f"Settings are {', '.join(sorted(known))}."
         )
     given = dict(changes)
     if "word_list" in given:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from uertool.errors import UsageError, VocabError
+from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.tokenizers.base import Tokenizer
 
 #: Why a line has nothing masked.
@@ -19,36 +20,6 @@ Unmasked = Literal["blank", "no known token", "no such word", "beyond the cut"]
 
 #: How a mask may be written in a text, besides the name that the vocabulary gives it.
 WRITTEN_MASK = "[MASK]"
-
-
-@dataclass(frozen=True)
-class MaskRule:
-    """What to mask in lines that do not say it themselves.
-
-    Attributes:
-        word: mask this word wherever it stands, and nothing else.
-        ratio: mask this share of the tokens, one at least; None masks one token.
-        whole_words: choose words, not tokens, and mask all tokens of a word.
-        word_list: with `whole_words`, what is a word where the text has no blanks: the longest
-            entry that fits, from left to right.
-        seed: of every choice.
-    """
-
-    word: str | None = None
-    ratio: float | None = None
-    whole_words: bool = False
-    word_list: frozenset[str] = frozenset()
-    seed: int = 7
-
-    def __post_init__(self) -> None:
-        if self.word is not None and self.ratio is not None:
-            raise UsageError(
-                "`mask_word` and `mask_ratio` were both given.", "Mask a word, or a share."
-            )
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise UsageError(f"The share {self.ratio} to mask is not above 0 and up to 1.")
-        if self.word is not None and not self.word.strip():
-            raise UsageError("The word to mask is empty.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +42,11 @@ class Masked:
 
 
 class Masker:
-    """Lines to masked ids by one rule and one tokenizer.
+    """Masks lines with one tokenizer.
 
     Args:
         tokenizer: gives the ids; its [CLS] and [SEP] go around every line.
-        rule: what to mask.
+        settings: what to mask in lines that have no mask.
         most: tokens that fit, special ones included; what is beyond is cut, as UER-py does it.
 
     Raises:
@@ -83,10 +54,10 @@ class Masker:
         UsageError: nothing fits.
     """
 
-    def __init__(self, tokenizer: Tokenizer, rule: MaskRule, most: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, settings: ClozeSettings, most: int) -> None:
         self.mask_id = tokenizer.vocab.require("mask", "a cloze test masks tokens with it")
         self._tokenizer = tokenizer
-        self._rule = rule
+        self._settings = settings
         self._most = most
         if most <= len(tokenizer.prefix_ids):
             raise UsageError(
@@ -94,9 +65,11 @@ class Masker:
                 "Give more, for example 128.",
             )
         self._name = str(tokenizer.vocab.mask)
-        self._longest = max(map(len, rule.word_list), default=0)
+        self._longest = max(map(len, settings.words), default=0)
         self._never = tokenizer.vocab.special_ids
-        self._spellings = [] if rule.word is None else self._spellings_of(rule.word)
+        self._spellings = (
+            [] if settings.mask_word is None else self._spellings_of(settings.mask_word)
+        )
 
     def _spellings_of(self, word: str) -> list[list[int]]:
         """The ids of a word at the start of a text, within it, and after a blank, longest first."""
@@ -174,7 +147,7 @@ class Masker:
         if self.mask_id in ids:
             reason: Unmasked | None = None if written else "beyond the cut"
             return Masked(tuple(kept), tuple(written), (None,) * len(written), was_cut, reason)
-        if self._rule.word is not None:
+        if self._settings.mask_word is not None:
             places = self._places_of_word(kept, tokens)
             reason = None if places else "no such word"
         else:
@@ -205,17 +178,21 @@ class Masker:
 
     def _at_random(self, number: int, variant: int, ids: Sequence[int], tokens: range) -> list[int]:
         # A string as the seed: Python hashes it the same on every machine and in every run.
-        draw = random.Random(f"{self._rule.seed}/{number}/{variant}")
+        draw = random.Random(f"{self._settings.seed}/{number}/{variant}")
         words = (
             self.words(ids, tokens)
-            if self._rule.whole_words
+            if self._settings.whole_word
             else [range(place, place + 1) for place in tokens]
         )
         # A text may hold special tokens too: unknown ones, and some tokenizers read [SEP] as such.
         words = [word for word in words if not self._never.intersection(ids[p] for p in word)]
         if not words:
             return []
-        wanted = 1 if self._rule.ratio is None else max(1, round(self._rule.ratio * len(tokens)))
+        wanted = (
+            1
+            if self._settings.mask_ratio is None
+            else max(1, round(self._settings.mask_ratio * len(tokens)))
+        )
         if wanted == 1:
             return list(words[draw.randrange(len(words))])
         places: list[int] = []
@@ -230,12 +207,12 @@ class Masker:
         Args:
             ids: the line.
             tokens: positions that are its text.
-            listed: whether neighbours that are an entry of the rule's word list are one word.
+            listed: whether neighbours that are an entry of the word list are one word.
         """
         names = self._tokenizer.tokens(ids[tokens.start : tokens.stop])
         grouped = self._tokenizer.whole_words(names)
         if listed and self._longest > 1:
-            grouped = _longest_entries(names, grouped, self._rule.word_list, self._longest)
+            grouped = _longest_entries(names, grouped, self._settings.words, self._longest)
         return [range(tokens.start + g.start, tokens.start + g.stop) for g in grouped]
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 from uertool.engine.batching import Encoded, collate
 from uertool.errors import VocabError
 from uertool.models.model import UerModel
+from uertool.tasks.cloze.settings import Order
 
-#: In which order the masks of one place are filled.
-Order = Literal["left-to-right", "most-certain"]
-
-#: Tokens that begin a word, and tokens that go on with one. Where nothing tells, all are FIRST.
+#: Tokens that begin a word, and tokens that go on with one. Tokenizers without such a
+#: difference have FIRST only.
 Kind = Literal["first", "inner"]
 FIRST: Kind = "first"
 INNER: Kind = "inner"
@@ -42,7 +41,7 @@ class Filler:
 
     Attributes:
         model: the model, in evaluation mode.
-        device: where it lies.
+        device: where the model is.
         tokens: most tokens of one pass, padding counted.
         pad_id: what padding is filled with.
         pad_to: see `uertool.engine.batching.Limits`.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from uertool.errors import SettingError, UsageError
 from uertool.settings import Setting, Settings
 
-if TYPE_CHECKING:
-    from uertool.tasks.cloze.masking import MaskRule
-
+#: In which order the masks of one place are filled.
 Order = Literal["left-to-right", "most-certain"]
 
 #: Guesses for a mask, and how many of the best tokens a variant is drawn from.
@@ -106,14 +104,12 @@ class ClozeSettings(Settings):
             )
         if not all(word.strip() for word in self.targets):
             raise UsageError("One of the words of `targets` is empty.")
-        _ = self.rule  # whose settings exclude each other
-
-    @property
-    def rule(self) -> MaskRule:
-        """What is masked in a line that does not say it itself."""
-        from uertool.tasks.cloze.masking import MaskRule
-
-        return MaskRule(self.mask_word, self.mask_ratio, self.whole_word, self.words, self.seed)
+        if self.mask_word is not None and self.mask_ratio is not None:
+            raise UsageError(
+                "`mask_word` and `mask_ratio` were both given.", "Mask a word, or a share."
+            )
+        if self.mask_word is not None and not self.mask_word.strip():
+            raise SettingError("mask_word", self.mask_word, "must not be empty")
 
     @property
     def best(self) -> int:

@@ -3,14 +3,14 @@
     model = uertool.load_model("zh-mlm-small")
     vectors = model.encode(["今天天气很好。", "我们去公园吧。"], pooling="mean")
 
-`feature_lines` streams over any number of lines, `encode` is for texts in hand, and
+`encode` is for texts in hand, `uertool.engine.jobs.run_job` streams over any number of lines, and
 `uertool.tasks.features.work` writes files, on several devices or on a cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uertool.engine.batching import Batch, Encoded, Limits, run_batches
-from uertool.engine.work import WINDOW
+from uertool.engine.batching import Batch, Encoded, Limits
+from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, InputError, UsageError, VocabError
 from uertool.loading.device import token_budget
 from uertool.tasks.cloze.job import length_for
@@ -183,27 +183,6 @@ def _around(loaded: LoadedModel, add_sep: bool | None) -> tuple[tuple[int, ...],
     )
 
 
-def feature_lines(
-    lines: Iterable[Line],
-    job: FeatureJob,
-    *,
-    window: int = WINDOW,
-    on_notice: Callable[[str], None] | None = None,
-) -> Iterator[Features]:
-    """Vectors of a stream of lines, in input order.
-
-    Args:
-        lines: see `uertool.text.readers.read_lines`.
-        job: the model and what is asked of it.
-        window: lines that are sorted by length together, see `FeatureSettings.window`.
-        on_notice: called with what is worth knowing, in sentences.
-    """
-    limits = replace(job.limits, window=window)
-    return run_batches(
-        lines, job.encode, job.step, limits=limits, empty=job.empty, on_notice=on_notice
-    )
-
-
 def encode(
     loaded: LoadedModel,
     sentences: str | Iterable[str],
@@ -244,7 +223,7 @@ def encode(
     job = FeatureJob(loaded, settings)
     texts = [sentences] if isinstance(sentences, str) else sentences
     lines = (Line(number, text) for number, text in enumerate(texts))
-    rows = [found.vectors for found in feature_lines(lines, job)]
+    rows = [found.vectors for found in run_job(job, lines)]
     vectors = np.concatenate([np.zeros((0, job.size), dtype=np.float32), *rows])
     if isinstance(whitening, int):
         whitening = Whitening.fit(vectors[real_rows(vectors)], whitening)

@@ -46,10 +46,6 @@ class BeamGroup:
         self.finished: list[Hypothesis] = []
         self.done = False
 
-    def candidates_wanted(self, stop_tokens: int) -> int:
-        """Number of continuations that `advance` needs, best first."""
-        return max(2, 1 + stop_tokens) * self.width
-
     def advance(
         self,
         scores: list[float],

@@ -122,13 +122,12 @@ class Generator:
             InputError: a prompt is too long while `truncate` is "error", or it is empty and the
                 vocabulary has no start token.
         """
+        stopping = self._stopping(decoding)
         live = None
         if on_text is not None:
-            live = LiveText(self.target_tokenizer, on_text, continues=not self.seq2seq)
-        strategy = self.strategy(decoding, live)
-        stopping = strategy.stopping
-        if live is not None:
-            live.stopping = stopping
+            continues = not self.seq2seq
+            live = LiveText(self.target_tokenizer, on_text, stopping, continues=continues)
+        strategy = self._strategy(decoding, stopping, live)
         waiting: dict[int, Result] = {}
         results = search(
             self.model,
@@ -162,7 +161,7 @@ class Generator:
         Raises:
             UsageError, InputError: what `generate` would raise later.
         """
-        self.strategy(decoding)
+        self._strategy(decoding, self._stopping(decoding))
         return sum(1 for _ in self.reader.requests(prompts, decoding, None))
 
     def filled(self, generated: Generated) -> str:
@@ -172,21 +171,26 @@ class Generator:
         answers = self.gaps.answers(generated.ids, self.target_tokenizer)
         return self.gaps.fill(generated.prompt.text.strip(), answers)
 
-    def strategy(self, decoding: Decoding, live: LiveText | None = None) -> Independent | Beams:
+    def _stopping(self, decoding: Decoding) -> Stopping:
+        """When texts end; raises UsageError if the vocabulary lacks a stop token."""
+        stops = self.special.stop
+        if decoding.stops is not None:
+            stops = stop_ids(self.target_tokenizer, decoding.stops)
+        return Stopping(stops, decoding.stop_string, self.target_tokenizer.decode)
+
+    def _strategy(
+        self, decoding: Decoding, stopping: Stopping, live: LiveText | None = None
+    ) -> Independent | Beams:
         """The search for some settings.
 
         Raises:
             UsageError: the vocabulary lacks a word, or beams cannot be streamed.
         """
-        tokenizer, special = self.target_tokenizer, self.special
-        stops = special.stop
-        if decoding.stops is not None:
-            stops = stop_ids(tokenizer, decoding.stops)
-        stopping = Stopping(stops, decoding.stop_string, tokenizer.decode)
+        tokenizer = self.target_tokenizer
         # A word table may be padded with rows that are no tokens.
         padding = [[row] for row in range(len(tokenizer), self.model.vocab_size)]
         forbidden = [*word_ids(tokenizer, decoding.forbid), *padding]
-        rules = rules_of(decoding, forbidden, stops, special)
+        rules = rules_of(decoding, forbidden, stopping.tokens, self.special)
         if decoding.beam is None:
             return Independent(decoding, rules, stopping, live)
         if live is not None:
@@ -390,6 +394,3 @@ def generate(
     lines = [prompts] if isinstance(prompts, str) else prompts
     numbered = (Prompt(number, text) for number, text in enumerate(lines))
     return list(Generator(loaded, precision).generate(numbered, make_decoding(**settings)))
-
-
-__all__ = ["Generated", "Generator", "Prompt", "Scored", "generate", "load_generator", "perplexity"]

@@ -18,7 +18,7 @@ from uertool.tasks.generation.beam import BeamGroup, Hypothesis
 from uertool.tasks.generation.logits import Rule, apply_rules
 from uertool.tasks.generation.sampling import Sampling, uniform
 from uertool.tasks.generation.settings import Decoding
-from uertool.tasks.generation.stopping import Reason, Stopping
+from uertool.tasks.generation.stopping import Stopping
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Independent:
             row.log_probability += gain
             if self.on_token is not None:
                 self.on_token(row, token)
-            reason = self.stopping.reason(_new(row, self.stopping), row.room)
+            reason = self.stopping.reason(row.context, row.length, row.room)
             if reason is None:
                 steps.append((place, token, row))
             else:
@@ -158,24 +158,6 @@ class Independent:
                     tuple(row.new), row.log_probability, row.log_probability, reason
                 )
         return steps
-
-
-def _new(row: Row, stopping: Stopping) -> Sequence[int]:
-    """The new tokens that `Stopping.reason` needs; a copy only if there are stop strings."""
-    return row.new if stopping.strings else _Tail(row)
-
-
-class _Tail(Sequence[int]):
-    """The new tokens of a row without copying them: the last one and their number."""
-
-    def __init__(self, row: Row) -> None:
-        self.row = row
-
-    def __len__(self) -> int:
-        return self.row.length
-
-    def __getitem__(self, at: Any) -> Any:
-        return self.row.context[at] if isinstance(at, int) and at < 0 else self.row.new[at]
 
 
 class Beams:
@@ -205,7 +187,8 @@ class Beams:
         running = [score for group in beams if group is not None for score in group.running]
         totals = scores + torch.tensor(running, device=scores.device)[:, None]
         totals = totals.view(len(groups), self.width * vocab)
-        wanted = BeamGroup(self.settings, 1).candidates_wanted(len(self.stopping.tokens))
+        # So many of the best that enough of them do not end at a stop token.
+        wanted = max(2, 1 + len(self.stopping.tokens)) * self.width
         best, places = totals.topk(min(wanted, totals.shape[1]))
         parents = places.div(vocab, rounding_mode="floor").tolist()
         tokens = (places % vocab).tolist()
@@ -228,7 +211,7 @@ class Beams:
         tokens: list[int],
     ) -> list[Step]:
         reasons = [
-            self.stopping.reason([*beam.beams[parent], token], beam.room)
+            self.stopping.reason([*beam.beams[parent], token], beam.length + 1, beam.room)
             for parent, token in zip(parents, tokens, strict=True)
         ]
         kept = beam.advance(scores, parents, tokens, reasons)
@@ -334,6 +317,3 @@ def search(
         if live:
             state.select([place for place, _, _ in steps])
             model.step(state, torch.tensor([token for _, token, _ in steps], device=device))
-
-
-__all__ = ["Beams", "Independent", "Reason", "Request", "Result", "Row", "Strategy", "search"]

@@ -28,20 +28,21 @@ class Stopping:
         self.strings = tuple(strings)
         self.decode = decode
 
-    def reason(self, new: Sequence[int], room: int) -> Reason | None:
-        """Why a text with these new tokens ends, or None if it continues.
+    def reason(self, ids: Sequence[int], new: int, room: int) -> Reason | None:
+        """Why a text ends, or None if it continues.
 
         Args:
-            new: ids generated so far, at least one.
+            ids: prompt and text so far.
+            new: how many of them, at the end, are new; at least one.
             room: most new tokens.
         """
-        if new[-1] in self.tokens:
+        if ids[-1] in self.tokens:
             return "stop_token"
         if self.strings and self.decode is not None:
-            text = self.decode(new)
+            text = self.decode(ids[len(ids) - new :])
             if any(string in text for string in self.strings):
                 return "stop_string"
-        return "length" if len(new) >= room else None
+        return "length" if new >= room else None
 
     def visible(self, new: Sequence[int], reason: Reason | None) -> Sequence[int]:
         """The new ids without the stop token that ended them."""

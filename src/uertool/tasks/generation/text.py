@@ -81,17 +81,17 @@ class LiveText:
     Args:
         tokenizer: of the side that is generated.
         on_text: called with the text.
+        stopping: when texts end.
         continues: whether texts continue their prompts.
-
-    Attributes:
-        stopping: when texts end; to be set before the first token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, on_text: OnText, *, continues: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, on_text: OnText, stopping: Stopping, *, continues: bool
+    ) -> None:
         self.tokenizer = tokenizer
         self.on_text = on_text
         self.continues = continues
-        self.stopping = Stopping()
+        self.stopping = stopping
         self.growing: dict[tuple[int, int], Growing] = {}
 
     def __call__(self, row: Row, token: int) -> None:

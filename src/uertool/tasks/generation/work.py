@@ -21,7 +21,8 @@ from uertool.engine.work import (
 )
 from uertool.errors import InputError, UsageError
 from uertool.io.json_text import json_text
-from uertool.tasks.generation.job import Generated, Generator, Prompt, load_generator
+from uertool.tasks.generation.job import Generated, Generator, load_generator
+from uertool.tasks.generation.prompts import Prompt
 from uertool.tasks.generation.settings import Decoding, Form
 from uertool.tasks.generation.writing import GenerationSummary, Writer
 from uertool.text.readers import Line
