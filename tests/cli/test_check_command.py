@@ -150,7 +150,7 @@ def test_a_model_that_does_not_run_is_a_problem(
 
 def test_a_missing_name_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 2
-    assert "No checkpoint was named" in capsys.readouterr().err
+    assert "FILE is missing" in capsys.readouterr().err
     assert main(["check", MODEL, "--model", "other.bin"]) == 2
 
 

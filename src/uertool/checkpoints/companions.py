@@ -8,7 +8,7 @@ from pathlib import Path
 
 def companion(path: Path, name: str) -> Path:
     """Where a weight file keeps a file of its own: model.bin, "vocab.txt" -> model.vocab.txt."""
-    return path.with_name(f"{_stem(path)}.{name}")
+    return path.with_name(f"{stem_of(path)}.{name}")
 
 
 def find_companion(path: Path, *names: str) -> Path | None:
@@ -28,12 +28,12 @@ def _places(path: Path, names: tuple[str, ...]) -> Iterator[Path]:
     if path.is_dir():
         yield from (path / name for name in names)
         return
-    for stem in dict.fromkeys((_stem(path), path.stem)):
+    for stem in dict.fromkeys((stem_of(path), path.stem)):
         yield from (path.with_name(f"{stem}.{name}") for name in names)
     yield from (path.with_name(name) for name in names)
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
     """The name without its suffix; UER-py's training step stays: model.bin-1000 -> model-1000."""
     _, mark, step = path.suffix.partition("-")
     return path.stem + mark + step

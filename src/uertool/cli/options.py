@@ -327,6 +327,16 @@ class ResultSettings(OutputSettings):
         return chosen
 
 
+def given_once(place: str, setting: str, argument: str | None, value: str | None) -> str:
+    """What was named by an argument or by a setting; an error for neither, or for two names."""
+    if argument is not None and value is not None and argument != value:
+        raise UsageError(f"{place} is {argument}, but `{setting}` is {value}.", "Give it once.")
+    found = argument or value
+    if found is None:
+        raise UsageError(f"{place} is missing.", f"Give it as an argument or as `{setting}`.")
+    return found
+
+
 def report_model(loaded: LoadedModel | Generator) -> None:
     """Report what was assumed about a model; with --verbose all that is known of it."""
     for sentence in loaded.notes:

@@ -37,14 +37,11 @@ def download(reference: str) -> Path:
         disable_progress_bars()
     name, _, revision = reference.removeprefix(PREFIX).partition("@")
     try:
-        folder = Path(
-            snapshot_download(
-                name, revision=revision or None, allow_patterns=[*_SMALL, "*.safetensors"]
-            )
-        )
-        if not any(folder.glob("*.safetensors")):
-            more = ["pytorch_model*.bin", *_SMALL]
-            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=more))
+        for weights in ("*.safetensors", "pytorch_model*.bin"):
+            wanted = [*_SMALL, weights]
+            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+            if any(folder.glob(weights)):
+                break
     except HFValidationError as error:
         raise CheckpointError(
             f"{reference} is not a valid name on the hub: {error}.", "Write hf:owner/name."

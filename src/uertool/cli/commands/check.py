@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import WriteSettings, with_settings
+from uertool.cli.options import WriteSettings, given_once, with_settings
 from uertool.errors import UsageError
 from uertool.loading.settings import DeviceSettings
 from uertool.tasks.check.settings import CheckSettings
@@ -38,7 +38,7 @@ def check(
     executed.
     """
     output.apply()
-    reference = _reference(file, settings)
+    reference = given_once("FILE", "load_model_path", file, settings.load_model_path)
     if output.save_run and settings.fix is None and settings.to_safetensors is None:
         raise UsageError("`save_run` needs an output: `fix` or `to_safetensors`.")
 
@@ -71,13 +71,3 @@ def check(
         if output.save_run:
             run_record.write(target, inputs=[path])
     return 0 if result.good else 1
-
-
-def _reference(file: str | None, settings: CheckSettings) -> str:
-    """The checkpoint that was named."""
-    other = settings.load_model_path
-    if file is not None and other is not None and file != other:
-        raise UsageError(f"Two checkpoints were named, {file} and {other}.", "Give one of them.")
-    if file is None and other is None:
-        raise UsageError("No checkpoint was named.", "Name one with `load_model_path`.")
-    return file or other or ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uertool.cli import console
-from uertool.cli.options import Command, ConsoleSettings, JsonSettings, with_settings
+from uertool.cli.options import Command, ConsoleSettings, JsonSettings, given_once, with_settings
 from uertool.errors import UertoolError, UsageError
 from uertool.settings import Setting, Settings
 from uertool.tasks.convert.settings import ConvertSettings, Target
@@ -76,8 +76,8 @@ def _command(sources: tuple[str, ...], text: str, **fixed: Any) -> Callable[...,
         report.apply()
         if to is None:
             raise UsageError("--to is missing.", "It is one of hf, uer, google and safetensors.")
-        source = _one("IN", "`input_model_path`", in_, paths.input_model_path)
-        target = _one("OUT", "`output_model_path`", out, paths.output_model_path)
+        source = given_once("IN", "input_model_path", in_, paths.input_model_path)
+        target = given_once("OUT", "output_model_path", out, paths.output_model_path)
         if "-" in (source, target):
             raise UsageError(
                 "A checkpoint cannot be read from or written to a pipe.", "Name a file."
@@ -120,15 +120,6 @@ _DIRECTIONS: dict[str, Callable[..., None]] = {
 
 for _name, _direction in _DIRECTIONS.items():
     app.command(_name, cls=Command)(_direction)
-
-
-def _one(place: str, option: str, argument: str | None, value: str | None) -> str:
-    if argument is not None and value is not None and argument != value:
-        raise UsageError(f"{place} is {argument}, but {option} is {value}.", "Give it once.")
-    found = argument or value
-    if found is None:
-        raise UsageError(f"{place} is missing.", f"Give it as an argument or as {option}.")
-    return found
 
 
 def _run(

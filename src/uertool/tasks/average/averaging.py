@@ -86,13 +86,17 @@ class LayoutError(CheckpointError):
     """
 
     def __init__(
-        self,
-        message: str,
-        hint: str | None = None,
-        paths: Sequence[Path] = (),
-        differences: Sequence[Difference] = (),
+        self, paths: Sequence[Path], differences: Sequence[Difference], unified: bool
     ) -> None:
-        super().__init__(message, hint)
+        """The message names the first few differences."""
+        first = listed([f"{item.name}: {' / '.join(item.values)}" for item in differences], 5)
+        super().__init__(
+            f"{listed([path.name for path in paths], 4)} cannot be merged, because they differ in "
+            f"{len(differences)} tensors: {first}.",
+            None
+            if unified
+            else "If it is one model in two generations of names, set `unify` to merge by meaning.",
+        )
         self.paths = paths
         self.differences = differences
 
@@ -137,7 +141,7 @@ def merge_checkpoints(
         files = [stack.enter_context(opened(path)) for path in (*base, *found)]
         differences = layout_differences(files)
         if differences:
-            raise _layout_error((*base, *found), differences, settings.unify)
+            raise LayoutError((*base, *found), differences, settings.unify)
         report = MergeReport(found, shares, settings.method)
         job = _MergeJob(files, merger, report, progress)
         job.survey()
@@ -174,22 +178,6 @@ def layout_differences(files: Sequence[TensorFile]) -> list[Difference]:
         if len(shapes) > 1 or len(kinds) > 1:
             found.append(Difference(name, tuple(_words(info, len(kinds) > 1) for info in infos)))
     return found
-
-
-def _layout_error(
-    paths: Sequence[Path], differences: Sequence[Difference], unified: bool
-) -> LayoutError:
-    """The error for checkpoints that are not of one kind, with the first few differences."""
-    first = listed([f"{item.name}: {' / '.join(item.values)}" for item in differences], 5)
-    return LayoutError(
-        f"{listed([path.name for path in paths], 4)} cannot be merged, because they differ in "
-        f"{len(differences)} tensors: {first}.",
-        None
-        if unified
-        else "If it is one model in two generations of names, set `unify` to merge by meaning.",
-        paths,
-        differences,
-    )
 
 
 @dataclass

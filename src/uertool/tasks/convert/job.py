@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from uertool.checkpoints.companions import stem_of
 from uertool.checkpoints.formats.hf_folder import STANDARD_NAMES
 from uertool.checkpoints.reader import Checkpoint
-from uertool.checkpoints.writer import FORMATS, is_weight_file
+from uertool.checkpoints.writer import is_weight_file
 from uertool.errors import CheckpointError, UertoolError, UsageError
 from uertool.loading.registry import find_model
 from uertool.tasks.convert.plan import ConversionPlan
@@ -137,22 +137,15 @@ def _holds_weights(file: Path) -> bool:
 
 def _places(found: Sequence[Path], folder: Path, to: Target) -> Iterator[tuple[Path, Path]]:
     """Where each checkpoint goes; names that would be the same keep their suffix as well."""
-    stems = Counter(_stem(item) for item in found)
-    for item in found:
-        stem = _stem(item)
-        name = stem if stems[stem] == 1 else item.name.replace(".", "-")
+    stems = [stem_of(item) if is_weight_file(item) else item.name for item in found]
+    for item, stem in zip(found, stems, strict=True):
+        name = stem if stems.count(stem) == 1 else item.name.replace(".", "-")
         if to == "google":
             yield item, folder / name / "bert_model.ckpt"
         elif to == "hf":
             yield item, folder / name
         else:
             yield item, folder / (name + (".safetensors" if to == "safetensors" else ".bin"))
-
-
-def _stem(item: Path) -> str:
-    """The name without a suffix of weights; UER-py's training step is a part of it."""
-    suffix, mark, step = item.suffix.partition("-")
-    return item.stem + mark + step if suffix in FORMATS else item.name
 
 
 def _check_layout(checkpoint: Checkpoint, sources: tuple[str, ...]) -> None:
