@@ -161,27 +161,32 @@ def _stream(
             continue
         own = {name: like for name, like in wanted.items() if name.startswith(f"{prefix}.")}
         streamed.update(own)
-        cut = len(prefix) + 1
-
-        def fetch(
-            layer: nn.Module, _: object, own: Mapping[str, Tensor] = own, cut: int = cut
-        ) -> None:
-            found = filler.fill(own, sources)
-            filler.done.clear()
-            layer.load_state_dict({name[cut:]: found[name] for name in own}, assign=True)
-
-        def drop(
-            layer: nn.Module,
-            _: object,
-            __: object,
-            own: Mapping[str, Tensor] = own,
-            cut: int = cut,
-        ) -> None:
-            layer.load_state_dict({name[cut:]: like for name, like in own.items()}, assign=True)
-
-        module.register_forward_pre_hook(fetch)
-        module.register_forward_hook(drop)
+        _stream_layer(module, len(prefix) + 1, filler, own, sources)
     return streamed
+
+
+def _stream_layer(
+    module: nn.Module,
+    cut: int,
+    filler: _Filler,
+    own: Mapping[str, Tensor],
+    sources: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Make one layer read its tensors when it runs; `cut` characters of their names are its own."""
+
+    def assign(layer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        layer.load_state_dict({name[cut:]: one for name, one in tensors.items()}, assign=True)
+
+    def fetch(layer: nn.Module, _: object) -> None:
+        found = filler.fill(own, sources)
+        filler.done.clear()
+        assign(layer, found)
+
+    def drop(layer: nn.Module, *_: object) -> None:
+        assign(layer, own)
+
+    module.register_forward_pre_hook(fetch)
+    module.register_forward_hook(drop)
 
 
 def require_heads(checkpoint: Checkpoint, config: ModelConfig, heads: Iterable[str]) -> None:

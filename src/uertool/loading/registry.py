@@ -124,8 +124,8 @@ def load_model(
         *_stamp(path),
         str(place),
         kind,
-        *(str(value) for value in (vocab, config, tokenizer, heads, arch)),
-        *(str(value) for value in (tgt_vocab, tgt_tokenizer, tuple(ignore_unexpected))),
+        *map(str, (vocab, config, tokenizer, heads, arch, tgt_vocab, tgt_tokenizer)),
+        tuple(ignore_unexpected),
         *sorted((name, str(value)) for name, value in overrides.items()),
     )
     if key in _kept:

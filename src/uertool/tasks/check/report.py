@@ -107,7 +107,7 @@ class Inspection:
     @property
     def good(self) -> bool:
         """Whether no problem was found."""
-        return not any(finding.kind == "problem" for finding in self.findings)
+        return not self.problems
 
     @property
     def problems(self) -> list[Finding]:

@@ -84,11 +84,12 @@ class Changes:
                 epsilon = 2 * UER_EPS * tensor_views.embedding_spread(view)
                 self.config = self.config.replace(norm="standard", norm_eps=epsilon)
             view = tensor_views.folded(view, towards_uer=False)
-        if self.arch is not None and self.arch.name == "sbert":
+        name = self.arch.name if self.arch is not None else ""
+        if name == "sbert":
             view = self._one_stream(view)
-        if self.arch is not None and self.arch.name == "pegasus":
+        if name == "pegasus":
             view = self._static_positions(view)
-        if exact and self.arch is not None and self.arch.name == "bart":
+        if exact and name == "bart":
             view = self._large_embeddings(view)
         if self.to == "hf" and self.whole:
             view = self._with_pooler(view)

@@ -20,12 +20,10 @@ from uertool.text.vocab import SPECIAL_TOKENS, Vocab
 #: Names that a sentencepiece model has in the folders of an architecture.
 _SPIECE_NAMES: Mapping[str, str] = {"xlm-roberta": "sentencepiece.bpe.model"}
 
-#: Classes that read a sentencepiece model.
+#: Classes that read a sentencepiece model; of other architectures T5Tokenizer.
 _SPIECE_CLASSES: Mapping[str, str] = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "albert": "AlbertTokenizer",
-    "t5": "T5Tokenizer",
-    "t5-v1_1": "T5Tokenizer",
     "pegasus": "PegasusTokenizer",
 }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -12,6 +12,7 @@ from uertool.checkpoints.architectures import architecture, nearest_architecture
 from uertool.checkpoints.architectures.base import Architecture
 from uertool.checkpoints.export import Plan, plan_out, plan_uer
 from uertool.checkpoints.generations import Generation
+from uertool.checkpoints.naming import Side
 from uertool.checkpoints.reader import HF_CONFIG_KEY, Checkpoint
 from uertool.checkpoints.writer import is_weight_file
 from uertool.config import ModelConfig
@@ -34,6 +35,9 @@ _TWINS = (
     "target.mlm.linear_2.weight",
 )
 
+#: What is written -> its naming, where that is not UER-py's.
+_SIDES: Mapping[Target, Side] = {"hf": "hf", "google": "tf"}
+
 
 class ConversionPlan:
     """One conversion: what is known of the source, and what will be written.
@@ -42,6 +46,7 @@ class ConversionPlan:
         checkpoint: the source.
         target: the path of the output.
         to: what is written.
+        side: the naming of the output, None for UER-py's.
         options: as they were given.
         weights_only: whether the output is a file and not a folder.
         source_config: the source as uertool runs it.
@@ -59,6 +64,7 @@ class ConversionPlan:
         self.checkpoint = checkpoint
         self.target = target
         self.to: Target = to
+        self.side = _SIDES.get(to)
         self.options = options
         self.notes: list[str] = list(checkpoint.notices)
         self.weights_only = is_weight_file(target)
@@ -129,7 +135,7 @@ class ConversionPlan:
                 "Quantized checkpoints cannot be converted.",
             )
         self.notes.extend(_disagreeing(checkpoint))
-        if self.to in ("hf", "google") and checkpoint.architecture is None:
+        if self.side is not None and checkpoint.architecture is None:
             library = "Hugging Face" if self.to == "hf" else "Google"
             raise CheckpointError(
                 f"{checkpoint.path} has no architecture that {library} knows: "
@@ -195,10 +201,9 @@ class ConversionPlan:
     # The plan
 
     def _plan_tensors(self) -> Plan:
-        if self.to in ("hf", "google"):
+        if self.side is not None:
             assert self.arch is not None
-            side: Literal["hf", "tf"] = "hf" if self.to == "hf" else "tf"
-            if side == "tf" and not self.arch.google:
+            if self.side == "tf" and not self.arch.google:
                 raise CheckpointError(
                     f"{self.checkpoint.path} is a {self.arch.name} checkpoint; Google's format "
                     "exists for BERT and ALBERT only."
@@ -207,10 +212,10 @@ class ConversionPlan:
                 self.view.infos,
                 self.arch,
                 self.heads,
-                side,
+                self.side,
                 as_script=not self.options.exact_norm,
                 whole=not self.weights_only,
-                hf_config=self.original if side == "hf" else None,
+                hf_config=self.original if self.side == "hf" else None,
             )
         self._check_sinusoids(self.options.layout)
         pair = self.arch.pair_head if self.arch is not None else "nsp"
@@ -360,7 +365,7 @@ class ConversionPlan:
 
     def _norm_of_output(self) -> str:
         """The layer norm that runs the output; a .safetensors file with UER-py's names says it."""
-        if self.to in ("hf", "google"):
+        if self.side is not None:
             return "standard"
         return self.config.norm if self.target.suffix == ".safetensors" else "uer"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from uertool.checkpoints.naming import KEEP, Side, Transform, layers_upto
+from uertool.checkpoints.naming import KEEP, Transform, layers_upto
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import CheckpointError
@@ -210,10 +210,10 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _transforms(plan: ConversionPlan) -> Mapping[str, Transform]:
     """Canonical name to the transform of the output's table; none for UER-py's names."""
-    if plan.arch is None or plan.to not in ("hf", "google"):
+    side = plan.side
+    if plan.arch is None or side is None:
         return {}
     places = plan.arch.weight_map().canonical(layers_upto(plan.view.infos))
-    side: Side = "hf" if plan.to == "hf" else "tf"
     return {
         name: place.rule.transform(side, as_script=not plan.options.exact_norm)
         for name, place in places.items()
