@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -140,11 +139,10 @@ class Run:
 
         order = call.new_order(
             work=work.GenerationWork(
-                f"generate {self.kind}",
+                self.kind,
                 call.suffix_for(self.form),
-                functools.partial(
-                    work.load_on, self.kind, call.for_workers(self.model), call.device, self.fill
-                ),
+                call.for_workers(self.model),
+                call.device,
                 self.decoding,
                 self.form,
                 self.raw,

@@ -221,7 +221,7 @@ def new_order(
     device: DeviceSettings | None = None,
     **more: Any,
 ) -> Order:
-    """What the engine shall do.
+    """The order for the engine.
 
     Args:
         engine: where.
@@ -346,12 +346,12 @@ class Meter:
         self.ended: float | None = None
 
     def begin(self, total: int) -> None:
-        """So many lines there are."""
+        """Set the total number of lines."""
         self.total = total
         self.ticker.total(total)
 
     def add(self, count: int) -> None:
-        """So many more are done; the first call is about an earlier run."""
+        """Count lines that are done; the first call counts those of an earlier run."""
         if self.before is None:
             self.before = count
             self.started = time.monotonic()

@@ -71,14 +71,14 @@ class VectorFile:
 
 
 def open_vectors(path: str | Path, *, numbers: bool = False) -> VectorFile:
-    """A file of vectors, whose suffix says how it is read.
+    """A file of vectors; its suffix determines how it is read.
 
     Args:
         path: the file.
         numbers: see `VectorFile`.
 
     Raises:
-        InputError: there is none.
+        InputError: the file does not exist.
         UsageError: an unknown suffix.
         MissingExtraError: .parquet without pyarrow.
     """

@@ -1,7 +1,7 @@
 """Rows of vectors into files: .pt, .npy, .safetensors, .parquet and .jsonl.
 
 A sink takes blocks of rows in order, and its file appears when all are written. Memory holds one
-block, except for .pt, whose single tensor is put together at the end.
+block, except for .pt: its single tensor is put together at the end.
 """
 
 from __future__ import annotations

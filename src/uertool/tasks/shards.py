@@ -150,7 +150,7 @@ def merge(
 ) -> dict[str, Any]:
     """Join the shards of a folder into the file that one machine would have written.
 
-    Memory holds one piece of one shard, except for .pt, whose single tensor is put together first.
+    Memory holds one piece of one shard, except for .pt: its single tensor is put together first.
 
     Args:
         path: the folder.

@@ -29,7 +29,7 @@ class Masked:
     Attributes:
         ids: special tokens included, cut to the most that fits.
         positions: where the masks are in `ids`, rising.
-        labels: what stood there; None where the user wrote the mask.
+        labels: the tokens that were replaced; None where the user wrote the mask.
         was_cut: whether tokens did not fit.
         reason: why there are no masks, or None where there are.
     """
@@ -93,7 +93,7 @@ class Masker:
         return [self._joined(row) for row in rows]
 
     def spans(self, text: str) -> list[tuple[int, int]] | None:
-        """Where in `canonical(text)` each token of `encode` stands; see `Tokenizer.spans`."""
+        """Where each token of `encode` is in `canonical(text)`; see `Tokenizer.spans`."""
         if self._tokenizer.special_in_text:
             return self._tokenizer.spans(self.canonical(text))
         parts = self._split(text)

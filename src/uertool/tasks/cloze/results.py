@@ -11,7 +11,7 @@ from uertool.tasks.cloze.masking import Unmasked
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A token that may stand in a masked place."""
+    """A token that the model proposes for a mask."""
 
     id: int
     token: str
@@ -25,7 +25,7 @@ class MaskResult:
     Attributes:
         position: its place among the ids of the line.
         guesses: the best tokens, most probable first.
-        label: the token that stood there; None where the user wrote the mask.
+        label: the token that was replaced; None where the user wrote the mask.
         label_id, rank, probability: of that token; rank 1 is the best guess.
     """
 

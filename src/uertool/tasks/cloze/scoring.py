@@ -211,7 +211,7 @@ class Draft:
     Attributes:
         ids: the row; masks are replaced as they are drawn.
         places: the masks that are still to be filled.
-        never: by place, a token that may not come there: the one that stood there.
+        never: by place, a token that may not be drawn: the one that was masked.
         kinds: by place, which kind of token belongs there, see `sample`.
         stream: its own random numbers.
     """

@@ -103,7 +103,7 @@ class SubstituteSearch:
         Args:
             target: a word of the sentence.
             sentence: a text.
-            on_candidates: told how many more candidates were compared.
+            on_candidates: called with the number of candidates just compared.
         """
         ids = self.tokenizer.encode(sentence)
         spot, problem, remark = self._locate(target, ids)
@@ -136,7 +136,7 @@ class SubstituteSearch:
     def _locate(
         self, target: str, ids: Sequence[int]
     ) -> tuple[slice | None, str | None, str | None]:
-        """Where the target stands among the ids; or what is wrong; or what is odd."""
+        """The position of the target among the ids, or a problem; and a remark."""
         spellings = self._spellings(target)
         if not spellings:
             return None, "The target word is not in the vocabulary.", None
@@ -155,7 +155,7 @@ class SubstituteSearch:
                 return None, f"The target word occurs only {count} in the sentence.", None
             place = places[number - 1]
             if place + width > self.room:
-                return None, f"The target word lies beyond the first {self.room} tokens.", None
+                return None, f"The target word is beyond the first {self.room} tokens.", None
             remark = None
             if len(places) > 1 and self.settings.occurrence is None:
                 remark = (
@@ -256,7 +256,7 @@ class SubstituteSearch:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What stands around a target, as ids."""
+    """The ids around a target."""
 
     before: list[int]
     after: list[int]

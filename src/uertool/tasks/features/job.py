@@ -1,4 +1,4 @@
-"""Features: vectors of lines, or of their tokens, from any encoder.
+"""Features: vectors of lines or of their tokens, from any encoder.
 
     model = uertool.load_model("zh-mlm-small")
     vectors = model.encode(["今天天气很好。", "我们去公园吧。"], pooling="mean")

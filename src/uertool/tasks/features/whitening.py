@@ -1,7 +1,7 @@
-"""Whitening: vectors turned and scaled so that their coordinates are uncorrelated, and kept so.
+"""Whitening: a linear map of vectors after which their coordinates are uncorrelated.
 
 Su, Cao, Liu, Ou (2021), "Whitening Sentence Representations for Better Semantics and Faster
-Retrieval", arXiv:2103.15316: y = (x - mean) U S^(-1/2), with the covariance U S U', cut to the
+Retrieval", arXiv:2103.15316: y = (x - mean) U S^(-1/2), with the covariance U S U', reduced to the
 directions of largest variance, then scaled to length 1.
 """
 
@@ -81,7 +81,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Whitening:
-    """A whitening that was fitted, and can be applied to any vectors of the same kind.
+    """A fitted whitening, which can be applied to any vectors of the same kind.
 
     Attributes:
         mean: what is subtracted [size].
@@ -135,7 +135,7 @@ class Whitening:
     ) -> Whitening:
         """As `fit`, from moments that were gathered.
 
-        The covariance is taken apart by a symmetric eigendecomposition. A direction counts if its
+        The covariance is decomposed into eigenvalues and eigenvectors. A direction counts if its
         standard deviation is above float32's rounding error at the vectors' typical length; those
         that do not count (always all but n - 1 of n vectors) get zeros in place of the enormous
         weights of 1 / sqrt(0). Of the two signs of a direction the one is taken whose largest

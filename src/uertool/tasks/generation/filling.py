@@ -15,7 +15,7 @@ class Gaps:
     """The gaps that a vocabulary has sentinels for.
 
     Args:
-        tokenizer: whose vocabulary holds the sentinels.
+        tokenizer: its vocabulary holds the sentinels.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

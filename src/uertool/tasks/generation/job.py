@@ -94,7 +94,7 @@ class Generator:
         )
         self.gaps = Gaps(self.tokenizer) if self.seq2seq else None
         self.reader = PromptReader(
-            self.name, self.model, self.tokenizer, self.special, self.gaps, seq2seq=self.seq2seq
+            self.name, self.model, self.tokenizer, self.special, self.gaps, self.seq2seq
         )
         self.rows = _ROWS.get(loaded.device.type, _ROWS_ELSEWHERE)
 
@@ -330,7 +330,7 @@ def load_generator(model: LmModel, device: DeviceSettings) -> Generator:
     precision: Precision = "int8" if device.dtype == "int8" else "native"
     if precision == "int8":
         device = dataclasses.replace(device, dtype="float32")
-    # Its weights are freed below, so nobody else may hold the model, before and after.
+    # Its weights are freed below, so the registry must not keep the model, before and after.
     forget_models()
     loaded = load_from_settings(model, device, heads=("lm",))
     forget_models()

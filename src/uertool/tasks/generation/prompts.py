@@ -42,34 +42,25 @@ class Origin:
     place: int = -1
 
 
+@dataclass(frozen=True)
 class PromptReader:
     """Encodes prompts for a model.
 
-    Args:
+    Attributes:
         name: of the model, for messages.
-        model: its limits hold.
+        model: its limits apply.
         tokenizer: of prompts.
         special: tokens around prompts.
         gaps: sentinels that stay whole, or None.
         seq2seq: whether prompts are sources of an encoder-decoder.
     """
 
-    def __init__(
-        self,
-        name: str,
-        model: IncrementalModel,
-        tokenizer: Tokenizer,
-        special: SpecialTokens,
-        gaps: Gaps | None,
-        *,
-        seq2seq: bool,
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.tokenizer = tokenizer
-        self.special = special
-        self.gaps = gaps
-        self.seq2seq = seq2seq
+    name: str
+    model: IncrementalModel
+    tokenizer: Tokenizer
+    special: SpecialTokens
+    gaps: Gaps | None
+    seq2seq: bool
 
     def requests(
         self,

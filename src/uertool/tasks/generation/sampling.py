@@ -78,7 +78,7 @@ class Sampling:
         return _invert(*self.cut(scores), target)
 
     def _draw_near(self, scores: Tensor, uniforms: Tensor) -> Tensor:
-        """As `draw`, without sorting all of a vocabulary whose best tokens suffice."""
+        """As `draw`, without sorting a whole vocabulary where its best tokens suffice."""
         tempered = self._tempered(scores)
         best, ids = tempered.topk(_NEAR)
         probabilities = (best - tempered.logsumexp(-1, keepdim=True)).exp()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
@@ -46,17 +46,19 @@ class GenerationWork:
     """Texts for every line.
 
     Attributes:
-        name, suffix, window, block_lines: see `uertool.engine.work.Work`. Blocks may be small:
-            texts of several blocks are in progress at once.
-        make_generator: loads the model for a device; picklable.
+        kind: "lm" or "seq2seq".
+        suffix, window, block_lines: see `uertool.engine.work.Work`. Blocks may be small: texts of
+            several blocks are in progress at once.
+        model, where: which model, and where it runs apart from the device.
         settings: how texts are generated.
         form, raw, fill: see `Writer`.
         judged: also write line number and first new text of every prompt.
     """
 
-    name: str
+    kind: str
     suffix: str
-    make_generator: Callable[[torch.device], Generator]
+    model: LmModel
+    where: DeviceSettings
     settings: Decoding
     form: Form
     raw: bool = False
@@ -66,15 +68,20 @@ class GenerationWork:
     block_lines: int | None = 2048
     in_hand: int = 16
 
+    @property
+    def name(self) -> str:
+        """The command."""
+        return f"generate {self.kind}"
+
     def open(self, device: torch.device | None) -> _Processor:
         """Load the model."""
-        assert device is not None
-        return _Processor(self, self.make_generator(device))
+        generator = load_for(self.kind, self.model, self.where.on(device), fill=self.fill)
+        return _Processor(self, generator)
 
 
 @dataclass
 class _Open:
-    """A block whose prompts were read, and whose texts are not all there."""
+    """A block with its output files open; some of its texts may be missing."""
 
     task: Task
     writer: Writer
@@ -207,16 +214,9 @@ def load_for(kind: str, model: LmModel, device: DeviceSettings, *, fill: bool = 
     if fill and not generator.gaps:
         raise UsageError(
             f"`fill` needs sentinels, and {generator.tokenizer.vocab.source} has none.",
-            "It is for T5, whose vocabulary has <extra_id_0> and so on.",
+            "It is for T5 models; their vocabularies have <extra_id_0> and so on.",
         )
     return generator
-
-
-def load_on(
-    kind: str, model: LmModel, where: DeviceSettings, fill: bool, device: torch.device
-) -> Generator:
-    """As `load_for` on one device; with all but that given it is picklable."""
-    return load_for(kind, model, where.on(device), fill=fill)
 
 
 def judged_texts(shards: Shards) -> Iterator[tuple[int, str]]:
