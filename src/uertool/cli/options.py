@@ -70,9 +70,23 @@ def with_settings(command: Callable[..., Result]) -> Callable[..., Result]:
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     spread.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
     spread.__annotations__ = {p.name: p.annotation for p in keyword_only}
+    spread.__doc__ = _reflowed(inspect.getdoc(command) or "")
     spread.settings = [f for kind in groups.values() for f in fields_of(kind)]  # type: ignore[attr-defined]
     del spread.__wrapped__
     return spread
+
+
+def _reflowed(docstring: str) -> str:
+    """A docstring as help: every paragraph on one line, examples indented."""
+    paragraphs = []
+    for paragraph in docstring.split("\n\n"):
+        lines = [line.strip() for line in paragraph.splitlines()]
+        if paragraph.startswith(("    ", "uertool ")):
+            # The empty style keeps Typer from removing the indentation.
+            paragraphs.append("\n".join(f"[none]    {line}[/none]" for line in lines))
+        else:
+            paragraphs.append(" ".join(lines))
+    return "\n\n".join(paragraphs)
 
 
 class Command(TyperCommand):
@@ -124,7 +138,7 @@ def _option(field: Field) -> Any:
 
 def default_is_shown(field: Field) -> bool:
     """Whether the default value says something; that a switch is off by default does not."""
-    return field.default not in (None, (), False)
+    return field.default is not False and field.default not in (None, ())
 
 
 def _annotation(field: Field) -> Any:
