@@ -33,7 +33,7 @@ class Setting:
         above: exclusive lower bound.
         names: other names: a former spelling, or one letter for a short option.
         panel: the heading that lists it in help.
-        metavar: what stands for the value in help.
+        metavar: the placeholder of the value in help.
         default: what happens if it is not given, where the default value alone does not say.
         several: on the command line, several values may follow the option, as in layers 1 12.
             Without it a tuple of strings repeats the option, and other tuples take one value with

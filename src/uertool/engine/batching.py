@@ -182,7 +182,7 @@ def run_batches(
         limits: how batches are cut.
         empty: the result of a text without ids, which is then kept from `step`. Without it such a
             text is a row of padding.
-        on_notice: told, in one sentence, when a batch had to be halved.
+        on_notice: called with one sentence when a batch had to be halved.
 
     Raises:
         UertoolError: a single text does not fit in memory. What `items`, `encode` and `step` raise

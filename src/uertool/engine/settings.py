@@ -18,7 +18,7 @@ class EngineSettings(Settings):
         Literal["local", "ray"],
         Setting(
             "local, or ray for a cluster: results become a folder of shards, and the same command "
-            "again continues with what is not done",
+            "again continues an unfinished run",
             panel=_ENGINE,
         ),
     ] = "local"

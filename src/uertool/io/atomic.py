@@ -1,6 +1,6 @@
 """Output files and folders that appear whole or not at all.
 
-Everything is written next to its target under `<name>.<random>.partial`, which nobody else may
+Everything is written next to its target under `<name>.<random>.partial`, which no other user may
 read, flushed to disk and renamed into place, so that a crash, a full disk or Ctrl-C leaves what was
 there before. A running process holds a lock on its partial file; partial files without one were
 left by killed runs and are removed by the next run that writes the same target.

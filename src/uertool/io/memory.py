@@ -53,7 +53,7 @@ def _groups() -> Iterator[Path]:
 
 
 def give_back() -> None:
-    """Collect what nobody refers to and hand freed memory to the system; glibc keeps much of it."""
+    """Collect unreferenced objects and hand freed memory to the system; glibc keeps much of it."""
     gc.collect()
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):

@@ -58,7 +58,7 @@ class SelfAttention(_Attention):
 
         Args:
             x: the text.
-            layout: how it lies in memory.
+            layout: its layout in memory.
             residual: [tokens..., hidden], or [batch, k, hidden] with `positions`.
             positions: [batch, k]: compute the output there only.
             cache: keys and values of the tokens before, in generation; see Layout.attend.

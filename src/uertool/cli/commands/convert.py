@@ -29,10 +29,10 @@ app = typer.Typer(
 class PathSettings(Settings):
     """The paths, as the old scripts name them."""
 
-    input_model_path: Annotated[str | None, Setting("The same as IN", names=("m",))] = None
-    output_model_path: Annotated[str | None, Setting("The same as OUT", names=("output", "o"))] = (
-        None
-    )
+    input_model_path: Annotated[str | None, Setting("Another way to name IN", names=("m",))] = None
+    output_model_path: Annotated[
+        str | None, Setting("Another way to name OUT", names=("output", "o"))
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ _DIRECTIONS: dict[str, Callable[..., None]] = {
     "modular2legacy": _command(
         ("uer",), "UER-py's names of today to those of 2021.", to="uer", layout="legacy"
     ),
-    "auto": _command((), "Whatever IN is, to what --to names."),
+    "auto": _command((), "Detect the format of IN, convert to the format that --to names."),
 }
 
 for _name, _direction in _DIRECTIONS.items():

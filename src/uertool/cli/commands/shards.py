@@ -99,7 +99,7 @@ def verify(
     output: JsonSettings,
     shown: ConsoleSettings,
 ) -> int:
-    """Compare shards with their manifest: files, sizes, digests, lines. Exit code 1 if not good.
+    """Compare shards with their manifest: files, sizes, digests, lines. Exit code 1 if they differ.
 
     uertool shards verify features.npy
     """

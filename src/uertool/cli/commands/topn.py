@@ -35,7 +35,9 @@ app = typer.Typer(no_args_is_help=True, help="Words near a word, with or without
 @app.command("indep", cls=Command)
 @with_settings
 def indep(
-    words: Annotated[list[str] | None, typer.Argument(help="Words to look around.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Words whose neighbours are searched.")
+    ] = None,
     *,
     settings: NeighbourSettings,
     table: TableSettings,
@@ -50,7 +52,7 @@ def indep(
 
         uertool topn indep 国王 --plus 女人 --minus 男人 --vectors sgns.txt
 
-    Exit code 1 says that a word was not in the vocabulary; the others are answered all the same.
+    Exit code 1 says that a word was not in the vocabulary; the others are still answered.
     """
     shown = output.form
     output.apply()
@@ -154,7 +156,7 @@ def dep(
     """Words that could replace a word in a sentence.
 
     The word is replaced by every candidate, and the model's last states in its place are compared.
-    Lines of the input are: word TAB sentence. Of a word of several tokens the mean counts.
+    Lines of the input are: word TAB sentence. A word of several tokens is represented by their mean.
 
         uertool topn dep 好 今天天气很好。
 
@@ -162,7 +164,7 @@ def dep(
         --tokenizer space
 
     Exit code 1 says that a line could not be answered, or its word occurs in it more than once and
-    no --occurrence chose; the others are answered all the same.
+    no --occurrence chose; the others are still answered.
     """
     lines = _one_line(pair, text)
     what = "word with a sentence"

@@ -47,7 +47,7 @@ def build(
     output: WriteSettings,
     engine: EngineSettings,
 ) -> None:
-    """Build a vocabulary: reserved tokens, then by falling count, ties by first appearance."""
+    """Build a vocabulary: reserved tokens first, then tokens in descending order of counts."""
     from uertool.cli.render.vocab import build_record, show_built
 
     output.apply()

@@ -199,7 +199,7 @@ class OnRay:
         return map_on_ray(self.ray, left, self.assignment(room, store), room)
 
     def assignment(self, room: Room, store: Store | None) -> Assignment:
-        """What every worker is told."""
+        """What every worker gets."""
         order = self.order
         device = order.device or ("cuda" if room.gpus else "cpu")
         return Assignment(

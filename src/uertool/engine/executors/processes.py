@@ -118,7 +118,7 @@ class _Pool:
     def _with_room(self) -> _Process | None:
         """The worker with the fewest blocks, if it may have another one.
 
-        A block that nobody finishes must not let the others' shards pile up.
+        A block that is not finished must not let the others' shards pile up.
         """
         oldest = min((w.pending[0] for w in self.workers if w.pending), default=0)
         newest = max((w.pending[-1] for w in self.workers if w.pending), default=0)

@@ -229,7 +229,7 @@ def _check_columns(path: str, reading: Reading) -> None:
         try:
             schema = parquet.ParquetFile(stream).schema_arrow
         except (pyarrow.ArrowException, OSError):
-            return  # a broken file is told of when it is counted
+            return  # a broken file is reported when it is counted
     text_column(schema, reading, path)
 
 

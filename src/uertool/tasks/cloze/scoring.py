@@ -236,7 +236,7 @@ def sample(
     Args:
         filler: the model.
         drafts: changed in place.
-        temperature: above 0; below 1 prefers the likely, above 1 the unlikely.
+        temperature: above 0; below 1 prefers probable tokens, above 1 improbable ones.
         best: how many of the most probable tokens, of those that may come, are drawn from.
         allowed: for every kind of place the ids that may be drawn there, bool [vocab].
 

@@ -19,13 +19,13 @@ DEFAULT_DRAWN_FROM = 100
 #: Targets of pre-training that include a masked language model.
 _MLM_TARGETS = frozenset({"bert", "mlm", "albert"})
 
-_ASKED = "What is asked"
+_ASKED = "Cloze test"
 _MASKS = "What is masked (in lines without [MASK])"
 
 
 @dataclass(frozen=True)
 class ClozeSettings(Settings):
-    """What is asked of a cloze test.
+    """The settings of a cloze test.
 
     Attributes:
         words: with `whole_word`, what counts as a word in text without blanks; on the command line
@@ -58,7 +58,8 @@ class ClozeSettings(Settings):
         int, Setting("Write N variants of every line", min=0, panel=_ASKED, metavar="N")
     ] = 0
     temperature: Annotated[
-        float, Setting("Temperature of variants; below 1 prefers the likely", panel=_ASKED, above=0)
+        float,
+        Setting("Temperature of variants; below 1 prefers probable tokens", panel=_ASKED, above=0),
     ] = 1.0
     target: Annotated[
         str | None, Setting("bert, mlm or albert", panel=_ASKED, default="detected from the file")
@@ -73,7 +74,7 @@ class ClozeSettings(Settings):
     word_list: Annotated[
         Path | None,
         Setting(
-            "With whole_word: Chinese words, one a line; the longest that fits counts",
+            "For `whole_word`: Chinese words, one a line; the longest match is used",
             panel=_MASKS,
         ),
     ] = None

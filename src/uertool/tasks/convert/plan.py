@@ -258,7 +258,9 @@ class ConversionPlan:
                 )
         left = self.tensors.left_over
         if left:
-            self.notes.append(f"{len(left)} tensors have no place in the output: {listed(left)}.")
+            self.notes.append(
+                f"{len(left)} tensors cannot be stored in the output format: {listed(left)}."
+            )
 
     # What the files around the weights say
 

@@ -94,7 +94,9 @@ class ConvertSettings(Settings):
     ] = ()
     verify: Annotated[bool, _output("Read the output back, compare it and run both")] = True
     allow_nan: Annotated[bool, _output("Accept NaN and infinite weights")] = False
-    allow_loss: Annotated[bool, _output("Go on where something has no place in the output")] = False
+    allow_loss: Annotated[
+        bool, _output("Continue if the output format cannot hold some tensors")
+    ] = False
     overwrite: Annotated[bool, _output("Replace an existing output")] = False
 
     def __post_init__(self) -> None:

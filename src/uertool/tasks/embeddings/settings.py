@@ -11,7 +11,7 @@ from uertool.settings import Setting, Settings
 
 _MODEL = "Model"
 _OUTPUT = "Output"
-_ASKED = "What is asked"
+_ASKED = "Search"
 
 
 @dataclass(frozen=True)

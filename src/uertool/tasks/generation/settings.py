@@ -157,7 +157,12 @@ class Decoding(Settings):
     ] = "error"
     batch_size: Annotated[
         int | None,
-        Setting("Texts in progress at once", min=1, panel="Device and speed", default="by device"),
+        Setting(
+            "Texts in progress at once",
+            min=1,
+            panel="Device and speed",
+            default="chosen by the device",
+        ),
     ] = None
     seed: int = 7
     tokens: int = 8192
@@ -272,7 +277,7 @@ class TextSettings(Settings):
     target: Annotated[
         tuple[Target, ...],
         Setting(
-            "The training target, as in UER-py; the file shows it",
+            "The training target, as in UER-py; found from the tensors by default",
             panel=_OUTPUT,
             several=True,
         ),
@@ -333,7 +338,7 @@ class LmModel(ModelSettings):
     has_lmtarget_bias: Annotated[
         bool | None,
         Setting(
-            "The output layer has a bias; the file shows it",
+            "The output layer has a bias; found from the tensors by default",
             panel="Model settings (each overrides the config file; seldom needed)",
         ),
     ] = None

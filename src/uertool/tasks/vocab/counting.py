@@ -52,7 +52,7 @@ def corpus_files(paths: Iterable[str | Path]) -> list[str | Path]:
 
     Raises:
         InputError: a path is missing, or a folder holds no file.
-        UsageError: there are no paths, or standard input stands twice.
+        UsageError: there are no paths, or standard input is named twice.
     """
     found: list[str | Path] = []
     for path in paths:

@@ -49,7 +49,7 @@ class BuildSettings(Settings):
     ] = None
     tokenizer: Annotated[
         Literal["char", "space"] | None,
-        Setting("What UER-py called delimiter in 2021", panel=_COUNTED),
+        Setting("The former name of the same setting in UER-py (2021)", panel=_COUNTED),
     ] = None
     workers_num: Annotated[int, Setting("Processes that count", min=1, panel=_COUNTED)] = 1
     max_size: Annotated[

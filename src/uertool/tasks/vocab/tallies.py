@@ -29,7 +29,7 @@ class Counting:
     """What to count and how.
 
     Attributes:
-        delimiter: "char" counts every character of a line, "space" what stands between blanks. As
+        delimiter: "char" counts every character of a line, "space" the words between blanks. As
             UER-py's tokenizers do, both cut off the blanks around a line first.
         normalization: a Unicode normal form to bring the text into before, or None.
     """
@@ -77,7 +77,7 @@ class Tally:
         return cls(dict(zip(tokens[:size], counts, strict=True)))
 
     def ranked(self) -> list[tuple[str, int]]:
-        """Tokens and counts by falling count, ties by first appearance."""
+        """Tokens and counts in descending order of counts, ties by first occurrence."""
         return sorted(self.counts.items(), key=lambda item: -item[1])
 
 
@@ -122,7 +122,7 @@ def _normalized(text: str, form: Normalization | None) -> str:
 
 
 def _is_safe_start(char: str) -> bool:
-    """Whether normalization never joins this character to what stands before it."""
+    """Whether normalization never joins this character to the one before it."""
     return char.isascii() or "\u4e00" <= char <= "\u9fff"
 
 
@@ -270,7 +270,7 @@ def _edge_blanks_by_search(
 
 
 class _WordCounter(TokenCounter):
-    """Counts what stands between blanks; the empty word between two blanks is none."""
+    """Counts the words between blanks; empty words do not count."""
 
     def __init__(self) -> None:
         self._counts: Counter[bytes] = Counter()
