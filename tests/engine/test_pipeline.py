@@ -274,10 +274,41 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_output(tmp_path: Path) ->
         time.sleep(delay * 0.02)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        if output.exists():
-            break
-    run(order(output, texts=TEXTS * 40, resume=True))
+        if list(tmp_path.iterdir()) == [output]:
+            break  # it was faster than the signal
+    else:
+        run(order(output, texts=TEXTS * 40, resume=True))
     assert output.read_text() == EXPECTED * 40
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("removals", range(12))
+def test_a_run_killed_while_it_cleans_up_is_known_as_complete(
+    removals: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.txt"
+    left = [removals]
+    remove, remove_folder = Store.remove, Store.remove_folder
+
+    def counted(store: Store, name: str) -> None:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        remove(store, name)
+
+    def stopped(store: Store, name: str = "") -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "remove", counted)
+    monkeypatch.setattr(Store, "remove_folder", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(order(output))
+    monkeypatch.setattr(Store, "remove", remove)
+    monkeypatch.setattr(Store, "remove_folder", remove_folder)
+    written = output.stat()
+    run(order(output, resume=True))
+    assert output.stat() == written
+    assert output.read_text() == EXPECTED
     assert list(tmp_path.iterdir()) == [output]
 
 

@@ -99,7 +99,7 @@ def gather(order: Order, watch: Watch | None = None) -> Iterator[Gathered]:
                     yield found
                 _write_errors(order, found.errors)
         if not order.in_shards:
-            store.remove_folder()
+            folder.delete()
 
 
 # -- what is there already ------------------------------------------------------------------------

@@ -156,7 +156,8 @@ def dep(
     """Words that could replace a word in a sentence.
 
     The word is replaced by every candidate, and the model's last states in its place are compared.
-    Lines of the input are: word TAB sentence. A word of several tokens is represented by their mean.
+    Lines of the input are: word TAB sentence. A word of several tokens is represented by their
+    mean.
 
         uertool topn dep 好 今天天气很好。
 

@@ -39,7 +39,7 @@ def show_built(built: BuiltVocab, written: Sequence[Path]) -> None:
     """The figures on standard error, since the vocabulary may go to standard output."""
     if built.cut:
         console.warn(
-            f"{len(built.cut)} words contain white space other than a space, and programs that split "
+            f"{len(built.cut)} words contain white space other than a space; programs that split "
             f"the lines of a vocabulary will cut them: {listed(map(repr, built.cut))}"
         )
     console.note(f"Vocabulary size: {len(built.tokens)} ({built.reserved} reserved)")

@@ -5,6 +5,7 @@ part-000000.npy         a finished shard
 _run/plan.json          what decides the results, and how the input is cut
 _run/part-000000.json   the record of a finished shard: counts, sizes, digests, errors
 _run/outputs.json       the outputs that were written, when that was done
+_run/complete.json      that all is written, while the folder is being deleted
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ SUFFIX = ".resume"
 _PLAN = f"{RECORDS}/plan.json"
 _OUTPUTS = f"{RECORDS}/outputs.json"
 _FINISHED = f"{RECORDS}/{MANIFEST}"
+_COMPLETE = f"{RECORDS}/complete.json"
 _CHUNK = 1 << 20
 
 
@@ -153,21 +155,33 @@ class RunFolder:
     def wrote(self, path: str | Path) -> bool:
         """Whether a file is there as this run, or the one that it continues, has written it."""
         outputs = self.parsed(_OUTPUTS) if Path(self.store.path).is_dir() else None
-        known = outputs.get(os.path.realpath(path)) if isinstance(outputs, dict) else None
-        try:
-            state = os.stat(path)
-        except OSError:
-            return False
-        return bool(known == [state.st_ino, state.st_size, state.st_mtime_ns])
+        return _is_unchanged(path, outputs)
 
     def complete(self, outputs: Sequence[str | Path]) -> dict[str, Any] | None:
         """The manifest of a run that was killed when all was written but the clean-up."""
-        manifest = self.parsed(_FINISHED)
-        plan = self.parsed(_PLAN) or {}
-        if manifest is None or plan.get("fingerprint") != self.fingerprint:
+        state = self.parsed(_COMPLETE)
+        if isinstance(state, dict):
+            manifest, written = state.get("manifest"), state.get("outputs")
+        else:
+            manifest, written = self.parsed(_FINISHED), self.parsed(_OUTPUTS)
+        if not isinstance(manifest, dict) or manifest.get("fingerprint") != self.fingerprint:
             return None
-        found: dict[str, Any] | None = manifest if all(map(self.wrote, outputs)) else None
-        return found
+        return manifest if all(_is_unchanged(path, written) for path in outputs) else None
+
+    def delete(self) -> None:
+        """All outputs are written: delete the folder.
+
+        The file that says so is deleted last: a run that is killed meanwhile is known as complete.
+        """
+        manifest, outputs = self.parsed(_FINISHED), self.parsed(_OUTPUTS)
+        if manifest is not None:
+            state = json.dumps({"manifest": manifest, "outputs": outputs}, ensure_ascii=False)
+            self.store.write(_COMPLETE, state.encode("utf-8", "surrogatepass"))
+            names = [f"{RECORDS}/{name}" for name in self.store.sizes(RECORDS)]
+            for name in [*filter(is_ours, self.store.sizes()), *names]:
+                if name != _COMPLETE and not name.startswith("."):
+                    self.store.remove(name)
+        self.store.remove_folder()
 
     def clear(self) -> None:
         """Delete everything that a run wrote here; other files stay."""
@@ -175,6 +189,16 @@ class RunFolder:
             if is_ours(name):
                 self.store.remove(name)
         self.store.remove_folder(RECORDS)
+
+
+def _is_unchanged(path: str | Path, written: Any) -> bool:
+    """Whether a file is there as it was written: by inode, size and time."""
+    known = written.get(os.path.realpath(path)) if isinstance(written, dict) else None
+    try:
+        state = os.stat(path)
+    except OSError:
+        return False
+    return bool(known == [state.st_ino, state.st_size, state.st_mtime_ns])
 
 
 def is_ours(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Building a vocabulary from the counts of a corpus, and writing any vocabulary.
 
-It starts with the reserved tokens; the others follow in descending order of counts, ties by first occurrence.
+It starts with the reserved tokens; the others follow in descending order of counts, ties by first
+occurrence.
 """
 
 from __future__ import annotations
