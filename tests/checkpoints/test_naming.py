@@ -161,7 +161,8 @@ def test_every_table_names_a_thing_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_architecture_is_met_in_the_fixtures(name: str) -> None:
-    assert name in {opened(folder).architecture for folder in WHOLE}
+    folders = [folder for folder in WHOLE if opened(folder).architecture == name]
+    assert any((folder / "expected" / "hf_state_dict.json").is_file() for folder in folders)
 
 
 LEGACY = [f for f in fixture_folders("model.bin") if f.name.endswith("-legacy")]

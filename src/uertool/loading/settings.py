@@ -143,7 +143,9 @@ class ModelSettings(Settings):
 class DeviceSettings(Settings):
     """Where a model runs."""
 
-    device: Annotated[str, _device("auto, cpu, cuda, cuda:0,cuda:1 or mps")] = "auto"
+    device: Annotated[
+        str, _device("auto, cpu, cuda, mps, or several as cuda:0,cuda:1; each has a process")
+    ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         _device("Type of numbers to compute in; auto is float32, int8 is for generation on a CPU"),
