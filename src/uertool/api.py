@@ -24,6 +24,7 @@ from uertool.tasks.cloze.results import ClozeResult
 from uertool.tasks.embeddings.neighbours import Neighbour, nearest
 from uertool.tasks.features.job import encode
 from uertool.tasks.generation.job import Generated, generate
+from uertool.text.readers import as_texts
 
 
 class Model(LoadedModel):
@@ -59,9 +60,9 @@ class Model(LoadedModel):
         """Nearest words by word embedding, see `uertool.tasks.embeddings.neighbours.nearest`."""
         return nearest(self, words, **settings)
 
-    def tokenize(self, text: str) -> list[str]:
-        """The tokens of a text, without special tokens around them."""
-        return self.tokenizer.tokenize(text)
+    def tokenize(self, texts: str | Iterable[str]) -> list[list[str]]:
+        """The tokens of each text, without special tokens around them."""
+        return [self.tokenizer.tokenize(text) for text in as_texts(texts)]
 
 
 def load_model(reference: str | Path, **settings: Any) -> Model:

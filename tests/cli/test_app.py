@@ -351,3 +351,37 @@ def test_signals_that_end_a_process_clean_up_as_ctrl_c_does(number: int) -> None
     assert rest == "cleaned\n"
     assert process.returncode == 128 + number
     assert reported.startswith("Interrupted") and "Traceback" not in reported
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_a_signal_during_an_import_is_not_lost(number: int, tmp_path: Path) -> None:
+    (tmp_path / "swallowing.py").write_text(
+        "import time\n"
+        "print('importing', flush=True)\n"
+        "try:\n"
+        "    time.sleep(1)\n"
+        "except BaseException:\n"
+        "    pass  # as the start of an extension module does\n"
+    )
+    code = (
+        "import sys, time; from uertool.cli import app\n"
+        "def _run(arguments):\n"
+        "    import swallowing\n"
+        "    time.sleep(30)\n"
+        "app._run = _run; app.run()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    _, reported = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert reported.startswith("Interrupted") and "Traceback" not in reported

@@ -342,3 +342,14 @@ def test_a_full_disk_leaves_the_old_output(tmp_path: Path) -> None:
     assert "Traceback" not in said
     assert old.read_bytes() == b"kept\n"
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("option", ["-o", "--prediction-path"])
+def test_an_input_is_not_replaced_by_its_output(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = _written(tmp_path, "lines.txt", "今天[MASK]气\n".encode())
+    argv = ["cloze", "--test-path", str(lines), option, str(lines), "--overwrite"]
+    assert main(argv) == 2
+    assert "is the input itself" in capsys.readouterr().err
+    assert lines.read_text("utf-8") == "今天[MASK]气\n"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from uertool.errors import InputError, UsageError
 from uertool.io import line_bytes
-from uertool.text.readers import BadLine, Line, parse_shard, read_lines
+from uertool.text.readers import BadLine, Line, as_texts, parse_shard, read_lines
 
 
 def texts(source: object, **options: object) -> list[str]:
@@ -316,3 +316,14 @@ def test_a_shard_is_written_with_a_slash(text: str) -> None:
     assert parse_shard("2/8") == (2, 8)
     with pytest.raises(UsageError, match="of the form i/n"):
         parse_shard(text)
+
+
+@pytest.mark.parametrize("texts", [["今天", None], [3], [b"a"]], ids=str)
+def test_what_is_no_text_is_one_sentence(texts: list[object]) -> None:
+    with pytest.raises(InputError, match="which is not a str"):
+        as_texts(texts)  # type: ignore[arg-type]
+
+
+def test_one_text_is_a_list_of_one() -> None:
+    assert as_texts("今天") == ["今天"]
+    assert as_texts(iter(["a", "b"])) == ["a", "b"]

@@ -17,6 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -241,9 +242,42 @@ class Terminated(KeyboardInterrupt):
         self.signal = signal
 
 
-def _terminate(number: int, frame: object) -> None:
-    del frame
-    raise Terminated(number)
+class _Interrupts:
+    """Turns signals into exceptions in the main thread.
+
+    Extension modules swallow exceptions that are raised while they are imported, so a signal that
+    comes during an import waits for its end.
+    """
+
+    _SECONDS = 0.05
+
+    def __init__(self) -> None:
+        self.waiting = int(signal.SIGINT)
+        # nohup asks for SIGHUP to be ignored.
+        before = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL}
+        for name, usual in {**before, "SIGHUP": signal.SIG_DFL}.items():
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is usual:
+                signal.signal(number, self.interrupt)
+        self.can_wait = hasattr(signal, "setitimer")
+        if self.can_wait:
+            signal.signal(signal.SIGALRM, lambda _, frame: self.interrupt(self.waiting, frame))
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise the exception of a signal, now or soon."""
+        if self.can_wait and _is_importing(frame):
+            self.waiting = number
+            signal.setitimer(signal.ITIMER_REAL, self._SECONDS)
+            return
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def run() -> None:
@@ -253,11 +287,7 @@ def run() -> None:
         # Chinese text needs it where the system's own encoding is another one.
         if hasattr(stream, "reconfigure") and (stream.encoding or "").lower() != "utf-8":
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        # nohup asks for SIGHUP to be ignored.
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _terminate)
+    _Interrupts()
     sys.exit(main())
 
 

@@ -128,7 +128,7 @@ def _option(field: Field) -> Any:
     return typer.Option(
         name,
         *more,
-        help=text.replace("[default", r"\[default"),  # or rich takes it for markup
+        help=text.replace("[", r"\["),  # or rich takes it for markup
         rich_help_panel=setting.panel,
         metavar="true|false" if setting.valued else setting.metavar,
         hidden=setting.hidden,

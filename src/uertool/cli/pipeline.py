@@ -67,6 +67,8 @@ class Call:
                 "`engine` ray writes a folder of shards.",
                 "Name it with `prediction_path`; its suffix is the format, as that of a file.",
             )
+        if self.output.to_file and self.text.test_path is not None:
+            refuse_same(self.text.test_path, self.target)
         if self.engine.resume and not self.output.to_file:
             raise UsageError(
                 "`resume` needs an output file to go on with.", "Name one with `prediction_path`."
@@ -195,6 +197,14 @@ class JsonLines:
 
 
 # -- orders ---------------------------------------------------------------------------------------
+
+
+def refuse_same(source: str, target: str) -> None:
+    """Raise UsageError if an input would be replaced by its output."""
+    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
+        raise UsageError(
+            f"The output {target} is the input itself.", "Name another file for the output."
+        )
 
 
 def check_engine(engine: EngineSettings) -> None:

@@ -212,7 +212,7 @@ def require_known(checkpoint: Checkpoint, config: ModelConfig, assumed: str | No
             f"{config.head_size} channels"
         )
     if "heads_num" in names:
-        hint += "; `run` of `uertool check` shows the likeliest number of heads"
+        hint += "; `uertool check MODEL` with `run` compares numbers of heads of a trained model"
     raise ConfigError(
         f"{' and '.join(_REQUIRED[name] for name in names).capitalize()} of {checkpoint.path} "
         "cannot be read from the tensors, and a model is not written with a guess.",

@@ -111,8 +111,8 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     dtype = DTYPES.get(wanted)
     if dtype is None:
         raise UsageError(
-            f"unknown number type: {name!r}.",
-            "Choose auto, float32, bfloat16 or float16.",
+            f"unsupported number type here: {name!r}.",
+            "Choose auto, float32, bfloat16 or float16; int8 is for generation on a CPU.",
         )
     return dtype
 

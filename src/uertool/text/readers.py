@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -96,6 +96,19 @@ def read_lines(
         )
     # The checks above run at the call, not at the first line.
     return _lines(source, column, field, shard, on_bad, on_bytes, limit)
+
+
+def as_texts(texts: str | Iterable[str]) -> list[str]:
+    """One text or several as a list.
+
+    Raises:
+        InputError: one of them is not text.
+    """
+    found = [texts] if isinstance(texts, str) else list(texts)
+    for number, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(f"Text {number} is {text!r:.100}, which is not a str.")
+    return found
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from uertool.tasks.cloze.results import ClozeResult, Guess, MaskResult, SlotResu
 from uertool.tasks.cloze.scoring import FIRST, INNER, Draft, Filler, Kind, sample, score_words
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.detokenize import UNDERLINE
-from uertool.text.readers import Line
+from uertool.text.readers import Line, as_texts
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
@@ -332,7 +332,7 @@ def cloze(
         raise UsageError(
             f"`settings` and {', '.join(changes)} were both given.", "Give one of the two."
         )
-    given = [texts] if isinstance(texts, str) else texts
+    given = as_texts(texts)
     lines = (Line(number, text) for number, text in enumerate(given))
     return list(run_job(ClozeJob(loaded, chosen), lines))
 

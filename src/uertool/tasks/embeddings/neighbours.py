@@ -23,6 +23,7 @@ from uertool.loading.registry import LoadedModel
 from uertool.tasks.embeddings.settings import NeighbourSettings
 from uertool.tasks.embeddings.word_files import WordFile, WordSource
 from uertool.tasks.embeddings.word_vectors import WordTable
+from uertool.text.readers import as_texts
 
 Measure = Literal["cosine", "dot", "euclidean"]
 
@@ -160,7 +161,7 @@ def nearest(
         table = WordFile(source)
     else:
         table = source
-    asked = [words] if isinstance(words, str) else list(words)
+    asked = as_texts(words)
     queries = [Query((word, *plus), tuple(minus)) for word in asked]
     found = neighbours(table, queries, topn=topn, by=by)
     for one in found:

@@ -27,7 +27,7 @@ from uertool.tasks.cloze.job import length_for
 from uertool.tasks.features.pooling import find_pooling, pool, resolve_layers
 from uertool.tasks.features.settings import FeatureSettings
 from uertool.tasks.features.whitening import Whitening, unit_rows
-from uertool.text.readers import Line
+from uertool.text.readers import Line, as_texts
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
@@ -221,7 +221,7 @@ def encode(
         add_sep=add_sep,
     )
     job = FeatureJob(loaded, settings)
-    texts = [sentences] if isinstance(sentences, str) else sentences
+    texts = as_texts(sentences)
     lines = (Line(number, text) for number, text in enumerate(texts))
     rows = [found.vectors for found in run_job(job, lines)]
     vectors = np.concatenate([np.zeros((0, job.size), dtype=np.float32), *rows])

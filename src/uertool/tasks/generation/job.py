@@ -20,6 +20,7 @@ from uertool.tasks.generation.settings import Decoding, LmModel, Truncate, make_
 from uertool.tasks.generation.special_tokens import find_special_tokens, stop_ids, word_ids
 from uertool.tasks.generation.stopping import Reason, Stopping
 from uertool.tasks.generation.text import LiveText, OnText, continuation
+from uertool.text.readers import as_texts
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
@@ -391,6 +392,6 @@ def generate(
     Raises:
         UertoolError: the model cannot generate, a setting is invalid, a prompt is too long.
     """
-    lines = [prompts] if isinstance(prompts, str) else prompts
+    lines = as_texts(prompts)
     numbered = (Prompt(number, text) for number, text in enumerate(lines))
     return list(Generator(loaded, precision).generate(numbered, make_decoding(**settings)))
