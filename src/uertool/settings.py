@@ -40,6 +40,7 @@ class Setting:
             commas.
         valued: a truth that is written as a value on the command line, as in do_lower_case false.
         hidden: not listed in help.
+        rare: listed by `--help-all` only: few people need it.
     """
 
     help: str
@@ -54,6 +55,7 @@ class Setting:
     several: bool = False
     valued: bool = False
     hidden: bool = False
+    rare: bool = False
 
     @property
     def range(self) -> str:

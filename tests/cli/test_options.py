@@ -11,7 +11,8 @@ import typer.main
 
 from uertool.cli import app as entry
 from uertool.cli.argv import kebab, normalize
-from uertool.cli.options import Command, OutputSettings, with_settings
+from uertool.cli.options import OutputSettings, with_settings
+from uertool.cli.parser import Command
 from uertool.errors import SettingError, UsageError
 from uertool.loading.registry import load_from_settings
 from uertool.loading.settings import DeviceSettings, ModelSettings

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -22,10 +23,11 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 import typer.main
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from uertool.cli import console, run_record
-from uertool.cli.argv import kebab
+from uertool.cli.argv import kebab, nearest
+from uertool.cli.parser import Command, Group
 from uertool.errors import UertoolError, shown
 
 INTERNAL = 70
@@ -112,7 +114,34 @@ COMMANDS: tuple[Entry, ...] = (
 )
 
 
-class LazyGroup(TyperGroup):
+#: UER-py's scripts, which are commands too, with or without `scripts/` and `.py`.
+SCRIPTS: dict[str, tuple[str, ...]] = {
+    "average-models": ("average",),
+    "build-vocab": ("vocab", "build"),
+    "check-model": ("check",),
+    "cloze-test": ("cloze",),
+    "diff-vocab": ("vocab", "diff"),
+    "dynamic-vocab-adapter": ("vocab", "adapt"),
+    "extract-embeddings": ("extract-embeddings",),
+    "extract-features": ("extract-features",),
+    "generate-lm": ("generate", "lm"),
+    "generate-seq2seq": ("generate", "seq2seq"),
+    "run-bayesopt": ("ensemble", "search"),
+    "run-lgb": ("ensemble", "fit"),
+    "topn-words-dep": ("topn", "dep"),
+    "topn-words-indep": ("topn", "indep"),
+    "convert-bert-from-google-to-uer": ("convert", "google2uer"),
+    "convert-bert-from-uer-to-google": ("convert", "uer2google"),
+    **{
+        f"convert-{model}-from-{names}": ("convert", direction)
+        for model in ("bert", "bert-extractive-qa", "bert-text-classification", "gpt2", "t5")
+        for names, direction in (("huggingface-to-uer", "hf2uer"), ("uer-to-huggingface", "uer2hf"))
+    },
+}
+_SCRIPT = re.compile(r"(?:.*/)?([\w-]+?)(?:\.py)?")
+
+
+class LazyGroup(Group):
     """The commands of `COMMANDS`: a stub each for help, the real one when it is called."""
 
     def __init__(self, **settings: Any) -> None:
@@ -124,14 +153,16 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is called, and import it."""
+        script = _SCRIPT.fullmatch(args[0])
+        if script and (command := SCRIPTS.get(kebab(script[1]))):
+            console.note(f"note: {args[0]} is now uertool {' '.join(command)}")
+            args = [*command, *args[1:]]
         name, stub, rest = super().resolve_command(ctx, args)
         return name, None if stub is None else load_command(str(stub.name)), rest
 
 
 def load_command(name: str) -> Any:
     """The parser's command for a name of `COMMANDS`."""
-    from uertool.cli.options import Command
-
     entry = next(entry for entry in COMMANDS if entry.name == name)
     found = getattr(importlib.import_module(entry.module), entry.attribute)
     if isinstance(found, typer.Typer):
@@ -147,8 +178,8 @@ app = typer.Typer(
     name="uertool",
     cls=LazyGroup,
     help="The toolkit for Chinese pre-trained models of UER-py, Hugging Face and Google.",
-    epilog="uertool COMMAND --help shows its options. "
-    "Options may be written --like-this or --like_this.",
+    epilog="`uertool COMMAND --help` shows a command's usual options, `--help-all` all of them. "
+    "Options may be written `--like-this` or `--like_this`.",
     context_settings={
         "token_normalize_func": kebab,
         "help_option_names": ["-h", "--help"],
@@ -340,11 +371,19 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return 2
-    possible = sorted(getattr(error, "possibilities", None) or ())
-    message = str(error.message if possible else _of_value(error)).strip()
-    if possible:
-        message = f"{message.rstrip('.')}. Did you mean {' or '.join(possible)}?"
     context = getattr(error, "ctx", None)
+    message = str(_of_value(error)).strip()
+    if hasattr(error, "possibilities"):
+        message = f"No such option: {error.option_name}"
+        options = [
+            name
+            for param in (context.command.params if context is not None else ())
+            for name in (*param.opts, *param.secondary_opts)
+            if name.startswith("--")
+        ]
+        possible = nearest(kebab(error.option_name), options)
+        if possible:
+            message += f". Did you mean {' or '.join(possible)}?"
     path = context.command_path if context is not None else "uertool"
     code = int(getattr(error, "exit_code", 2))
     return _fail(code, _sentence(message), f"See: {path} --help")

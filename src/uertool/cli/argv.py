@@ -22,6 +22,29 @@ def kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
+def nearest(typed: str, names: Sequence[str]) -> list[str]:
+    """The names with the fewest edits from what was typed, at most two; none that differs by half.
+
+    An edit inserts, deletes or replaces a character, or exchanges two neighbours.
+    """
+    edits = {name: _edits(typed, name) for name in names}
+    fewest = min(edits.values(), default=0)
+    close = [name for name, count in edits.items() if count == fewest]
+    return close[:2] if fewest <= max(1, (len(typed) - 2) // 2) else []
+
+
+def _edits(one: str, other: str) -> int:
+    """The optimal string alignment distance."""
+    before, row = [0] * (len(other) + 1), list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        last, before, row = before, row, [i]
+        for j, b in enumerate(other, 1):
+            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b)))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                row[j] = min(row[j], last[j - 2] + 1)
+    return row[-1]
+
+
 def normalize(argv: Sequence[str], fields: Sequence[Field]) -> list[str]:
     """The arguments with the old forms of these fields rewritten; nothing after `--` is touched.
 

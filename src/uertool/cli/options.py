@@ -22,10 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, TypeVar, cast, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 
 from uertool.cli import console, run_record
-from uertool.cli.argv import normalize
 from uertool.errors import InputError, SettingError, UsageError
 from uertool.settings import Field, Setting, Settings, fields_of
 
@@ -70,32 +68,9 @@ def with_settings(command: Callable[..., Result]) -> Callable[..., Result]:
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     spread.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
     spread.__annotations__ = {p.name: p.annotation for p in keyword_only}
-    spread.__doc__ = _reflowed(inspect.getdoc(command) or "")
     spread.settings = [f for kind in groups.values() for f in fields_of(kind)]  # type: ignore[attr-defined]
     del spread.__wrapped__
     return spread
-
-
-def _reflowed(docstring: str) -> str:
-    """A docstring as help: every paragraph on one line, examples indented."""
-    paragraphs = []
-    for paragraph in docstring.split("\n\n"):
-        lines = [line.strip() for line in paragraph.splitlines()]
-        if paragraph.startswith(("    ", "uertool ")):
-            # The empty style keeps Typer from removing the indentation.
-            paragraphs.append("\n".join(f"[none]    {line}[/none]" for line in lines))
-        else:
-            paragraphs.append(" ".join(lines))
-    return "\n\n".join(paragraphs)
-
-
-class Command(TyperCommand):
-    """A command that accepts several values after an option where the old scripts did."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Rewrite the old forms of this command's options, then parse."""
-        fields: Sequence[Field] = getattr(self.callback, "settings", ())
-        return super().parse_args(ctx, normalize(args, fields))
 
 
 def _parameter(field: Field) -> inspect.Parameter:
@@ -123,17 +98,34 @@ def _option(field: Field) -> Any:
     text = setting.help
     if field.choices and field.is_tuple:
         text += f": {', '.join(map(str, field.choices))}"
-    if setting.default is not None:
-        text += f" [default: {setting.default}]"
+    default = setting.default
+    if default is None and default_is_shown(field):
+        default = ",".join(map(str, field.default)) if field.is_tuple else str(field.default)
+    if default is not None:
+        text += f" [default: {default}]"
     return typer.Option(
         name,
         *more,
-        help=text.replace("[", r"\["),  # or rich takes it for markup
+        help=text,
         rich_help_panel=setting.panel,
-        metavar="true|false" if setting.valued else setting.metavar,
-        hidden=setting.hidden,
-        show_default=setting.default is None and default_is_shown(field),
+        metavar=None if switch else _metavar(field),
+        hidden=setting.hidden or setting.rare,
+        show_default=False,
     )
+
+
+def _metavar(field: Field) -> str:
+    """What the value of an option is called in help: its choices, or its type."""
+    if field.setting.metavar is not None:
+        return field.setting.metavar
+    if field.setting.valued:
+        return "true|false"
+    if field.choices and not field.is_tuple:
+        return "|".join(map(str, field.choices))
+    return _METAVARS[field.kind]
+
+
+_METAVARS = {bool: "true|false", int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
 def default_is_shown(field: Field) -> bool:
@@ -199,7 +191,7 @@ class ConsoleSettings(Settings):
         False
     )
     verbose: Annotated[
-        bool, Setting("Report what was read and assumed", names=("v",), panel="Output")
+        bool, Setting("Report what was read and assumed", names=("v",), panel="Output", rare=True)
     ] = False
 
     def apply(self) -> None:
@@ -221,7 +213,9 @@ class ReportSettings(ConsoleSettings):
     save_run: Annotated[
         bool,
         Setting(
-            "Write arguments, versions and hashes of the inputs next to the output", panel="Output"
+            "Write arguments, versions and hashes of the inputs next to the output",
+            panel="Output",
+            rare=True,
         ),
     ] = False
 

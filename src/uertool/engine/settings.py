@@ -20,6 +20,7 @@ class EngineSettings(Settings):
             "local, or ray for a cluster: results become a folder of shards, and the same command "
             "again continues an unfinished run",
             panel=_ENGINE,
+            rare=True,
         ),
     ] = "local"
     ray_address: Annotated[
@@ -29,6 +30,7 @@ class EngineSettings(Settings):
             panel=_ENGINE,
             metavar="auto|local|HOST:PORT",
             default="RAY_ADDRESS, or local",
+            rare=True,
         ),
     ] = None
     actors: Annotated[
@@ -38,17 +40,20 @@ class EngineSettings(Settings):
             min=1,
             panel=_ENGINE,
             default="as many as there is room for",
+            rare=True,
         ),
     ] = None
     gpus_per_actor: Annotated[
         float | None,
-        Setting("GPUs of a worker", min=0, panel=_ENGINE, default="1, if there are any"),
+        Setting("GPUs of a worker", min=0, panel=_ENGINE, default="1, if there are any", rare=True),
     ] = None
     cpus_per_actor: Annotated[
-        float | None, Setting("Processors of a worker", above=0, panel=_ENGINE, default="1")
+        float | None,
+        Setting("Processors of a worker", above=0, panel=_ENGINE, default="1", rare=True),
     ] = None
     shard_lines: Annotated[
-        int | None, Setting("Lines of a shard", min=1, panel=_ENGINE, default="by the input")
+        int | None,
+        Setting("Lines of a shard", min=1, panel=_ENGINE, default="by the input", rare=True),
     ] = None
     strict: Annotated[
         bool,
@@ -56,11 +61,13 @@ class EngineSettings(Settings):
             "Stop at a line that cannot be processed; on a cluster it goes to errors.jsonl "
             "otherwise",
             panel=_ENGINE,
+            rare=True,
         ),
     ] = False
     resume: Annotated[
-        bool, Setting("Continue an interrupted run of the same output", panel=_ENGINE)
+        bool, Setting("Continue an interrupted run of the same output", panel=_ENGINE, rare=True)
     ] = False
     dry_run: Annotated[
-        bool, Setting("Show blocks, workers and time estimated from a sample", panel=_ENGINE)
+        bool,
+        Setting("Show blocks, workers and time estimated from a sample", panel=_ENGINE, rare=True),
     ] = False

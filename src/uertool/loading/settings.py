@@ -20,7 +20,7 @@ EmbeddingPart = Literal["word", "pos", "seg", "sinusoidalpos", "dual"]
 
 _model = partial(Setting, panel="Model")
 _tokenizer = partial(Setting, panel="Tokenizer")
-_shape = partial(Setting, panel="Model settings (each overrides the config file; seldom needed)")
+_shape = partial(Setting, panel="Model settings (each overrides the config file)", rare=True)
 _device = partial(Setting, panel="Device and speed")
 
 
@@ -47,17 +47,18 @@ class ModelSettings(Settings):
             "Ignore tensors that the model does not have and whose names match this pattern, "
             "such as cls.species.*",
             metavar="PATTERN",
+            rare=True,
         ),
     ] = ()
     vocab_path: Annotated[Path | None, _tokenizer("Vocabulary, one token a line")] = None
-    spm_model_path: Annotated[Path | None, _tokenizer("Sentencepiece model")] = None
-    merges_path: Annotated[Path | None, _tokenizer("Merges of a byte-level BPE")] = None
+    spm_model_path: Annotated[Path | None, _tokenizer("Sentencepiece model", rare=True)] = None
+    merges_path: Annotated[Path | None, _tokenizer("Merges of a byte-level BPE", rare=True)] = None
     tokenizer: Annotated[
         Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
-        _tokenizer("Kind of tokenizer"),
+        _tokenizer("Kind of tokenizer", rare=True),
     ] = None
     do_lower_case: Annotated[
-        bool | None, _tokenizer("Whether text is lower-cased", valued=True)
+        bool | None, _tokenizer("Whether text is lower-cased", valued=True, rare=True)
     ] = None
 
     embedding: Annotated[
@@ -150,7 +151,7 @@ class DeviceSettings(Settings):
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         _device("Type of numbers to compute in; auto is float32, int8 is for generation on a CPU"),
     ] = "auto"
-    threads: Annotated[int | None, _device("Processor threads", min=1)] = None
+    threads: Annotated[int | None, _device("Processor threads", min=1, rare=True)] = None
 
     def on(self, device: object) -> DeviceSettings:
         """The settings of a worker on one device; the threads of workers are set elsewhere."""

@@ -26,14 +26,16 @@ class InputSettings(Settings):
     column: Annotated[
         str | None, Setting("Read tab-separated values and take this column", panel=_INPUT)
     ] = None
-    field: Annotated[str | None, Setting("Read JSON lines and take this field", panel=_INPUT)] = (
-        None
-    )
+    field: Annotated[
+        str | None, Setting("Read JSON lines and take this field", panel=_INPUT, rare=True)
+    ] = None
     shard: Annotated[
-        str | None, Setting("Take the i-th of n parts of the input", panel=_INPUT, metavar="I/N")
+        str | None,
+        Setting("Take the i-th of n parts of the input", panel=_INPUT, metavar="I/N", rare=True),
     ] = None
     skip_bad: Annotated[
-        bool, Setting("Leave out lines that cannot be read, and count them", panel=_INPUT)
+        bool,
+        Setting("Leave out lines that cannot be read, and count them", panel=_INPUT, rare=True),
     ] = False
 
     def parts(self) -> tuple[int, int] | None:

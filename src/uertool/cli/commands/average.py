@@ -22,13 +22,14 @@ def average(
     settings: AverageSettings,
     output: WriteSettings,
 ) -> None:
-    """Average checkpoints of one model, tensor by tensor, or merge fine-tuned ones.
+    r"""Average checkpoints of one model, tensor by tensor, or merge fine-tuned ones.
 
     uertool average models/model.bin-1000 models/model.bin-2000 -o mean.bin
 
     uertool average models/ --last 5 --ema 0.9 -o mean.safetensors
 
-    uertool average sentiment.bin topics.bin --method ties --base bert.bin -o both.bin
+    uertool average sentiment.bin topics.bin --method ties --base bert.bin \
+            -o both.bin
     """
     output.apply()
     from uertool.cli.render.average import show_differences, show_merge, show_step

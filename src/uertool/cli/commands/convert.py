@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uertool.cli import console
-from uertool.cli.options import Command, ConsoleSettings, JsonSettings, given_once, with_settings
+from uertool.cli.options import ConsoleSettings, JsonSettings, given_once, with_settings
+from uertool.cli.parser import Command, Group
 from uertool.errors import UertoolError, UsageError
 from uertool.settings import Setting, Settings
 from uertool.tasks.convert.settings import ConvertSettings, Target
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from uertool.tasks.convert.results import ConversionReport
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     help="Convert checkpoints between UER-py (2021, 2023 and later), Hugging Face and Google.",
 )
@@ -40,12 +42,15 @@ class ReportSettings(JsonSettings, ConsoleSettings):
     """How the conversion is reported."""
 
 
-def _command(sources: tuple[str, ...], text: str, **fixed: Any) -> Callable[..., None]:
+def _command(
+    sources: tuple[str, ...], text: str, *examples: str, **fixed: Any
+) -> Callable[..., None]:
     """One direction as a command.
 
     Args:
         sources: naming schemes that it takes ("uer", "hf", "tf"); empty for all.
         text: its help.
+        examples: arguments that its help shows.
         fixed: values of `to` and `layout`, which then are no options of the command.
     """
 
@@ -92,30 +97,54 @@ def _command(sources: tuple[str, ...], text: str, **fixed: Any) -> Callable[...,
 
     direction.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     direction.__annotations__ = {value.name: value.annotation for value in kept}
-    direction.__doc__ = text
+    direction.__doc__ = "\n\n".join((text, *(f"    uertool convert {line}" for line in examples)))
     direction.settings = command.settings  # type: ignore[attr-defined]
     return direction
 
 
 _DIRECTIONS: dict[str, Callable[..., None]] = {
-    "hf2uer": _command(("hf",), "Hugging Face to UER-py.", to="uer"),
+    "hf2uer": _command(
+        ("hf",), "Hugging Face to UER-py.", "hf2uer bert-base-chinese/ bert.bin", to="uer"
+    ),
     "uer2hf": _command(
         ("uer",),
         "UER-py, either generation, to a Hugging Face folder.",
+        "uer2hf bert.bin bert_folder/ --vocab-path vocab.txt",
         to="hf",
         layout="modular",
     ),
-    "google2uer": _command(("tf",), "Google's TensorFlow BERT or ALBERT to UER-py.", to="uer"),
+    "google2uer": _command(
+        ("tf",),
+        "Google's TensorFlow BERT or ALBERT to UER-py.",
+        "google2uer bert_model.ckpt bert.bin",
+        to="uer",
+    ),
     "uer2google": _command(
-        ("uer",), "UER-py to Google's TensorFlow format.", to="google", layout="modular"
+        ("uer",),
+        "UER-py to Google's TensorFlow format.",
+        "uer2google bert.bin google/bert_model.ckpt",
+        to="google",
+        layout="modular",
     ),
     "legacy2modular": _command(
-        ("uer",), "UER-py's names of 2021 to those of today.", to="uer", layout="modular"
+        ("uer",),
+        "UER-py's names of 2021 to those of today.",
+        "legacy2modular old.bin new.bin",
+        to="uer",
+        layout="modular",
     ),
     "modular2legacy": _command(
-        ("uer",), "UER-py's names of today to those of 2021.", to="uer", layout="legacy"
+        ("uer",),
+        "UER-py's names of today to those of 2021.",
+        "modular2legacy new.bin old.bin",
+        to="uer",
+        layout="legacy",
     ),
-    "auto": _command((), "Detect the format of IN, convert to the format that --to names."),
+    "auto": _command(
+        (),
+        "Detect the format of IN, convert to the format that `--to` names.",
+        "auto model_folder/ model.safetensors --to safetensors",
+    ),
 }
 
 for _name, _direction in _DIRECTIONS.items():

@@ -26,7 +26,7 @@ def extract_embeddings(
 ) -> None:
     r"""The word vectors of a model's embedding layer, one for each entry of the vocabulary.
 
-        uertool extract-embeddings --model zh-mlm-small --word-embedding-path embeddings.txt
+        uertool extract-embeddings --model zh-mlm-small -o embeddings.txt
 
     Numbers have the shortest form that reads back to the same float32. White space within a word
     is written as \uXXXX and an empty word as \empty, since blanks separate the numbers.

@@ -9,7 +9,8 @@ from typing import Any
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import Command, OutputSettings, ReportSettings, with_settings
+from uertool.cli.options import OutputSettings, ReportSettings, with_settings
+from uertool.cli.parser import Command, Group
 from uertool.errors import UsageError
 from uertool.tasks.ensemble.settings import (
     FitSettings,
@@ -19,7 +20,9 @@ from uertool.tasks.ensemble.settings import (
 )
 
 app = typer.Typer(
-    no_args_is_help=True, help="Stack base models with LightGBM, and search its parameters."
+    cls=Group,
+    no_args_is_help=True,
+    help="Stack base models with LightGBM, and search its parameters.",
 )
 
 
@@ -29,7 +32,7 @@ def fit(*, settings: FitSettings, report: ReportSettings) -> None:
     r"""Learn an ensemble of base models, and score it next to each of them and their averages.
 
         uertool ensemble fit --train-path train.tsv --train-features-path features/ \
-            --test-path test.tsv --test-features-path features/ --params found/best.json -o fitted/
+            --test-path test.tsv --test-features-path features/ -o fitted/
 
     The test lines are used for nothing but the scores.
     """
@@ -55,9 +58,10 @@ def fit(*, settings: FitSettings, report: ReportSettings) -> None:
 @app.command("predict", cls=Command)
 @with_settings
 def predict(*, settings: PredictSettings, output: OutputSettings) -> None:
-    """Apply an ensemble to the outputs of its base models on new lines.
+    r"""Apply an ensemble to the outputs of its base models on new lines.
 
-        uertool ensemble predict --model-path fitted/ --test-features-path new/ -o predictions.tsv
+        uertool ensemble predict --model-path fitted/ --test-features-path new/ \
+            -o predictions.tsv
 
     Writes one line for each line: the predicted label and a probability for each label.
     """
@@ -88,8 +92,8 @@ def predict(*, settings: PredictSettings, output: OutputSettings) -> None:
 def search(*, settings: SearchSettings, report: ReportSettings) -> None:
     r"""Search LightGBM parameters by cross validation of the training lines.
 
-        uertool ensemble search --train-path train.tsv --train-features-path features/ \
-            --epochs-num 100 -o found/
+        uertool ensemble search --train-path train.tsv \
+            --train-features-path features/ --epochs-num 100 -o found/
 
     A LightGBM parameter that is given as an option is fixed; all others of --ranges are searched.
     Ctrl-C ends the search and keeps the best so far.

@@ -33,15 +33,15 @@ def extract_features(
     output: OutputSettings,
     engine: EngineSettings,
 ) -> None:
-    """Sentence or token vectors of every line, one row for each line in order.
+    r"""Sentence or token vectors of every line, one row for each line in order.
 
     The suffix of the output is its format: .pt (one tensor), .npy, .safetensors, .parquet or
     .jsonl (text and vector); without an output, JSON lines go to standard output.
 
         uertool extract-features --test-path lines.txt --prediction-path features.pt
 
-        uertool extract-features --test-path lines.txt -o features.npy --pooling first-last-mean
-        --whitening-size 64 --save-whitening whitening.safetensors
+        uertool extract-features --test-path lines.txt -o features.npy \
+            --pooling mean --whitening-size 64 --save-whitening whitening.safetensors
 
         uertool extract-features "今天天气很好" --load-whitening whitening.safetensors
     """

@@ -9,11 +9,14 @@ import typer
 
 from uertool.cli import console
 from uertool.cli.console import counted
-from uertool.cli.options import Command, ConsoleSettings, JsonSettings, with_settings
+from uertool.cli.options import ConsoleSettings, JsonSettings, with_settings
+from uertool.cli.parser import Command, Group
 from uertool.errors import UsageError
 from uertool.settings import Setting, Settings
 
-app = typer.Typer(no_args_is_help=True, help="Join or check what runs in parts have written.")
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Join or check what runs in parts have written."
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import typer
 
 from uertool.cli import console, run_record
 from uertool.cli.console import counted
-from uertool.cli.options import Command, ResultSettings, lines_of, source_of, with_settings
+from uertool.cli.options import ResultSettings, lines_of, source_of, with_settings
+from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import Call
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from uertool.tasks.embeddings.word_files import WordSource
     from uertool.text.readers import BadLine, Line
 
-app = typer.Typer(no_args_is_help=True, help="Words near a word, with or without context.")
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Words near a word, with or without context."
+)
 
 
 # -- indep ----------------------------------------------------------------------------------------
@@ -161,7 +164,7 @@ def dep(
 
         uertool topn dep 好 今天天气很好。
 
-        uertool topn dep --cand-vocab-path words.txt --test-path words_with_sentences.txt
+        uertool topn dep --cand-vocab-path words.txt --test-path sentences.txt
         --tokenizer space
 
     Exit code 1 says that a line could not be answered, or its word occurs in it more than once and

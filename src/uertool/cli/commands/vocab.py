@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import Command, JsonSettings, WriteSettings, with_settings
+from uertool.cli.options import JsonSettings, WriteSettings, with_settings
+from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import (
     check_engine,
     new_order,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from uertool.tasks.vocab.building import BuiltVocab
 
-app = typer.Typer(no_args_is_help=True, help="Build, compare and change vocabularies.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Build, compare and change vocabularies.")
 
 _Corpus = Annotated[
     list[str] | None,
@@ -47,7 +48,12 @@ def build(
     output: WriteSettings,
     engine: EngineSettings,
 ) -> None:
-    """Build a vocabulary: reserved tokens first, then tokens in descending order of counts."""
+    """Build a vocabulary: reserved tokens first, then tokens in descending order of counts.
+
+    uertool vocab build --corpus-path corpus.txt --output-path vocab.txt
+
+    uertool vocab build corpus.txt.gz -o spm.model --tokenizer bpe --max-size 8000
+    """
     from uertool.cli.render.vocab import build_record, show_built
 
     output.apply()
@@ -155,7 +161,7 @@ def _trained(
 def diff(*, settings: DiffSettings, output: JsonSettings) -> None:
     """Compare two vocabularies: sizes, differences, moved ids, and coverage of a corpus.
 
-    uertool vocab diff --vocab-1 google_zh_vocab.txt --vocab-2 vocab.txt --list only-2
+    uertool vocab diff --vocab-1 a.txt --vocab-2 b.txt --list only-2
 
     uertool vocab diff --vocab-1 a.txt --vocab-2 b.txt --corpus corpus.txt --json
     """
@@ -175,12 +181,12 @@ def diff(*, settings: DiffSettings, output: JsonSettings) -> None:
 @app.command("adapt", cls=Command)
 @with_settings
 def adapt(*, settings: AdaptSettings, output: WriteSettings) -> None:
-    """Give a model another vocabulary: rows of shared words are copied, new ones are made.
+    r"""Give a model another vocabulary: rows of shared words are copied, new ones are made.
 
-    uertool vocab adapt --model bert.bin --old-vocab-path old.txt --new-vocab-path new.txt
-    -o new.bin
+    uertool vocab adapt --model bert.bin --old-vocab-path old.txt \
+            --new-vocab-path new.txt -o new.bin
 
-    uertool vocab adapt --model model_folder/ --new-vocab-path new.txt --dry-run --list composed
+    uertool vocab adapt --model model_folder/ --new-vocab-path new.txt --dry-run
     """
     from uertool.cli.render.vocab import adapt_record, show_adapted
     from uertool.tasks.vocab.adaptation import adapt_vocab

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import Command, WriteSettings, with_settings
+from uertool.cli.options import WriteSettings, with_settings
+from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import check_engine, new_order, report_errors, show_plan, watching
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from uertool.tasks.features.whitening_work import WhiteningReport
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     help="Fit or apply a whitening: vectors transformed so that their cosines say more.",
 )

@@ -52,17 +52,24 @@ class ClozeSettings(Settings):
         ),
     ] = ()
     fill_order: Annotated[
-        Order, Setting("Order in which the tokens of a longer word are filled", panel=_ASKED)
+        Order,
+        Setting("Order in which the tokens of a longer word are filled", panel=_ASKED, rare=True),
     ] = "left-to-right"
     augment: Annotated[
         int, Setting("Write N variants of every line", min=0, panel=_ASKED, metavar="N")
     ] = 0
     temperature: Annotated[
         float,
-        Setting("Temperature of variants; below 1 prefers probable tokens", panel=_ASKED, above=0),
+        Setting(
+            "Temperature of variants; below 1 prefers probable tokens",
+            panel=_ASKED,
+            above=0,
+            rare=True,
+        ),
     ] = 1.0
     target: Annotated[
-        str | None, Setting("bert, mlm or albert", panel=_ASKED, default="detected from the file")
+        str | None,
+        Setting("bert, mlm or albert", panel=_ASKED, default="detected from the file", rare=True),
     ] = None
     mask_word: Annotated[str | None, Setting("Mask this word wherever it occurs", panel=_MASKS)] = (
         None

@@ -44,22 +44,23 @@ class ConvertSettings(Settings):
         Path | None, _source("Configuration of the source, of UER-py, Hugging Face or Google")
     ] = None
     heads_num: Annotated[int | None, _source("Attention heads", min=1)] = None
-    hidden_act: Annotated[Activation | None, _source("Activation of the feed-forward layers")] = (
-        None
-    )
+    hidden_act: Annotated[
+        Activation | None, _source("Activation of the feed-forward layers", rare=True)
+    ] = None
     assume: Annotated[
         Literal["heads=hidden/64"] | None,
-        _source("Accept a guess: one attention head for every 64 channels"),
+        _source("Accept a guess: one attention head for every 64 channels", rare=True),
     ] = None
     layers_num: Annotated[
         int | None, _source("Encoder layers: an error if the file has another number", min=1)
     ] = None
     decoder_layers_num: Annotated[
-        int | None, _source("Decoder layers: an error if the file has another number", min=1)
+        int | None,
+        _source("Decoder layers: an error if the file has another number", min=1, rare=True),
     ] = None
     target: Annotated[
         tuple[TargetWord, ...],
-        Setting("Convert only these heads; bert means mlm and sp", several=True),
+        Setting("Convert only these heads; bert means mlm and sp", several=True, rare=True),
     ] = ()
     type: Annotated[
         Literal["t5", "t5-v1_1", "bert", "mlm"] | None,
@@ -76,26 +77,31 @@ class ConvertSettings(Settings):
         Setting("Type of the weights", default="that of the source"),
     ] = None
     max_shard_size: Annotated[
-        str | None, Setting("The most bytes of one file in a folder, such as 5GB")
+        str | None, Setting("The most bytes of one file in a folder, such as 5GB", rare=True)
     ] = None
     vocab_path: Annotated[Path | None, _tokenizer("The vocabulary, for the tokenizer files")] = None
     spm_model_path: Annotated[
-        Path | None, _tokenizer("A sentencepiece model in place of a vocabulary")
+        Path | None, _tokenizer("A sentencepiece model in place of a vocabulary", rare=True)
     ] = None
     do_lower_case: Annotated[
         bool | None,
         _tokenizer(
-            "Whether the tokenizer lower-cases text", valued=True, default="as the source, or true"
+            "Whether the tokenizer lower-cases text",
+            valued=True,
+            default="as the source, or true",
+            rare=True,
         ),
     ] = None
     labels: Annotated[
         tuple[str, ...],
-        Setting("Names of a classifier's labels, with commas between them", metavar="A,B,C"),
+        Setting(
+            "Names of a classifier's labels, with commas between them", metavar="A,B,C", rare=True
+        ),
     ] = ()
     verify: Annotated[bool, _output("Read the output back, compare it and run both")] = True
-    allow_nan: Annotated[bool, _output("Accept NaN and infinite weights")] = False
+    allow_nan: Annotated[bool, _output("Accept NaN and infinite weights", rare=True)] = False
     allow_loss: Annotated[
-        bool, _output("Continue if the output format cannot hold some tensors")
+        bool, _output("Continue if the output format cannot hold some tensors", rare=True)
     ] = False
     overwrite: Annotated[bool, _output("Replace an existing output")] = False
 

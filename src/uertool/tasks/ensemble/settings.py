@@ -46,21 +46,31 @@ class BoostingSettings(Settings):
 
     learning_rate: Annotated[float | None, _boosting("Step of each tree", default="0.02")] = None
     num_leaves: Annotated[int | None, _boosting("Leaves of a tree", default="10")] = None
-    max_depth: Annotated[int | None, _boosting("Depth of a tree", default="100")] = None
-    min_data_in_leaf: Annotated[int | None, _boosting("Lines in a leaf", default="50")] = None
-    min_sum_hessian_in_leaf: Annotated[float | None, _boosting("Weight in a leaf")] = None
-    min_gain_to_split: Annotated[float | None, _boosting("Gain of a split")] = None
-    feature_fraction: Annotated[
-        float | None, _boosting("Share of the columns that a tree uses", default="0.25")
+    max_depth: Annotated[int | None, _boosting("Depth of a tree", default="100", rare=True)] = None
+    min_data_in_leaf: Annotated[
+        int | None, _boosting("Lines in a leaf", default="50", rare=True)
     ] = None
-    bagging_fraction: Annotated[float | None, _boosting("Share of the lines that a tree uses")] = (
+    min_sum_hessian_in_leaf: Annotated[float | None, _boosting("Weight in a leaf", rare=True)] = (
         None
     )
-    bagging_freq: Annotated[int | None, _boosting("Rounds before other lines are drawn")] = None
-    lambda_l1: Annotated[float | None, _boosting("L1 regularization", default="5")] = None
-    lambda_l2: Annotated[float | None, _boosting("L2 regularization", default="5")] = None
-    max_bin: Annotated[int | None, _boosting("Bins of a column")] = None
-    boosting: Annotated[str | None, _boosting("gbdt, dart or rf")] = None
+    min_gain_to_split: Annotated[float | None, _boosting("Gain of a split", rare=True)] = None
+    feature_fraction: Annotated[
+        float | None, _boosting("Share of the columns that a tree uses", default="0.25", rare=True)
+    ] = None
+    bagging_fraction: Annotated[
+        float | None, _boosting("Share of the lines that a tree uses", rare=True)
+    ] = None
+    bagging_freq: Annotated[
+        int | None, _boosting("Rounds before other lines are drawn", rare=True)
+    ] = None
+    lambda_l1: Annotated[float | None, _boosting("L1 regularization", default="5", rare=True)] = (
+        None
+    )
+    lambda_l2: Annotated[float | None, _boosting("L2 regularization", default="5", rare=True)] = (
+        None
+    )
+    max_bin: Annotated[int | None, _boosting("Bins of a column", rare=True)] = None
+    boosting: Annotated[str | None, _boosting("gbdt, dart or rf", rare=True)] = None
     param: Annotated[
         tuple[str, ...], _boosting("Any other parameter; may be repeated", metavar="NAME=VALUE")
     ] = ()
@@ -77,7 +87,9 @@ class FolderSettings(Settings):
     plot: Annotated[bool | None, _output("Draw charts into the folder")] = None
     json: Annotated[bool, _output("The report as one line of JSON")] = False
     seed: Annotated[int, _output("Seed of everything random", min=0)] = 7
-    threads: Annotated[int | None, _output("Processor threads", min=1, default="all")] = None
+    threads: Annotated[
+        int | None, _output("Processor threads", min=1, default="all", rare=True)
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ class FitSettings(FolderSettings, BoostingSettings, TrainSettings):
         int | None, _boosting("Rounds", names=("num_boost_round",), min=1, default="100")
     ] = None
     objective: Annotated[
-        Objective | None, _boosting("auto is binary for two labels", default="auto")
+        Objective | None, _boosting("auto is binary for two labels", default="auto", rare=True)
     ] = None
     folds: Annotated[
         int, _scoring("Folds of a cross validation; 0 for none", names=("folds_num",), min=0)
@@ -103,7 +115,7 @@ class FitSettings(FolderSettings, BoostingSettings, TrainSettings):
     early_stopping: Annotated[
         int,
         _scoring("Stop after so many rounds without a better log loss on a held-out tenth of the "
-                 "training lines; 0 for never", min=0),
+                 "training lines; 0 for never", min=0, rare=True),
     ] = 0  # fmt: skip
 
 
@@ -125,26 +137,32 @@ class SearchSettings(FolderSettings, BoostingSettings, TrainSettings):
     ] = "macro_f1"
     sampler: Annotated[
         Literal["tpe", "gp", "random"],
-        _search("How trials are chosen; gp is a Gaussian process"),
+        _search("How trials are chosen; gp is a Gaussian process", rare=True),
     ] = "tpe"
     pruner: Annotated[
-        Literal["median", "hyperband", "none"], _search("How trials that fall behind are stopped")
+        Literal["median", "hyperband", "none"],
+        _search("How trials that fall behind are stopped", rare=True),
     ] = "median"
     rounds: Annotated[int, _search("Most rounds", names=("num_boost_round",), min=1)] = 150
     early_stopping: Annotated[
-        int, _search("End a trial after so many rounds without improvement; 0 for never", min=0)
+        int,
+        _search(
+            "End a trial after so many rounds without improvement; 0 for never", min=0, rare=True
+        ),
     ] = 20
     select_models: Annotated[bool, _search("Choose the base models as well")] = False
-    timeout: Annotated[float | None, _search("Start no trial after so many seconds", above=0)] = (
-        None
-    )
+    timeout: Annotated[
+        float | None, _search("Start no trial after so many seconds", above=0, rare=True)
+    ] = None
     storage: Annotated[
         str | None,
         _search("Keep trials here, to stop and resume, or for several workers at once",
-                metavar="sqlite:///FILE"),
+                metavar="sqlite:///FILE", rare=True),
     ] = None  # fmt: skip
-    study_name: Annotated[str, _search("Name of the search in the storage")] = "uertool-ensemble"
-    objective: Annotated[Objective, _search("auto is binary for two labels")] = "auto"
+    study_name: Annotated[str, _search("Name of the search in the storage", rare=True)] = (
+        "uertool-ensemble"
+    )
+    objective: Annotated[Objective, _search("auto is binary for two labels", rare=True)] = "auto"
 
 
 @dataclass(frozen=True)
@@ -159,4 +177,6 @@ class PredictSettings(Settings):
     ] = ()
     test_path: Annotated[str | None, Setting("TSV with labels, to score the predictions")] = None
     probabilities_path: Annotated[str | None, Setting("Write lines x labels as .npy here")] = None
-    threads: Annotated[int | None, Setting("Processor threads", min=1, default="all")] = None
+    threads: Annotated[
+        int | None, Setting("Processor threads", min=1, default="all", rare=True)
+    ] = None

@@ -44,9 +44,9 @@ class FeatureSettings(Settings):
             metavar="A,B,..",
         ),
     ] = ()
-    tokens: Annotated[bool, Setting("A row for every token, not for every line", panel=_VECTOR)] = (
-        False
-    )
+    tokens: Annotated[
+        bool, Setting("A row for every token, not for every line", panel=_VECTOR, rare=True)
+    ] = False
     seq_length: Annotated[
         int | None,
         Setting(
@@ -72,10 +72,14 @@ class FeatureSettings(Settings):
             panel=_VECTOR,
             default="not for UER-py's checkpoints, as there; as their tokenizer says for Hugging "
             "Face folders; yes for Google's",
+            rare=True,
         ),
     ] = None
     blank: Annotated[
-        Blank, Setting("Lines without tokens: a row of zeros, no row, or an error", panel=_VECTOR)
+        Blank,
+        Setting(
+            "Lines without tokens: a row of zeros, no row, or an error", panel=_VECTOR, rare=True
+        ),
     ] = "zero"
 
     def __post_init__(self) -> None:
@@ -122,7 +126,7 @@ class VectorSettings(Settings):
     precision: Annotated[Precision, Setting("How numbers are stored", panel=_FORM)] = "float32"
     row_map: Annotated[
         Path | None,
-        Setting("Write which line (and token) each row belongs to, as TSV", panel=_FORM),
+        Setting("Write which line (and token) each row belongs to, as TSV", panel=_FORM, rare=True),
     ] = None
     plot: Annotated[
         Path | None,

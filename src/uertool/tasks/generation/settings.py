@@ -68,6 +68,7 @@ class Decoding(Settings):
             min=0,
             max=1,
             panel=_DECODING,
+            rare=True,
         ),
     ] = 0.0
     typical: Annotated[
@@ -78,6 +79,7 @@ class Decoding(Settings):
             max=1,
             names=("typical_p",),
             panel=_DECODING,
+            rare=True,
         ),
     ] = 0.0
     greedy: Annotated[
@@ -91,7 +93,9 @@ class Decoding(Settings):
     ] = None
     length_penalty: Annotated[
         float,
-        Setting("Beams: above 0 prefers long texts, below 0 short ones", panel=_DECODING),
+        Setting(
+            "Beams: above 0 prefers long texts, below 0 short ones", panel=_DECODING, rare=True
+        ),
     ] = 1.0
     early_stopping: Annotated[
         Literal["false", "true", "never"],
@@ -99,11 +103,18 @@ class Decoding(Settings):
             "Beams: true stops with as many finished texts as beams, false when no beam of the "
             "present length could be better, never when none of any length could",
             panel=_DECODING,
+            rare=True,
         ),
     ] = "false"
     num_return: Annotated[
         int,
-        Setting("Texts for each prompt", min=1, names=("num_return_sequences",), panel=_DECODING),
+        Setting(
+            "Texts for each prompt",
+            min=1,
+            names=("num_return_sequences",),
+            panel=_DECODING,
+            rare=True,
+        ),
     ] = 1
     repetition_penalty: Annotated[
         float,
@@ -111,6 +122,7 @@ class Decoding(Settings):
             "Above 1 makes tokens that are in the text already less probable",
             above=0,
             panel=_DECODING,
+            rare=True,
         ),
     ] = 1.0
     no_repeat_ngram: Annotated[
@@ -120,10 +132,12 @@ class Decoding(Settings):
             min=0,
             names=("no_repeat_ngram_size",),
             panel=_DECODING,
+            rare=True,
         ),
     ] = 0
     forbid: Annotated[
-        tuple[str, ...], Setting("A word that must not be written; repeatable", panel=_DECODING)
+        tuple[str, ...],
+        Setting("A word that must not be written; repeatable", panel=_DECODING, rare=True),
     ] = ()
 
     seq_length: Annotated[
@@ -134,26 +148,27 @@ class Decoding(Settings):
     ] = None
     max_new_tokens: Annotated[int | None, Setting("Most new tokens", min=1, panel=_LENGTH)] = None
     min_new_tokens: Annotated[
-        int, Setting("New tokens before a text may end", min=0, panel=_LENGTH)
+        int, Setting("New tokens before a text may end", min=0, panel=_LENGTH, rare=True)
     ] = 0
     stop_token: Annotated[
         tuple[str, ...] | None,
         Setting(
             "A token that ends a text, in place of the model's end token; repeatable",
             panel=_LENGTH,
+            rare=True,
         ),
     ] = None
     no_stop: Annotated[
         bool,
-        Setting("Continue after the end token, as UER-py's scripts do", panel=_LENGTH),
+        Setting("Continue after the end token, as UER-py's scripts do", panel=_LENGTH, rare=True),
     ] = False
     stop_string: Annotated[
         tuple[str, ...],
-        Setting("Words that end a text and are cut off; repeatable", panel=_LENGTH),
+        Setting("Words that end a text and are cut off; repeatable", panel=_LENGTH, rare=True),
     ] = ()
     truncate: Annotated[
         Truncate,
-        Setting("Which end of a prompt is cut off if it is too long", panel=_LENGTH),
+        Setting("Which end of a prompt is cut off if it is too long", panel=_LENGTH, rare=True),
     ] = "error"
     batch_size: Annotated[
         int | None,
@@ -162,6 +177,7 @@ class Decoding(Settings):
             min=1,
             panel="Device and speed",
             default="chosen by the device",
+            rare=True,
         ),
     ] = None
     seed: int = 7
@@ -260,12 +276,15 @@ class TextSettings(Settings):
             "old (prompt, then text), text or jsonl",
             panel=_OUTPUT,
             default="old in a file, else text",
+            rare=True,
         ),
     ] = "auto"
     raw_tokens: Annotated[
         bool,
         Setting(
-            "Join tokens as UER-py's scripts do, ## and special tokens included", panel=_OUTPUT
+            "Join tokens as UER-py's scripts do, ## and special tokens included",
+            panel=_OUTPUT,
+            rare=True,
         ),
     ] = False
     stream: Annotated[
@@ -280,6 +299,7 @@ class TextSettings(Settings):
             "The training target, as in UER-py; found from the tensors by default",
             panel=_OUTPUT,
             several=True,
+            rare=True,
         ),
     ] = ()
 
@@ -324,11 +344,12 @@ class Seq2seqText(TextSettings):
         bool, Setting("T5: print the source with its <extra_id_N> filled", panel=_OUTPUT)
     ] = False
     reference: Annotated[
-        Path | None, Setting("Expected outputs; BLEU and chrF are reported", panel=_OUTPUT)
+        Path | None,
+        Setting("Expected outputs; BLEU and chrF are reported", panel=_OUTPUT, rare=True),
     ] = None
-    bleu_tokenize: Annotated[str, Setting("auto, 13a, zh, char, intl or none", panel=_OUTPUT)] = (
-        "auto"
-    )
+    bleu_tokenize: Annotated[
+        str, Setting("auto, 13a, zh, char, intl or none", panel=_OUTPUT, rare=True)
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -340,6 +361,7 @@ class LmModel(ModelSettings):
         Setting(
             "The output layer has a bias; found from the tensors by default",
             panel="Model settings (each overrides the config file; seldom needed)",
+            rare=True,
         ),
     ] = None
 
@@ -353,31 +375,35 @@ class Seq2seqModel(LmModel):
     ] = None
     tgt_tokenizer: Annotated[
         Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
-        Setting("Kind of tokenizer of the target", panel=_TOKENIZER, default="the source's"),
+        Setting(
+            "Kind of tokenizer of the target", panel=_TOKENIZER, default="the source's", rare=True
+        ),
     ] = None
     tgt_spm_model_path: Annotated[
-        Path | None, Setting("Sentencepiece model of the target", panel=_TOKENIZER)
+        Path | None, Setting("Sentencepiece model of the target", panel=_TOKENIZER, rare=True)
     ] = None
     tgt_do_lower_case: Annotated[
         bool | None,
-        Setting("Whether target text is lower-cased", panel=_TOKENIZER, valued=True),
+        Setting("Whether target text is lower-cased", panel=_TOKENIZER, valued=True, rare=True),
     ] = None
     tgt_embedding: Annotated[
         tuple[EmbeddingPart, ...] | None,
-        Setting("Parts of the target embedding", panel=_DECODER, several=True),
+        Setting("Parts of the target embedding", panel=_DECODER, several=True, rare=True),
     ] = None
     decoder: Annotated[
-        Literal["transformer"] | None, Setting("Kind of decoder", panel=_DECODER)
+        Literal["transformer"] | None, Setting("Kind of decoder", panel=_DECODER, rare=True)
     ] = None
     decoder_layers_num: Annotated[
-        int | None, Setting("Number of decoder layers", min=1, panel=_DECODER)
+        int | None, Setting("Number of decoder layers", min=1, panel=_DECODER, rare=True)
     ] = None
     share_embedding: Annotated[
-        bool | None, Setting("Source and target share word embeddings", panel=_DECODER)
+        bool | None, Setting("Source and target share word embeddings", panel=_DECODER, rare=True)
     ] = None
     share_relative_position_embedding: Annotated[
         bool | None,
-        Setting("Layers share one table of relative positions, as in T5", panel=_DECODER),
+        Setting(
+            "Layers share one table of relative positions, as in T5", panel=_DECODER, rare=True
+        ),
     ] = None
 
     def overrides(self) -> dict[str, Any]:
