@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.conftest import FIXTURES, MODELS, TEXT
+from uertool import Whitening
 from uertool.cli.app import main
 
 SMALL = str(MODELS / "zh-mlm-small")
@@ -103,6 +104,35 @@ def test_a_whitening_is_shared_by_runs_and_by_whiten(lines: Path, tmp_path: Path
     apply[4] = str(tmp_path / "w2.safetensors")
     assert main([*apply, "-o", str(tmp_path / "d.npy"), "--precision", "float16"]) == 0
     np.testing.assert_allclose(first, np.load(tmp_path / "d.npy"), atol=1e-3)
+
+
+def test_beta_and_gamma_are_options_and_are_remembered(lines: Path, tmp_path: Path) -> None:
+    raw, saved = tmp_path / "raw.npy", tmp_path / "w.safetensors"
+    assert features("-i", lines, "-o", raw) == 0
+    powers = ("--beta", 0, "--gamma", 0.5)
+    assert main(["whiten", "fit", str(raw), "-o", str(saved), *map(str, powers)]) == 0
+    whitened = tmp_path / "whitened.npy"
+    assert features("-i", lines, "-o", whitened, "--whiten", *powers) == 0
+    expected = Whitening.load(saved).transform(np.load(raw))
+    np.testing.assert_allclose(np.load(whitened), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--whitening-size", 4000), "have 192 dimensions"),
+        (("--gamma", 0.5), "nothing is whitened"),
+        (("--whiten",), "was 1"),
+    ],
+)
+def test_what_cannot_be_whitened_is_said_early_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[object, ...], text: str
+) -> None:
+    source = tmp_path / "one.txt"
+    source.write_text("今天天气很好。\n", "utf-8")
+    assert features("-i", source, "-o", tmp_path / "x.npy", *options) in (1, 2)
+    assert text in capsys.readouterr().err
+    assert [item.name for item in tmp_path.iterdir()] == ["one.txt"]
 
 
 def test_whiten_says_what_it_did_and_what_is_missing(

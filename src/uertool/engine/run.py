@@ -27,7 +27,7 @@ from uertool.engine.storage.folder import RunFolder, is_ours, resume_folder
 from uertool.engine.storage.manifest import ERRORS, MANIFEST, make_manifest
 from uertool.engine.storage.shards import Shards
 from uertool.engine.storage.store import Store
-from uertool.errors import OutputError
+from uertool.errors import InputError, OutputError
 from uertool.io.atomic import announced, atomic_path, atomic_text, refuse_existing
 
 
@@ -95,7 +95,7 @@ def gather(order: Order, watch: Watch | None = None) -> Iterator[Gathered]:
             with _kept_if_any(order, folder):
                 _clear_the_way(order, folder)
                 found = _work(order, folder, executor, watch)
-                with announced(folder.remember_output):
+                with announced(folder.remember_output), _nothing_kept_of_wrong_input(folder):
                     yield found
                 _write_errors(order, found.errors)
         if not order.in_shards:
@@ -196,6 +196,16 @@ def _kept_if_any(order: Order, folder: RunFolder) -> Iterator[None]:
             if not folder.has_records() and not order.streams_out:
                 folder.clear()
                 folder.store.clean()
+        raise
+
+
+@contextmanager
+def _nothing_kept_of_wrong_input(folder: RunFolder) -> Iterator[None]:
+    """Delete finished shards if no output can be made of them, however often that is tried."""
+    try:
+        yield
+    except InputError:
+        folder.clear()
         raise
 
 

@@ -113,16 +113,40 @@ def test_what_cannot_be_whitened_is_said() -> None:
         Whitening.fit(broken)
     with pytest.raises(UsageError, match="4 dimensions"):
         Whitening.fit(vectors(9, 4), 5)
+    for name in ("beta", "gamma"):
+        with pytest.raises(UsageError, match=rf"`{name}`: 1\.5"):
+            Whitening.fit(vectors(9, 4), **{name: 1.5})
+
+
+@pytest.mark.parametrize(("beta", "gamma"), [(1, 1), (0, 1), (1, 0.5), (0.3, 0.7), (0, 0)])
+def test_beta_and_gamma_are_the_authors_later_formula(beta: float, gamma: float) -> None:
+    rows = vectors(300, 12)
+    found = Whitening.fit(rows, 5, beta=beta, gamma=gamma).transform(rows, normalize=False)
+    mean = rows.astype(np.float64).mean(axis=0)
+    u, s, _ = np.linalg.svd(np.cov(rows.T.astype(np.float64)))
+    expected = (rows - beta * mean) @ (u * s ** (-gamma / 2))[:, :5]
+    assert_same_up_to_sign(found, expected, 1e-3)
+
+
+def test_beta_and_gamma_of_zero_keep_every_cosine() -> None:
+    rows = vectors(6, 16)  # fewer than dimensions: the mean is outside of what varies
+    turned = Whitening.fit(rows, beta=0, gamma=0)
+    units = unit_rows(rows.astype(np.float64))
+    found = turned.transform(rows).astype(np.float64)
+    np.testing.assert_allclose(found @ found.T, units @ units.T, atol=1e-5)
+    assert turned.remarks() == []
 
 
 def test_saved_and_loaded_it_does_the_same(tmp_path: Path) -> None:
     rows = vectors(100, 12)
-    fitted = Whitening.fit(iter([rows[:30], rows[30:]]), 6, about={"pooling": "mean"})
+    blocks = iter([rows[:30], rows[30:]])
+    fitted = Whitening.fit(blocks, 6, beta=0.5, gamma=0.25, about={"pooling": "mean"})
     fitted.save(tmp_path / "w.safetensors")
     loaded = Whitening.load(tmp_path / "w.safetensors")
     assert np.array_equal(loaded.transform(rows), fitted.transform(rows))
     assert (loaded.count, loaded.rank, loaded.size, loaded.dims) == (100, 12, 6, 12)
     assert loaded.about == {"pooling": "mean"}
+    assert (loaded.beta, loaded.gamma) == (0.5, 0.25)
     assert loaded.explained == fitted.explained
     np.testing.assert_allclose(loaded.cut(3).transform(rows, normalize=False),
                                fitted.transform(rows, normalize=False)[:, :3])  # fmt: skip
@@ -143,8 +167,41 @@ def test_what_is_no_whitening_is_said(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:20])
     with pytest.raises((CheckpointError, InputError)):
         Whitening.load(tmp_path / "cut.safetensors")
+    np.save(tmp_path / "features.npy", np.zeros((3, 4)))
+    with pytest.raises(InputError, match=r"not a whitening, .*uertool whiten fit"):
+        Whitening.load(tmp_path / "features.npy")
     with pytest.raises(UsageError, match=r"\.safetensors"):
         check_path("w.npy")
+
+
+@pytest.mark.parametrize("missing", ["count", "rank", "whitening"])
+def test_metadata_without_a_key_is_said(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "w.safetensors"
+    rewrite_metadata(path, {missing: None})
+    with pytest.raises(InputError, match=r"w\.safetensors is not a whitening.*whiten fit"):
+        Whitening.load(path)
+
+
+def test_files_without_beta_and_gamma_are_from_before_they_existed(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    expected = rewrite_metadata(path, {"beta": None, "gamma": None})
+    loaded = Whitening.load(path)
+    assert (loaded.beta, loaded.gamma) == (1, 1)
+    assert np.array_equal(loaded.kernel, expected.kernel)
+
+
+def rewrite_metadata(path: Path, changes: dict[str, str | None]) -> Whitening:
+    """Save a whitening with other metadata; None takes a key away."""
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    fitted = Whitening.fit(vectors(20, 4))
+    fitted.save(path)
+    with safe_open(path, "np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = {**file.metadata(), **changes}
+    save_file(tensors, path, {key: value for key, value in metadata.items() if value is not None})
+    return fitted
 
 
 def test_explained_is_the_share_of_variance() -> None:

@@ -61,10 +61,10 @@ def fit(
     check_path(settings.save_whitening)
     order = new_order(
         engine,
-        work=whitening_work.MomentsWork(),
+        work=whitening_work.MomentsWork(whitening_size=settings.whitening_size),
         inputs=vectors,
         output=str(settings.save_whitening),
-        identity={"whitening_size": settings.whitening_size},
+        identity={name: getattr(settings, name) for name in ("whitening_size", "beta", "gamma")},
         reading=Reading(whole=True),
         overwrite=output.overwrite,
         joins=False,
@@ -73,7 +73,14 @@ def fit(
         show_plan(order, as_json=output.json)
     about = {"vectors": ", ".join(Path(path).name for path in vectors)}
     with watching("Fitting", "files", engine) as (_, watch):
-        report, found = whitening_work.fit(order, settings.whitening_size, about=about, watch=watch)
+        report, found = whitening_work.fit(
+            order,
+            settings.whitening_size,
+            beta=settings.beta,
+            gamma=settings.gamma,
+            about=about,
+            watch=watch,
+        )
     report_errors(found, order.output)
     _report(report, as_json=output.json)
     if output.save_run:

@@ -104,20 +104,55 @@ class FeatureSettings(Settings):
         return ("pooler",) if self.pooling.replace("_", "-") == "cls-pooler" else ()
 
 
+_Beta = Annotated[
+    float, Setting("Share of the mean that is subtracted", min=0, max=1, panel=_WHITENING)
+]
+_Gamma = Annotated[
+    float,
+    Setting(
+        "How far variances are made equal: 1 entirely, 0 not at all", min=0, max=1, panel=_WHITENING
+    ),
+]
+
+
 @dataclass(frozen=True)
-class VectorSettings(Settings):
-    """What becomes of vectors: whitening, precision, and what is written next to them."""
+class FittedSettings(Settings):
+    """Whether vectors are whitened, and with which whitening."""
 
     whitening_size: Annotated[
         int | None, Setting("Whiten, and keep N dimensions", min=1, panel=_WHITENING)
     ] = None
     whiten: Annotated[bool, Setting("Whiten, and keep all dimensions", panel=_WHITENING)] = False
+    load_whitening: Annotated[
+        Path | None, Setting("Use a saved whitening instead of fitting one", panel=_WHITENING)
+    ] = None
+    beta: _Beta = 1.0
+    gamma: _Gamma = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.fits and (self.beta, self.gamma) != (1.0, 1.0):
+            saved = self.load_whitening is not None
+            raise UsageError(
+                "`beta` and `gamma` were given, but "
+                + ("the loaded whitening has its own." if saved else "nothing is whitened."),
+                "Leave them out." if saved else "Give `whitening_size` or `whiten` too.",
+            )
+
+    @property
+    def fits(self) -> bool:
+        """Whether a whitening is fitted on these vectors."""
+        asked = self.whiten or self.whitening_size is not None
+        return asked and self.load_whitening is None
+
+
+@dataclass(frozen=True)
+class VectorSettings(FittedSettings):
+    """What becomes of vectors: whitening, precision, and what is written next to them."""
+
     save_whitening: Annotated[
         Path | None,
         Setting("Write the whitening to a .safetensors file, for later vectors", panel=_WHITENING),
-    ] = None
-    load_whitening: Annotated[
-        Path | None, Setting("Use a saved whitening instead of fitting one", panel=_WHITENING)
     ] = None
     normalize: Annotated[
         bool | None,
@@ -135,12 +170,6 @@ class VectorSettings(Settings):
             panel=_FORM,
         ),
     ] = None
-
-    @property
-    def fits(self) -> bool:
-        """Whether a whitening is fitted on these vectors."""
-        asked = self.whiten or self.whitening_size is not None
-        return asked and self.load_whitening is None
 
     def check(self, output: str, *, in_shards: bool = False) -> None:
         """Check early that all of it can be done.
@@ -195,6 +224,8 @@ class FitSettings(Settings):
     whitening_size: Annotated[
         int | None, Setting("Dimensions to keep", min=1, panel=_WHITENING, default="all")
     ] = None
+    beta: _Beta = 1.0
+    gamma: _Gamma = 1.0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 Su, Cao, Liu, Ou (2021), "Whitening Sentence Representations for Better Semantics and Faster
 Retrieval", arXiv:2103.15316: y = (x - mean) U S^(-1/2), with the covariance U S U', reduced to the
-directions of largest variance, then scaled to length 1.
+directions of largest variance, then scaled to length 1. The same author's later form
+(kexue.fm/archives/9079) has two more parameters: y = (x - beta mean) U S^(-gamma/2). Both are 1 in
+the above; with both 0 and all directions it is a rotation, which keeps every cosine.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.writer import save_tensors
-from uertool.errors import InputError, UsageError
+from uertool.errors import CheckpointError, InputError, SettingError, UsageError
 
 Vectors = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
@@ -28,6 +30,7 @@ Floats = npt.NDArray[np.float64]
 BLOCK = 4096
 
 _FORMAT = "uertool-whitening-1"
+_SUFFIX = ".safetensors"
 _TENSORS = ("mean", "kernel", "variances")
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
@@ -84,13 +87,14 @@ class Whitening:
     """A fitted whitening, which can be applied to any vectors of the same kind.
 
     Attributes:
-        mean: what is subtracted [size].
+        mean: what is subtracted [size]: beta times the mean of the fitted vectors.
         kernel: what it is multiplied with [size, directions], largest variance first. A direction
             in which the vectors did not vary has a column of zeros.
         variances: variance of the fitted vectors along every direction [size], falling.
         count: number of vectors that it was fitted on.
         rank: directions that were found to vary.
         about: where it comes from (model, pooling, ...), for checking that it fits.
+        beta, gamma: as they were fitted.
     """
 
     mean: Floats
@@ -99,6 +103,8 @@ class Whitening:
     count: int
     rank: int
     about: Mapping[str, str] = field(default_factory=dict)
+    beta: float = 1.0
+    gamma: float = 1.0
 
     # -- fitting ------------------------------------------------------------------------------
 
@@ -108,6 +114,8 @@ class Whitening:
         vectors: Vectors | Iterable[Vectors],
         size: int | None = None,
         *,
+        beta: float = 1.0,
+        gamma: float = 1.0,
         about: Mapping[str, str] | None = None,
     ) -> Whitening:
         """Fit on vectors [n, dims], or on blocks of them.
@@ -115,32 +123,44 @@ class Whitening:
         Args:
             vectors: a matrix, or blocks of rows, which are read once.
             size: directions to keep; None keeps all.
+            beta: share of the mean that is subtracted, 0 to 1.
+            gamma: how far variances are made equal: 1 entirely, 0 not at all.
             about: where the vectors come from.
 
         Raises:
             InputError: fewer than two vectors, vectors that do not differ, or values that are not
                 finite.
-            UsageError: `size` is not within 1 and the number of dimensions.
+            UsageError: `size` is not within 1 and the number of dimensions, or `beta` or `gamma`
+                is not within 0 and 1.
         """
         moments: Moments | None = None
         for block in [vectors] if isinstance(vectors, np.ndarray) else vectors:
             for start in range(0, len(block), BLOCK):
                 moments = moments or Moments(block.shape[1])
                 moments.add(block[start : start + BLOCK])
-        return cls.from_moments(moments or Moments(0), size, about=about)
+        return cls.from_moments(moments or Moments(0), size, beta=beta, gamma=gamma, about=about)
 
     @classmethod
     def from_moments(
-        cls, moments: Moments, size: int | None = None, *, about: Mapping[str, str] | None = None
+        cls,
+        moments: Moments,
+        size: int | None = None,
+        *,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        about: Mapping[str, str] | None = None,
     ) -> Whitening:
         """As `fit`, from moments that were gathered.
 
         The covariance is decomposed into eigenvalues and eigenvectors. A direction counts if its
         standard deviation is above float32's rounding error at the vectors' typical length; those
         that do not count (always all but n - 1 of n vectors) get zeros in place of the enormous
-        weights of 1 / sqrt(0). Of the two signs of a direction the one is taken whose largest
-        component is positive.
+        weights of 1 / sqrt(0), unless gamma is 0 and every weight 1. Of the two signs of a
+        direction the one is taken whose largest component is positive.
         """
+        for name, value in (("beta", beta), ("gamma", gamma)):
+            if not 0 <= value <= 1:
+                raise SettingError(name, value, "must be in [0, 1]")
         if moments.count < 2:
             raise InputError(
                 f"A whitening needs at least 2 vectors, and there {_were(moments.count)}.",
@@ -152,7 +172,7 @@ class Whitening:
                 "Look at them first; `dtype` float32 avoids overflow.",
             )
         dims = len(moments.mean)
-        _check_size(size, dims)
+        check_size(size, dims)
         covariance = moments.covariance
         values, directions = np.linalg.eigh(covariance)
         values, directions = values[::-1], directions[:, ::-1]
@@ -165,16 +185,17 @@ class Whitening:
                 "Fit on more text.",
             )
         largest = directions[np.abs(directions).argmax(axis=0), np.arange(dims)]
-        weights = np.zeros(dims)
-        weights[:rank] = 1 / np.sqrt(values[:rank])
-        kernel = directions * np.where(largest < 0, -1.0, 1.0) * weights
+        kernel = directions * np.where(largest < 0, -1.0, 1.0)
+        kernel *= direction_weights(values, rank, gamma)
         return cls(
-            moments.mean,
+            beta * moments.mean,
             np.ascontiguousarray(kernel[:, :size]),
             np.clip(values, 0, None),
             moments.count,
             rank,
             dict(about or {}),
+            beta,
+            gamma,
         )
 
     # -- using --------------------------------------------------------------------------------
@@ -202,8 +223,16 @@ class Whitening:
         """
         if size is None or size == self.size:
             return self
-        _check_size(size, self.size)
+        check_size(size, self.size)
         return dataclasses.replace(self, kernel=np.ascontiguousarray(self.kernel[:, :size]))
+
+    def require_dims(self, dims: int) -> None:
+        """Raise InputError if it is not for vectors of `dims` numbers."""
+        if dims != self.dims:
+            raise InputError(
+                f"The whitening takes vectors of {self.dims} numbers, but these have {dims}.",
+                "Fit one on vectors of the same model and pooling.",
+            )
 
     def transform(self, vectors: Vectors, *, normalize: bool = True) -> npt.NDArray[np.float32]:
         """Whitened vectors [n, size] of vectors [n, dims].
@@ -215,12 +244,7 @@ class Whitening:
         Raises:
             InputError: the vectors have another size.
         """
-        if vectors.ndim != 2 or vectors.shape[1] != self.dims:
-            raise InputError(
-                f"The whitening takes vectors of {self.dims} numbers, "
-                f"but these have {vectors.shape[-1]}.",
-                "Fit one on vectors of the same model and pooling.",
-            )
+        self.require_dims(vectors.shape[-1] if vectors.ndim == 2 else 0)
         done = np.empty((len(vectors), self.size), dtype=np.float32)
         for start in range(0, len(vectors), BLOCK):
             block = np.asarray(vectors[start : start + BLOCK], dtype=np.float64)
@@ -230,7 +254,9 @@ class Whitening:
 
     def remarks(self) -> list[str]:
         """What a user should know about this fit, in sentences; empty where all is well."""
-        said = []
+        said: list[str] = []
+        if self.gamma == 0:  # no direction is made larger than it was
+            return said
         if self.size > self.rank:
             said.append(
                 f"The {self.count} vectors vary in {self.rank} directions only, so "
@@ -257,7 +283,7 @@ class Whitening:
         tensors = {
             name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _TENSORS
         }
-        numbers = {"count": str(self.count), "rank": str(self.rank)}
+        numbers = {name: str(getattr(self, name)) for name in ("count", "rank", "beta", "gamma")}
         about = {f"about.{name}": str(value) for name, value in self.about.items()}
         metadata = {"whitening": _FORMAT, **numbers, **about}
         save_tensors(tensors, path, format="safetensors", metadata=metadata, overwrite=overwrite)
@@ -270,26 +296,33 @@ class Whitening:
             InputError: the file is missing, or is no whitening.
             CheckpointError: it is broken.
         """
+        how = "Fit one with `save_whitening` or with: uertool whiten fit."
         if not Path(path).is_file():
             raise InputError(f"The whitening {path} does not exist.", "Check the path.")
-        with open_tensor_file(path) as file:
+        try:
+            opened = open_tensor_file(path)
+        except CheckpointError as error:
+            if Path(path).suffix.lower() == _SUFFIX:
+                raise
+            message = f"{path} is not a whitening, which is a {_SUFFIX} file."
+            raise InputError(message, how) from error
+        with opened as file:
             about = dict(file.metadata)
             if about.get("whitening") != _FORMAT or not set(_TENSORS) <= set(file.keys()):
-                raise InputError(
-                    f"{path} is not a whitening.",
-                    "Make one with `save_whitening` or with: uertool whiten fit.",
-                )
+                raise InputError(f"{path} is not a whitening.", how)
             mean, kernel, variances = (
                 file.tensor(name).to(torch.float64).numpy().copy() for name in _TENSORS
             )
         if kernel.ndim != 2 or mean.shape != variances.shape or len(kernel) != len(mean):
-            raise InputError(f"{path} is not a whitening: its tensors do not fit together.")
+            raise InputError(f"{path} is not a whitening: its tensors do not fit together.", how)
         start = "about."
         try:
             count, rank = int(about["count"]), int(about["rank"])
+            # Files without them are from before there were others.
+            beta, gamma = float(about.get("beta", 1)), float(about.get("gamma", 1))
         except (KeyError, ValueError):
             raise InputError(
-                f"{path} is not a whitening: its metadata lacks count or rank."
+                f"{path} is not a whitening: its metadata lacks count or rank.", how
             ) from None
         return cls(
             mean,
@@ -298,15 +331,26 @@ class Whitening:
             count,
             rank,
             {key.removeprefix(start): v for key, v in about.items() if key.startswith(start)},
+            beta,
+            gamma,
         )
+
+
+def direction_weights(variances: Floats, rank: int, gamma: float) -> Floats:
+    """What directions are multiplied with [size]: variance^(-gamma/2), 0 beyond the rank."""
+    if gamma == 0:
+        return np.ones(len(variances))
+    weights = np.zeros(len(variances))
+    weights[:rank] = variances[:rank] ** (-gamma / 2)
+    return weights
 
 
 def check_path(path: str | Path) -> None:
     """Raise UsageError unless a whitening may be saved under this name."""
-    if Path(path).suffix.lower() != ".safetensors":
+    if Path(path).suffix.lower() != _SUFFIX:
         raise UsageError(
-            f"A whitening is saved as .safetensors, not as {path}.",
-            f"For example: {Path(path).with_suffix('.safetensors')}",
+            f"A whitening is saved as {_SUFFIX}, not as {path}.",
+            f"For example: {Path(path).with_suffix(_SUFFIX)}",
         )
 
 
@@ -346,7 +390,8 @@ class MeanCosine:
         return (squared - self.count) / (self.count * (self.count - 1))
 
 
-def _check_size(size: int | None, most: int) -> None:
+def check_size(size: int | None, most: int) -> None:
+    """Raise UsageError if a whitening of vectors of `most` numbers cannot keep `size`."""
     if size is not None and not 1 <= size <= most:
         raise UsageError(
             f"`whitening_size` {size} is not possible: the vectors have {most} dimensions.",

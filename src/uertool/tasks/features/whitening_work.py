@@ -24,7 +24,7 @@ from uertool.errors import InputError, UertoolError
 from uertool.io.vector_reader import open_vectors
 from uertool.io.vector_writer import open_sink
 from uertool.tasks.features.job import finish, real_rows
-from uertool.tasks.features.whitening import BLOCK, MeanCosine, Moments, Whitening
+from uertool.tasks.features.whitening import BLOCK, MeanCosine, Moments, Whitening, check_size
 
 if TYPE_CHECKING:
     import torch
@@ -126,10 +126,12 @@ class MomentsWork(_FileWork):
 
     Attributes:
         whitening: sum the unit vectors after this whitening, and nothing else.
+        whitening_size: directions that a whitening is to keep; an early error if there are fewer.
     """
 
     name: str = "whiten fit"
     suffix: str = ".npz"
+    whitening_size: int | None = None
 
     def one_file(self, file: Path, shard: Path) -> int:
         """Write the sums of a file."""
@@ -138,6 +140,7 @@ class MomentsWork(_FileWork):
         rows = 0
         for vectors, _ in open_vectors(file).blocks(BLOCK):
             if self.whitening is None:
+                check_size(self.whitening_size, vectors.shape[1])
                 moments = moments or Moments(vectors.shape[1])
                 moments.add(vectors[real_rows(vectors)])
                 before.add(vectors)
@@ -170,6 +173,8 @@ def fit(
     order: Order,
     size: int | None,
     *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
     about: Mapping[str, str] | None = None,
     watch: Watch | None = None,
 ) -> tuple[WhiteningReport, Gathered]:
@@ -178,6 +183,7 @@ def fit(
     Args:
         order: its work is a `MomentsWork`, its inputs the files and its output the whitening.
         size: directions to keep; None keeps all.
+        beta, gamma: see `Whitening.fit`.
         about: what is remembered of where the vectors come from.
         watch: called while it goes on.
 
@@ -189,7 +195,8 @@ def fit(
         if found.is_complete:
             whitening = Whitening.load(order.output)
         else:
-            whitening = Whitening.from_moments(_merged(found.shards), size, about=about)
+            moments = _merged(found.shards)
+            whitening = Whitening.from_moments(moments, size, beta=beta, gamma=gamma, about=about)
         before, _ = read_sums(found.shards)
         work = MomentsWork(whitening=whitening)
         with gather(_second(order, work), replace(watch, total=lambda _: None)) as second:

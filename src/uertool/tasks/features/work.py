@@ -32,7 +32,7 @@ from uertool.io.vector_writer import Note, open_sink
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.features.job import FeatureJob, Features, finish, real_rows
 from uertool.tasks.features.settings import FeatureSettings, VectorSettings
-from uertool.tasks.features.whitening import BLOCK, MeanCosine, Moments, Whitening
+from uertool.tasks.features.whitening import BLOCK, MeanCosine, Moments, Whitening, check_size
 from uertool.tasks.features.whitening_work import read_sums, save_sums
 
 #: Vectors that a picture is drawn of.
@@ -66,6 +66,7 @@ class FeatureWriter:
         whitening: applied to the vectors, or None.
         notes: also write what every row belongs to, line by line in JSON.
         sums: also write the sums of unit vectors before and after whitening.
+        whitening_size: directions that a whitening of these vectors is to keep, for an early error.
     """
 
     settings: FeatureSettings
@@ -74,9 +75,13 @@ class FeatureWriter:
     whitening: Whitening | None = None
     notes: bool = False
     sums: bool = False
+    whitening_size: int | None = None
 
     @contextmanager
     def __call__(self, path: Path, block: int, job: FeatureJob) -> Iterator[Write]:
+        check_size(self.whitening_size, job.size)
+        if self.whitening is not None:
+            self.whitening.require_dims(job.size)
         size = job.size if self.whitening is None else self.whitening.size
         before, after = MeanCosine(), MeanCosine()
         with ExitStack() as stack:
@@ -212,7 +217,9 @@ class Extraction:
     def work(self) -> Work:
         """What workers do."""
         if self.in_two_passes:
-            return feature_work(self.make_job, FeatureWriter(self.settings, notes=True), ".npy")
+            size = self.vectors.whitening_size if self.vectors.fits else None
+            raw = FeatureWriter(self.settings, notes=True, whitening_size=size)
+            return feature_work(self.make_job, raw, ".npy")
         suffix = ".jsonl" if self.output == "-" else Path(self.output.rstrip("/")).suffix.lower()
         writer = FeatureWriter(
             self.settings,
@@ -352,7 +359,13 @@ def _second_pass(extraction: Extraction, found: Gathered, report: FeatureReport)
         moments = Moments(report.size)
         for block, _ in _raw_blocks(shards):
             moments.add(block[real_rows(block)])
-        whitening = Whitening.from_moments(moments, vectors.whitening_size, about=extraction.about)
+        whitening = Whitening.from_moments(
+            moments,
+            vectors.whitening_size,
+            beta=vectors.beta,
+            gamma=vectors.gamma,
+            about=extraction.about,
+        )
     if extraction.draw is not None:
         sample, notes = _sample(shards, report.rows)
         kept = real_rows(sample)
