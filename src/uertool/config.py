@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from uertool.errors import ConfigError, shown
+
 EncoderName = Literal[
     "transformer", "rnn", "lstm", "gru", "birnn", "bilstm", "bigru", "gatedcnn", "dual"
 ]
@@ -14,6 +16,8 @@ MaskName = Literal["fully_visible", "causal", "causal_with_prefix"]
 Activation = Literal["gelu", "gelu_fast", "relu", "silu", "linear", "tanh"]
 NormKind = Literal["uer", "standard", "rms"]
 SinusoidKind = Literal["legacy", "modular"]
+RotaryOrder = Literal["interleaved", "half"]
+RopeKind = Literal["linear", "dynamic", "llama3", "yarn"]
 
 ENCODERS: tuple[str, ...] = get_args(EncoderName)
 MASKS: tuple[str, ...] = get_args(MaskName)
@@ -42,6 +46,70 @@ def split_words(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are changed for texts longer than those of the training.
+
+    Field names are Hugging Face's; the formulas are in `uertool.models.rotary`.
+    """
+
+    rope_type: RopeKind
+    factor: float
+    original_max_position_embeddings: int
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], positions: int) -> RopeScaling | None:
+        """The scaling that an object of a config.json describes; None if it changes nothing.
+
+        Args:
+            values: `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5).
+            positions: `max_position_embeddings`, the original length unless `values` has one.
+
+        Raises:
+            ConfigError: an unknown kind, or a value that is absent or has the wrong type.
+        """
+        kind = values.get("rope_type", values.get("type", "default"))
+        if kind == "default":
+            return None
+        if kind not in get_args(RopeKind):
+            raise ConfigError(
+                f"The rope scaling {shown(repr(kind), 40)} is unknown.",
+                f"uertool computes {', '.join(get_args(RopeKind))} and default.",
+            )
+        found: dict[str, Any] = {"original_max_position_embeddings": positions}
+        for name in [f.name for f in dataclasses.fields(cls)][1:]:
+            value = values.get(name)
+            if value is None:
+                continue
+            flag = name == "truncate"
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (isinstance(value, bool) if flag else is_number and 0 < value < 1e9):
+                wanted = "true or false" if flag else "a positive number"
+                raise ConfigError(
+                    f"The rope scaling {kind} has an invalid {name}: {shown(repr(value), 40)} "
+                    f"(must be {wanted})."
+                )
+            found[name] = value
+        if "factor" not in found or not found["original_max_position_embeddings"]:
+            lacking = "factor" if "factor" not in found else "original_max_position_embeddings"
+            raise ConfigError(f"The rope scaling {kind} has no {lacking}.")
+        return cls(rope_type=kind, **found)
+
+    def to_json(self) -> dict[str, Any]:
+        """The values that are not the default."""
+        fields = dataclasses.fields(self)
+        values = {f.name: getattr(self, f.name) for f in fields}
+        return {f.name: values[f.name] for f in fields if values[f.name] != f.default}
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The architecture of a model. Field names are UER-py's options wherever it has one.
 
@@ -56,6 +124,7 @@ class ModelConfig:
     emb_size: int = 0  # 0: the hidden size
     feedforward_size: int = 0
     heads_num: int = 0
+    local_kv_heads_num: int = 0  # heads of keys and values; 0: heads_num
     attention_head_size: int = 0  # 0: hidden_size / heads_num
     max_seq_length: int = 512
     hidden_act: Activation = "gelu"
@@ -69,15 +138,22 @@ class ModelConfig:
     encoder: EncoderName = "transformer"
     mask: MaskName = "fully_visible"
     layernorm_positioning: Literal["post", "pre"] = "post"
-    layernorm: Literal["normal", "t5"] = "normal"
+    layernorm: Literal["normal", "t5", "rms"] = "normal"  # t5 and rms are the same
     norm: NormKind = "uer"
     norm_eps: float = 1e-6
     feed_forward: Literal["dense", "gated"] = "dense"
     remove_transformer_bias: bool = False
+    qkv_bias: bool = False  # biases of query, key, value despite remove_transformer_bias
+    attention_output_bias: bool = False  # and of the layer after attention
+    qk_norm: bool = False  # a norm of every query and key (Qwen3)
     remove_attention_scale: bool = False
     relative_position_embedding: bool = False
     relative_attention_buckets_num: int = 32
     relative_attention_max_distance: int = 128
+    rotary_position_embedding: bool = False  # relative_position_embedding wins
+    rotary_order: RotaryOrder = "interleaved"
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     factorized_embedding_parameterization: bool = False
     parameter_sharing: bool = False
     has_residual_attention: bool = False
@@ -110,6 +186,11 @@ class ModelConfig:
         return self.attention_head_size or self.hidden_size // max(self.heads_num, 1)
 
     @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values; several heads of queries may share one."""
+        return self.local_kv_heads_num or self.heads_num
+
+    @property
     def word_size(self) -> int:
         """Size of one row of the word table."""
         return self.emb_size or self.hidden_size
@@ -133,6 +214,8 @@ class ModelConfig:
         """The values as JSON types, under UER-py's names, without `sources`."""
         values = dataclasses.asdict(self)
         del values["sources"]
+        if self.rope_scaling is not None:
+            values["rope_scaling"] = self.rope_scaling.to_json()
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod

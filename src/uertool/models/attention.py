@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from uertool.config import ModelConfig
 from uertool.models.layout import Layout, attend, attend_exactly
 from uertool.models.linear import Dense
+from uertool.models.norm import RmsNorm
+from uertool.models.rotary import rotate
 
 if TYPE_CHECKING:
     from uertool.models.cache import LayerCache
@@ -29,22 +31,31 @@ class _Attention(nn.Module):
         self.inner = self.heads * self.head_size
         self.scale = attention_scale(config)
         self.biased = not config.remove_transformer_bias
-        self.final_linear = Dense(self.inner, config.hidden_size, bias=self.biased)
+        biased = self.biased or config.attention_output_bias
+        self.final_linear = Dense(self.inner, config.hidden_size, bias=biased)
 
-    def split(self, x: Tensor, parts: int) -> Tensor:
-        """[..., parts * inner] to [..., parts, heads, head size]."""
-        return x.view(*x.shape[:-1], parts, self.heads, self.head_size)
+    def split(self, x: Tensor, *parts: int) -> Tensor:
+        """[..., channels] to [..., *parts, head size]; -1 in `parts` is as many heads as fit."""
+        return x.unflatten(-1, (*parts, self.head_size))
 
 
 class SelfAttention(_Attention):
     """UER-py's MultiHeadedAttention of a text to itself.
 
-    `qkv` is linear_layers.0, .1 and .2 of the checkpoint, stacked when it is loaded.
+    `qkv` is linear_layers.0, .1 and .2 of the checkpoint, stacked when it is loaded. Groups of
+    query heads may share a head of keys and values (Ainslie et al. 2023, arXiv 2305.13245), and
+    queries and keys may have a norm and rotary positions.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.qkv = Dense(config.hidden_size, 3 * self.inner, bias=self.biased)
+        self.channels = self.inner + 2 * config.kv_heads * self.head_size
+        self.qkv = Dense(config.hidden_size, self.channels, bias=self.biased or config.qkv_bias)
+        self.query_norm = self.key_norm = None
+        if config.qk_norm:
+            self.query_norm = RmsNorm(self.head_size, config.norm_eps)
+            self.key_norm = RmsNorm(self.head_size, config.norm_eps)
+        self.rotary_order = config.rotary_order
 
     def forward(
         self,
@@ -64,12 +75,21 @@ class SelfAttention(_Attention):
             cache: keys and values of the tokens before, in generation; see Layout.attend.
         """
         if positions is None:
-            parts = self.split(self.qkv(x), 3)
-            q, keys_values = parts.select(-3, 0), parts.narrow(-3, 1, 2)
+            q, keys_values = self.qkv(x).tensor_split((self.inner,), -1)
         else:
-            chosen = self.qkv.rows(layout.select(x, positions), 0, self.inner)
-            q = self.split(chosen, 1).select(-3, 0)
-            keys_values = self.split(self.qkv.rows(x, self.inner, 3 * self.inner), 2)
+            q = self.qkv.rows(layout.select(x, positions), 0, self.inner)
+            keys_values = self.qkv.rows(x, self.inner, self.channels)
+        q, keys_values = self.split(q, -1), self.split(keys_values, 2, -1)
+        keys = keys_values.select(-3, 0)
+        if self.query_norm is not None and self.key_norm is not None:
+            q = self.query_norm(q)
+            keys.copy_(self.key_norm(keys))
+        if layout.turns is not None:
+            turns = layout.turns
+            rotate(keys, turns, self.rotary_order)
+            if positions is not None:
+                turns = layout.select(turns, positions)
+            rotate(q, turns, self.rotary_order)
         out = layout.attend(q, keys_values, self.scale, positions, cache)
         return self.final_linear.added(out.flatten(-2), residual)
 
@@ -88,7 +108,7 @@ class ContextAttention(_Attention):
 
     def memory(self, source: Tensor) -> Tensor:
         """Keys and values [2, batch, heads, source, head size] of [batch, source, hidden]."""
-        return self.split(self.key_value(source), 2).permute(2, 0, 3, 1, 4).contiguous()
+        return self.split(self.key_value(source), 2, -1).permute(2, 0, 3, 1, 4).contiguous()
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None, residual: Tensor) -> Tensor:
         """Attention of whole targets or of one token per row, added to `residual`.
@@ -99,7 +119,7 @@ class ContextAttention(_Attention):
             mask: which source positions are visible, see `attend`.
             residual: as x.
         """
-        q, (keys, values) = self.split(self.query(x), 1).squeeze(-3), memory.unbind(0)
+        q, (keys, values) = self.split(self.query(x), -1), memory.unbind(0)
         if x.dim() == 2:
             out = attend_exactly(q.unsqueeze(2), keys, values, mask, scale=self.scale).squeeze(2)
         else:

@@ -32,7 +32,7 @@ class KeyValueCache:
     Args:
         layers: number of layers.
         rows: number of texts.
-        heads: attention heads.
+        heads: attention heads of keys and values.
         head_size: size of a head.
         capacity: tokens that fit before it grows.
         like: a tensor of the device and type to use.

@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from uertool.config import MaskName
 from uertool.models.cache import LayerCache
+from uertool.models.rotary import Rotary
 
 
 def attend(
@@ -65,7 +66,13 @@ def attend_exactly(
 
 
 class Layout(Protocol):
-    """Tokens in memory; `[tokens...]` is [batch, length], [real tokens] or, in a step, [batch]."""
+    """Tokens in memory; `[tokens...]` is [batch, length], [real tokens] or, in a step, [batch].
+
+    Attributes:
+        turns: turns [tokens..., pairs] of rotary positions, or None; see `Rotary`.
+    """
+
+    turns: Tensor | None
 
     def select(self, x: Tensor, positions: Tensor) -> Tensor:
         """[tokens..., size] at positions [batch, k] to [batch, k, size]."""
@@ -82,7 +89,7 @@ class Layout(Protocol):
 
         Args:
             q: [tokens..., heads, head size]; [batch, k, heads, head size] with `positions`.
-            keys_values: [tokens..., 2, heads, head size].
+            keys_values: [tokens..., 2, key heads, head size].
             scale: factor on the scores.
             positions: positions [batch, k] of the queries; None for all tokens.
             cache: where keys and values are kept for the steps that follow.
@@ -129,6 +136,7 @@ class PaddedLayout:
     """
 
     def __init__(self, segs: Tensor, mask: MaskName, bias: Tensor | None) -> None:
+        self.turns: Tensor | None = None
         self.segs = segs
         self.mask = mask
         self.bias = bias
@@ -163,6 +171,9 @@ class PaddedLayout:
     ) -> Tensor:
         if cache is not None:
             cache.write(slice(None), keys_values)
+        shared = q.shape[-2] // keys_values.shape[-2]
+        if shared > 1:  # consecutive heads of queries read one of keys and values
+            keys_values = keys_values.repeat_interleave(shared, -2)
         q, (k, v) = q.transpose(1, 2), keys_values.permute(2, 0, 3, 1, 4).unbind(0)
         return self._attended(q, k, v, scale, positions).transpose(1, 2)
 
@@ -236,6 +247,7 @@ class PackedLayout:
     """
 
     def __init__(self, segs: Tensor, lengths: Tensor, mask: MaskName, bias: Tensor | None) -> None:
+        self.turns: Tensor | None = None
         self.shape = segs.shape
         order = torch.argsort(lengths, stable=True)
         columns = torch.arange(segs.shape[1])
@@ -296,14 +308,30 @@ class PackedLayout:
 
 
 def make_layout(
-    segs: Tensor, mask: MaskName, bias: Tensor | None, *, residual: bool = False
+    segs: Tensor,
+    mask: MaskName,
+    bias: Tensor | None,
+    *,
+    residual: bool = False,
+    rotary: Rotary | None = None,
 ) -> PaddedLayout | PackedLayout:
     """Packed where that saves work (CPU, rows of unequal length), else padded.
 
     Args:
         segs, mask, bias: see PaddedLayout.
         residual: whether the model has residual attention; such rows are always padded.
+        rotary: the model's rotary positions, if it has them.
     """
+    layout = _make_layout(segs, mask, bias, residual)
+    if rotary is not None:
+        positions = torch.arange(segs.shape[1], device=segs.device).expand(segs.shape)
+        layout.turns = layout.pack(rotary(positions, (segs > 0).sum(1, keepdim=True)))
+    return layout
+
+
+def _make_layout(
+    segs: Tensor, mask: MaskName, bias: Tensor | None, residual: bool
+) -> PaddedLayout | PackedLayout:
     if residual:
         return ResidualLayout(segs, mask, bias)
     if segs.device.type == "cpu" and segs.shape[0] > 1:
@@ -315,7 +343,14 @@ def make_layout(
 
 
 class StepLayout:
-    """One new token in every row, [rows, ...]; the tokens before it are in a cache."""
+    """One new token in every row, [rows, ...]; the tokens before it are in a cache.
+
+    Args:
+        turns: turns [rows, pairs] of the new tokens, where positions are rotary.
+    """
+
+    def __init__(self, turns: Tensor | None = None) -> None:
+        self.turns = turns
 
     def select(self, x: Tensor, positions: Tensor) -> Tensor:
         raise NotImplementedError("a step has one token per row")
@@ -330,4 +365,6 @@ class StepLayout:
     ) -> Tensor:
         assert cache is not None
         keys, values = cache.append(keys_values)
-        return attend_exactly(q.unsqueeze(2), keys, values, cache.mask, scale=scale).squeeze(2)
+        # The query heads that share a head of keys are read with it as if they were its queries.
+        grouped = q.unflatten(1, (keys.shape[1], -1))
+        return attend_exactly(grouped, keys, values, cache.mask, scale=scale).flatten(1, 2)

@@ -84,7 +84,7 @@ class LayerNorm(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """T5's norm over the last axis: no mean, no bias, computed in float32."""
+    """The norm of T5 and LLaMA over the last axis: no mean, no bias, computed in float32."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -97,14 +97,14 @@ class RmsNorm(nn.Module):
 
 
 def make_norm(config: ModelConfig, size: int, *, near_embedding: bool = False) -> nn.Module:
-    """The norm of transformer layers over `size` channels: T5's with `layernorm="t5"`.
+    """The norm of transformer layers over `size` channels: T5's if `layernorm` is t5 or rms.
 
     Args:
         config: says which kind.
         size: number of channels.
         near_embedding: whether it reads a sum of raw embeddings, whose spread may be small.
     """
-    if config.layernorm == "t5":
+    if config.layernorm != "normal":
         return RmsNorm(size, config.norm_eps)
     return make_normal_norm(config, size, near_embedding=near_embedding)
 

@@ -15,6 +15,7 @@ from uertool.models.layout import Layout, PaddedLayout, StepLayout, make_layout
 from uertool.models.linear import Dense
 from uertool.models.norm import make_norm
 from uertool.models.positions import RelativePositionBias
+from uertool.models.rotary import Rotary
 
 
 class TransformerLayer(nn.Module):
@@ -103,6 +104,7 @@ class Transformer(nn.Module):
             )
         pre = config.layernorm_positioning == "pre"
         self.layer_norm = make_norm(config, config.hidden_size) if pre else None
+        self.rotary = None if decoder else Rotary.of(config)
         self.relative_pos_emb = None
         if config.relative_position_embedding:
             self.relative_pos_emb = RelativePositionBias(
@@ -144,7 +146,7 @@ class Transformer(nn.Module):
         return KeyValueCache(
             self.layers_num,
             rows,
-            self.config.heads_num,
+            self.config.kv_heads,
             self.config.head_size,
             capacity,
             like,
@@ -162,7 +164,8 @@ class Transformer(nn.Module):
             Hidden states [rows, hidden].
         """
         cache.open()
-        layout = StepLayout()
+        places = cache.positions
+        layout = StepLayout(None if self.rotary is None else self.rotary(places, places + 1))
         for number, layer in enumerate(self.layers):
             vectors = layer(vectors, layout, cache=cache.layer(number))
         cache.close()
@@ -206,6 +209,7 @@ class TransformerEncoder(Transformer):
             config.mask,
             self.bias(segs.shape[1], vectors),
             residual=config.has_residual_attention,
+            rotary=self.rotary,
         )
         if cache is not None:
             cache.set_lengths((segs > 0).sum(1).tolist())
