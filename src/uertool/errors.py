@@ -11,7 +11,8 @@
     └── MissingExtraError   an optional dependency that is not installed
 
 Library code raises them; only `uertool.cli.app.main` catches them. `shown` and `listed` spell names
-that come from files, which may be of any length and hold any character.
+that come from files, which may be of any length and hold any character; `counted` spells numbers of
+things.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def shown(name: object, width: int = _WIDTH) -> str:
     if cut.isprintable():
         return cut
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+
+
+def counted(number: int, what: str, several: str | None = None) -> str:
+    """A number of things in words that agree: 1 line, 2 lines; `several` is an unusual plural."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {several or what + 's'}"
 
 
 def listed(names: Iterable[object], most: int = 6) -> str:

@@ -236,7 +236,7 @@ def test_an_index_that_names_files_outside_is_refused(place: str, tmp_path: Path
 def test_missing_shards_and_tensors_are_named(tmp_path: Path) -> None:
     shards(tmp_path, ".safetensors")
     change_index(tmp_path, layer_9="model-00001-of-00002.safetensors")
-    with pytest.raises(CheckpointError, match=r"1 tensors .* layer\.9"):
+    with pytest.raises(CheckpointError, match=r"1 tensor .* layer\.9"):
         open_tensor_file(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match="model-00002-of-00002"):

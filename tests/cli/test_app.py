@@ -385,3 +385,15 @@ def test_a_signal_during_an_import_is_not_lost(number: int, tmp_path: Path) -> N
     _, reported = process.communicate(timeout=20)
     assert process.returncode == 128 + number
     assert reported.startswith("Interrupted") and "Traceback" not in reported
+
+
+def test_an_option_without_its_value_names_the_help_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["vocab", "build", "--min-count"]) == 2
+    assert "See: uertool vocab build --help" in capsys.readouterr().err
+
+
+def test_no_variants_are_not_a_number_of_variants(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cloze", "--augment", "0", "今天"]) == 2
+    assert "invalid --augment: 0 (must be at least 1)" in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_dep_goes_on_after_odd_lines_and_counts_them(
     assert "line 4: The target word 好 occurs 2 times" in err
     assert "4 words with sentences, 2 answered, 4 candidates" in err
     assert "1 unanswered: The target word is not in the vocabulary." in err
-    assert "1 candidates cannot be spelled" in err
+    assert "The vocabulary cannot spell 1 candidate" in err
     path.write_text("好\t好人好事\n", "utf-8")
     output = tmp_path / "out.txt"
     assert topn(*asked, "--test-path", path, "--occurrence", 2, "-o", output, "--save-run") == 0

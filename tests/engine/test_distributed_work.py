@@ -196,7 +196,7 @@ def test_files_of_a_store_appear_whole_and_dead_workers_leave_nothing(tmp_path: 
         (["--engine", "ray", "-o", "x.npy", "-i", "a", "--shard", "1/2"], "Ray shares out the w"),
         (["--engine", "ray", "-o", "x.npy", "-i", "a", "--whiten"], "--whiten needs all vectors"),
         (["--engine", "ray", "-o", "x.npy", "-i", "a", "--device", "cuda:1"], "shares out devices"),
-        (["--engine", "ray", "-o", "x.doc", "-i", "a"], "no format for vectors"),
+        (["--engine", "ray", "-o", "x.doc", "-i", "a"], "not a format for vectors"),
         (["--engine", "ray", "-o", "x.npy", "-i", "a", "--shard-lines", "0"], "must be at least 1"),
         (["--engine", "ray", "-o", "x.npy", "-i", "a", "--ray-address", "x"], "HOST:PORT"),
     ],

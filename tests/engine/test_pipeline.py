@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on_only_if_that_is_asked_for(tmp_path: Path) ->
         "part-000001.txt",
         "part-000002.txt",
     ]
-    with pytest.raises(OutputError, match="Give `resume` to go on with it"):
+    with pytest.raises(OutputError, match="Give `resume` to continue that run"):
         run(order(output))
     with pytest.raises(UsageError, match="seed was None and is 1"):
         run(order(output, resume=True, identity={"seed": 1}))
@@ -314,3 +314,11 @@ def test_a_run_killed_while_it_cleans_up_is_known_as_complete(
 
 def test_names_of_the_folder_are_known(tmp_path: Path) -> None:
     assert run_folder.resume_folder(tmp_path / "x.npy") == f"{tmp_path}/x.npy.resume"
+
+
+def test_a_run_without_a_good_line_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes(b"\xff\npoison\n\xff\n")
+    asked = order(tmp_path / "out.txt", texts=None, inputs=[str(tmp_path / "in.txt")], strict=False)
+    with pytest.raises(InputError, match=r"None of 3 lines .* line 1 of .*in.txt: invalid UTF-8"):
+        run(asked)
+    assert [file.name for file in tmp_path.iterdir()] == ["in.txt"]

@@ -187,7 +187,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "longer": (lambda f: (f / "part-000002.txt").write_text("x" * 99), "has 99 bytes and not"),
     "surplus": (lambda f: (f / "part-000007.txt").write_text(""), "000007.txt is not in the man"),
     "record": (_drop_a_record, "shard 0 does not go on where the one before it ends"),
-    "errors": (lambda f: (f / "errors.jsonl").write_text("{}\n"), "errors.jsonl has 1 lines"),
+    "errors": (lambda f: (f / "errors.jsonl").write_text("{}\n"), "errors.jsonl has 1 line and"),
     "input": (lambda f: (f.parent / "input.txt").write_text(""), "has 0 bytes and not 16"),
 }
 

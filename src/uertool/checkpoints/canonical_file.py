@@ -9,7 +9,7 @@ import torch
 
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
-from uertool.errors import CheckpointError, listed
+from uertool.errors import CheckpointError, counted, listed
 
 #: Canonical names of the word table; of a siamese model that of its first side.
 WORD_TABLES = (
@@ -41,7 +41,8 @@ class CanonicalFile(TensorFile):
         if unknown:
             self.close()
             raise CheckpointError(
-                f"{path} has {len(unknown)} tensors whose names are unknown: {listed(unknown)}."
+                f"{path} has {counted(len(unknown), 'tensor')} with unknown names: "
+                f"{listed(unknown)}."
             )
 
     def keys(self) -> list[str]:

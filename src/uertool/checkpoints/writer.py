@@ -258,7 +258,7 @@ def _suffix_of(path: Path) -> str:
 def _format_of(path: Path) -> Format:
     if not is_weight_file(path):
         raise OutputError(
-            f"The output {path} has the suffix {path.suffix!r}, which is no format of weights.",
+            f"The output {path} has the suffix {path.suffix!r}, which is not a format of weights.",
             f"Use one of: {', '.join(FORMATS)}.",
         )
     return FORMATS[_suffix_of(path)]

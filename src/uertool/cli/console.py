@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from uertool.errors import counted as counted
 from uertool.io.json_text import json_text
 
 if TYPE_CHECKING:
@@ -66,11 +67,6 @@ def out_is_terminal() -> bool:
 def out(text: str = "", *, end: str = "\n") -> None:
     """One line of results."""
     sys.stdout.write(text + end)
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, in words that agree."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def json_line(record: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from uertool.cli import console
+from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, lines_of, report_model
 from uertool.cli.pipeline import Call, refuse_on_ray, show_plan
 from uertool.cli.render.generation import report_summary
@@ -250,7 +251,9 @@ class Run:
                 if advance is not None:
                     advance()
         overall = perplexity(total, tokens)
-        console.note(f"perplexity {overall:,.4f} over {tokens:,} tokens of {lines:,} lines")
+        console.note(
+            f"perplexity {overall:,.4f} over {counted(tokens, 'token')} of {counted(lines, 'line')}"
+        )
         _report_bad(bad)
         self.call.record(
             {
@@ -381,7 +384,8 @@ class _Judged:
         """Raises InputError unless there is a reference for each of so many lines."""
         if self.whole and count != len(self.references):
             raise InputError(
-                f"The input has {count:,} lines, but {self.path} has {len(self.references):,}.",
+                f"The input has {counted(count, 'line')}, but {self.path} has "
+                f"{len(self.references):,}.",
                 "Each line needs the reference with its number.",
             )
 

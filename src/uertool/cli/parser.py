@@ -26,7 +26,12 @@ class Command(TyperCommand):
         """Rewrite the old forms of this command's options, then parse."""
         _answer_help_all(ctx, args)
         fields: Sequence[Field] = getattr(self.callback, "settings", ())
-        return super().parse_args(ctx, normalize(args, fields))
+        try:
+            return super().parse_args(ctx, normalize(args, fields))
+        except typer.TyperException as error:
+            if getattr(error, "ctx", ctx) is None:  # the message names the command's help
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print help, and leave the parser's formatter empty."""

@@ -20,7 +20,7 @@ from uertool.cli import console, run_record
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, source_of
 from uertool.engine.settings import EngineSettings
-from uertool.errors import UsageError
+from uertool.errors import InputError, UsageError
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.text.settings import InputSettings
 
@@ -70,9 +70,7 @@ class Call:
         if self.output.to_file and self.text.test_path is not None:
             refuse_same(self.text.test_path, self.target)
         if self.engine.resume and not self.output.to_file:
-            raise UsageError(
-                "`resume` needs an output file to go on with.", "Name one with `prediction_path`."
-            )
+            raise UsageError("`resume` needs an output file.", "Name one with `prediction_path`.")
 
     @property
     def is_ray(self) -> bool:
@@ -430,7 +428,7 @@ def watching(
             )
         except KeyboardInterrupt:
             if meter.done and engine is not None:
-                how = "the same command goes on" if on_ray else "go on with `resume`"
+                how = "run the same command again" if on_ray else "continue with `resume`"
                 console.err(f"Finished parts of {meter.done:,} {unit} are kept; {how}.")
             raise
         finally:
@@ -471,12 +469,15 @@ def _plan_lines(plan: Estimate, order: Order) -> Iterator[str]:
     room = plan.room
     each = f"{room.cpus:g} CPU" + (f" and {room.gpus:g} GPU" if room.gpus else "")
     files, nodes = counted(plan.files, "file"), counted(room.nodes, "node")
-    yield f"input:    {files}, {plan.bytes / 1e6:,.1f} MB, {counted(plan.lines, 'line')}"
+    # A file that is not read line by line is one unit of work.
+    unit = "file" if order.reading.whole else "line"
+    lines = "" if order.reading.whole else f", {counted(plan.lines, 'line')}"
+    yield f"input:    {files}, {plan.bytes / 1e6:,.1f} MB{lines}"
     done = f", of which {plan.done:,} are done" if plan.done else ""
-    yield f"blocks:   {plan.blocks:,} of {plan.block_lines:,} lines{done}"
+    yield f"blocks:   {plan.blocks:,} of {counted(plan.block_lines, unit)}{done}"
     yield f"workers:  {room.actors:,} with {each} each, on {nodes}"
     yield (
-        f"sample:   {plan.sampled:,} lines at {plan.rate:,.1f} lines/s a worker, "
+        f"sample:   {counted(plan.sampled, unit)} at {plan.rate:,.1f} {unit}s/s a worker, "
         f"model loaded in {plan.loading:.1f} s"
     )
     if plan.errors:
@@ -510,4 +511,6 @@ def report_errors(found: Gathered, output: str) -> None:
     if output != "-":
         between = "/" if found.manifest["shards"] and Path(output).is_dir() else "."
         sentence += f"; see {output.rstrip('/')}{between}errors.jsonl"
+    if found.manifest["rows"] == 0 and count >= found.manifest["lines"] > 0:
+        raise InputError(f"{sentence}. No line is left.")
     console.warn(sentence)

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from uertool.engine.storage.folder import RunFolder, is_ours, resume_folder
 from uertool.engine.storage.manifest import ERRORS, MANIFEST, make_manifest
 from uertool.engine.storage.shards import Shards
 from uertool.engine.storage.store import Store
-from uertool.errors import InputError, OutputError
+from uertool.errors import InputError, OutputError, counted
 from uertool.io.atomic import announced, atomic_path, atomic_text, refuse_existing
 
 
@@ -177,8 +177,8 @@ def _clear_the_way(order: Order, folder: RunFolder) -> None:
         folder.clear()
     elif folder.has_records() and not order.continues:
         raise OutputError(
-            f"An interrupted run of {order.output} left its work in {store.path}.",
-            "Give `resume` to go on with it, or `overwrite` to begin again.",
+            f"{order.output} has the results of an interrupted run, in {store.path}.",
+            "Give `resume` to continue that run, or `overwrite` to start again.",
         )
     for path in _outputs(order):
         if folder.wrote(path):
@@ -220,7 +220,7 @@ def _work(order: Order, folder: RunFolder, executor: Executor, watch: Watch) -> 
         done = sum(record["lines"] for record in records.values())
         watch.lines(done)
         if records and order.in_shards:
-            watch.notice(f"{len(records)} of {executor.count} shards are done already.")
+            watch.notice(f"Done already: {len(records):,} of {counted(executor.count, 'shard')}.")
         for message in executor.messages(folder.store, set(records)):
             if message["kind"] in ("notice", "detail"):
                 if not message["once"] or message["text"] not in said:
@@ -236,13 +236,21 @@ def _work(order: Order, folder: RunFolder, executor: Executor, watch: Watch) -> 
     missing = [index for index in range(summary.blocks) if index not in found]
     if missing:
         raise OutputError(
-            f"{len(missing)} shards are missing in {folder.store.path} although they were "
-            f"written; the first is part {missing[0]}.",
+            f"{counted(len(missing), 'written shard')} missing in {folder.store.path}; "
+            f"the first is part {missing[0]}.",
             "Every worker must see the same folder; name one on a shared disk, or a URI.",
         )
     errors = [*summary.problems]
     for record in found.values():
         errors.extend(record.pop("errors"))
+    if errors and not order.in_shards and not _any_good(found.values(), errors):
+        folder.clear()
+        first = errors[0]
+        raise InputError(
+            f"None of {counted(len(errors), 'line')} could be processed; the first is line "
+            f"{first['line']} of {first['file']}: {first['reason']}.",
+            "Check that the input is text, and how it is read.",
+        )
     manifest = make_manifest(
         command=order.work.name,
         suffix=order.work.suffix,
@@ -262,6 +270,14 @@ def _work(order: Order, folder: RunFolder, executor: Executor, watch: Watch) -> 
     else:
         folder.finish(manifest)
     return _gathered(order, folder, manifest, errors, earlier_lines=done)
+
+
+def _any_good(records: Iterable[Mapping[str, Any]], errors: Sequence[object]) -> bool:
+    """Whether a line could be processed; an output without any would look like a success."""
+    lines = rows = 0
+    for record in records:  # lines that could not be read are in none
+        lines, rows = lines + record["lines"], rows + record["rows"]
+    return rows > 0 or lines > len(errors)
 
 
 def _gathered(

@@ -88,7 +88,7 @@ def open_vectors(path: str | Path, *, numbers: bool = False) -> VectorFile:
     reader = READERS.get(found.suffix.lower())
     if reader is None:
         raise UsageError(
-            f"{path} ends in {found.suffix or 'nothing'}, which is no format for vectors.",
+            f"{path} ends in {found.suffix or 'nothing'}, which is not a format for vectors.",
             f"Known are {', '.join(READERS)}.",
         )
     first: list[Note] = []

@@ -330,7 +330,7 @@ def check_output(path: str | Path, precision: str = "float32") -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise UsageError(
-            f"The output {path} ends in {suffix or 'nothing'}, which is no format for vectors.",
+            f"The output {path} ends in {suffix or 'nothing'}, which is not a format for vectors.",
             f"Choose a name that ends in {', '.join(FORMATS)}.",
         )
     if suffix == ".parquet":

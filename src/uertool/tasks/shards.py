@@ -18,7 +18,7 @@ from uertool.engine.storage.joining import join
 from uertool.engine.storage.manifest import ERRORS, FORMAT, MANIFEST, RECORDS
 from uertool.engine.storage.shards import Shards
 from uertool.engine.storage.store import Store
-from uertool.errors import InputError, UsageError
+from uertool.errors import InputError, UsageError, counted
 from uertool.io.atomic import atomic_path, refuse_existing
 from uertool.io.vector_reader import stored_vectors
 from uertool.io.vector_writer import Note, open_sink
@@ -41,7 +41,7 @@ def open_folder(path: str) -> tuple[Store, dict[str, Any]]:
         if store.sizes(RECORDS):
             raise InputError(
                 f"The run that writes {path} is not finished.",
-                "Run the same command again to go on with it.",
+                "Run the same command again to continue it.",
             )
         raise InputError(
             f"{path} is not a folder of shards: it lacks {MANIFEST}.", "Check the path."
@@ -120,7 +120,9 @@ def verify(
             found.problems.append(f"shard {number} does not go on where the one before it ends")
         following += shard["lines"]
     if following != manifest["lines"]:
-        found.problems.append(f"the shards have {following} lines and not {manifest['lines']}")
+        found.problems.append(
+            f"the shards have {counted(following, 'line')} and not {manifest['lines']:,}"
+        )
     for entry in _files(manifest):
         wrong = damage(store, entry, there, digest=not quick, on_bytes=on_bytes)
         found.problems.extend([] if wrong is None else [wrong])
@@ -132,12 +134,16 @@ def verify(
     )
     lines = (store.read(ERRORS) or b"").count(b"\n")
     if lines != manifest["errors"]:
-        found.problems.append(f"{ERRORS} has {lines} lines and not {manifest['errors']}")
+        found.problems.append(f"{ERRORS} has {counted(lines, 'line')} and not {manifest['errors']}")
     if inputs:
         for entry in manifest["input"]:
             size = file_size(entry["path"])
             if size != entry["bytes"]:
-                now = "is gone" if size is None else f"has {size} bytes and not {entry['bytes']}"
+                now = (
+                    "is gone"
+                    if size is None
+                    else f"has {counted(size, 'byte')} and not {entry['bytes']}"
+                )
                 found.problems.append(f"the input {entry['path']} {now}")
     return found
 
@@ -269,7 +275,8 @@ def _merge_vectors(paths: Sequence[Path], output: str, overwrite: bool) -> int:
             raise InputError(f"{paths[number]} has rows of another kind than {paths[0]}.")
         if part.lines is None and not 0 <= len(parts[0].rows) - len(part.rows) <= 1:
             raise InputError(
-                f"{paths[number]} has {len(part.rows):,} rows and {paths[0]} {len(first.rows):,}, "
+                f"{paths[number]} has {counted(len(part.rows), 'row')} and {paths[0]} "
+                f"{len(first.rows):,}, "
                 "so they are not parts of one input."
             )
         own = np.arange(len(part.rows)) * len(parts) + number

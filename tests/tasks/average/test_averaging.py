@@ -413,7 +413,7 @@ def test_results_that_are_not_finite_are_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"weights": (1.0,)}, "1 numbers for 2 models"),
+        ({"weights": (1.0,)}, "1 number for 2 models"),
         ({"weights": (1.0, -1.0)}, "sum zero"),
         ({"weights": (1.0, math.inf)}, "finite"),
         ({"method": "ties"}, "needs `base`"),

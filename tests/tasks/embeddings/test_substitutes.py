@@ -122,7 +122,7 @@ def test_targets_that_cannot_be_found_are_said(small: LoadedModel) -> None:
     said = {
         "坏": "The target word is not in the sentence.",
         "龘": "The target word is not in the vocabulary.",
-        "公园": "The target word is beyond the first 8 tokens.",
+        "公园": "The target word comes after the 8 tokens that are read.",
     }
     for word, problem in said.items():
         found = search.find(word, SENTENCE)

@@ -209,7 +209,7 @@ def test_what_is_no_file_of_vectors_is_said(tmp_path: Path) -> None:
     (tmp_path / "prose.txt").write_text("这里只有文字\n")
     (tmp_path / "cut.txt").write_text("2 3\na 1 2 3\nb 1 2\n")
     np.save(tmp_path / "alone.npy", np.ones((2, 2)))
-    with pytest.raises(InputError, match="not a file of word vectors"):
+    with pytest.raises(InputError, match="does not contain word vectors"):
         WordFile(tmp_path / "prose.txt")
     with pytest.raises(InputError, match=r"vector 2 \('b'\)"):
         read(tmp_path / "cut.txt")

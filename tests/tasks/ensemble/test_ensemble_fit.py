@@ -361,7 +361,7 @@ def test_settings_files_take_json_toml_and_aliases(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"num_leafs": 3}', "num_leafs is no LightGBM parameter .* did you mean num_lea"),
+        ('{"num_leafs": 3}', "num_leafs is not a LightGBM parameter .* did you mean num_lea"),
         ('{"learning_rate": "fast"}', "invalid learning_rate: 'fast' .must be a number"),
         ('{"num_leaves": 2.5}', "invalid num_leaves: 2.5 .must be a whole number"),
         (
@@ -370,8 +370,8 @@ def test_settings_files_take_json_toml_and_aliases(tmp_path: Path) -> None:
         ),
         ('{"lambda_l1": NaN}', "invalid lambda_l1: nan .must be a number"),
         ('{"boosting": "tree"}', "invalid boosting: tree .LightGBM: Unknown boosting type tree"),
-        ('{"output_model": "/tmp/x"}', "output_model is no LightGBM parameter"),
-        ('{"fs": "/tmp/x"}', "fs is no LightGBM parameter"),
+        ('{"output_model": "/tmp/x"}', "output_model is not a LightGBM parameter"),
+        ('{"fs": "/tmp/x"}', "fs is not a LightGBM parameter"),
         ('{"boosting": "gbdt fs=/tmp/x"}', "invalid boosting: 'gbdt fs=/tmp/x' .must be a word"),
         ('{"learning_rate": "0.1 fs=/tmp/x"}', "invalid learning_rate"),
         ('{"learning_rate": [0.1]}', "invalid learning_rate"),

@@ -299,7 +299,7 @@ def test_ranges_come_from_a_file(data: LabelledData, tmp_path: Path) -> None:
         ('{"rounds": [1, 9]}', "cannot be searched"),
         ('{"boosting": ["gbdt", "rf", 5]}', "invalid boosting: 5"),
         ('{"num_leaves": {"low": 3}}', "needs low and high"),
-        ('{"leaves": [3, 4]}', "leaves is no LightGBM parameter"),
+        ('{"leaves": [3, 4]}', "leaves is not a LightGBM parameter"),
         ('{"num_leaves": 5}', "has no range"),
         ('{"feature_fraction": [0.5, 2]}', "invalid feature_fraction: 2"),
     ],

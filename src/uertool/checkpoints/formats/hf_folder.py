@@ -10,7 +10,7 @@ import torch
 
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, unknown_name
 from uertool.checkpoints.formats.weight_file import open_weight_file
-from uertool.errors import CheckpointError, listed, shown
+from uertool.errors import CheckpointError, counted, listed, shown
 from uertool.io.small_files import read_json_object
 
 #: Weight files by the names that Hugging Face gives them, in the order it looks for them.
@@ -115,7 +115,8 @@ class HuggingFaceFolder(TensorFile):
         absent = sorted(shard.name for shard in shards if not shard.exists())
         if absent:
             raise CheckpointError(
-                f"{self.weights} names {len(shards)} shards, of which {len(absent)} are not in "
+                f"{self.weights} names {counted(len(shards), 'shard')}, of which "
+                f"{len(absent)} not in "
                 f"the folder: {listed(absent)}.",
                 "Download the missing files into the same folder.",
             )
@@ -123,7 +124,7 @@ class HuggingFaceFolder(TensorFile):
         missing = [f"{name} ({s.name})" for name, s in self._place.items() if name not in held[s]]
         if missing:
             raise CheckpointError(
-                f"{self.weights} names {len(missing)} tensors that their shards do not hold: "
+                f"{self.weights} names {counted(len(missing), 'tensor')} missing from the shards: "
                 f"{listed(missing)}."
             )
         homes: dict[str, Path] = {}
@@ -143,7 +144,9 @@ class HuggingFaceFolder(TensorFile):
         extra = [name for name in extra if self.storage_key(name) not in known]
         if not extra:
             return []  # other names of tensors that the index names
-        return [f"{len(extra)} tensors are in the shards but not in the index: {listed(extra)}."]
+        return [
+            f"{counted(len(extra), 'tensor')} in the shards but not in the index: {listed(extra)}."
+        ]
 
 
 def open_folder(path: Path) -> TensorFile:

@@ -24,7 +24,7 @@ _REASONS = {
     "blank": "blank",
     "no known token": "no token that the vocabulary knows",
     "no such word": "the word to mask does not occur",
-    "beyond the cut": "[MASK] is beyond the tokens that are read",
+    "beyond the cut": "[MASK] comes after the tokens that are read",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from uertool.cli import console, run_record
+from uertool.cli.console import counted
 from uertool.cli.options import ReportSettings, with_settings
 from uertool.errors import UsageError
 from uertool.loading.settings import BUNDLED_MODEL
@@ -61,7 +62,9 @@ def extract_embeddings(
     seconds = time.perf_counter() - started
     where = "" if target == "-" else f" in {target}"
     left_out = f", {written.dropped:,} left out" if written.dropped else ""
-    console.note(f"{written.words:,} vectors of {written.size}{where}{left_out} ({seconds:.2f} s)")
+    console.note(
+        f"{counted(written.words, 'vector')} of {written.size}{where}{left_out} ({seconds:.2f} s)"
+    )
     for notice in written.notices:
         console.warn(notice)
     if report.save_run and target != "-":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uertool.cli import console
+from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, with_settings
 from uertool.cli.pipeline import Call, show_plan
 from uertool.engine.settings import EngineSettings
@@ -89,11 +90,12 @@ def _report(report: FeatureReport, call: Call, rate: float) -> None:
     if not call.is_ray:
         where = "" if call.target == "-" else f" in {call.target}"
         console.note(
-            f"{report.lines:,} lines, {report.rows:,} rows of {report.size}{where}"
+            f"{counted(report.lines, 'line')}, {counted(report.rows, 'row')} of "
+            f"{report.size}{where}"
             f", {rate:,.1f} lines/s"
         )
     if report.resumed_lines and not call.is_ray:
-        console.note(f"{report.resumed_lines:,} of the lines were there from an interrupted run")
+        console.note(f"{counted(report.resumed_lines, 'line')} reused from the interrupted run")
     if report.explained is not None:
         console.note(
             f"whitened: {report.size} dimensions keep {report.explained:.1%} of the variance; "
@@ -103,6 +105,6 @@ def _report(report: FeatureReport, call: Call, rate: float) -> None:
     for remark in report.remarks:
         console.warn(remark)
     if report.blank:
-        console.note(f"{report.blank:,} lines are blank (see `blank`)")
+        console.note(f"{counted(report.blank, 'blank line')} (see `blank`)")
     if report.cut:
-        console.warn(f"{report.cut:,} lines were truncated (see `seq_length`)")
+        console.warn(f"{counted(report.cut, 'line')} truncated (see `seq_length`)")

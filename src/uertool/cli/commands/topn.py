@@ -98,7 +98,7 @@ def indep(
         for found in results:
             _write_indep(found, shown, stream, settings.by)
     missing = [str(found.query) for found in results if found.problem is not None]
-    console.note(f"{len(results):,} words among {len(source):,} ({seconds:.2f} s)")
+    console.note(f"{counted(len(results), 'word')} among {len(source):,} ({seconds:.2f} s)")
     if missing:
         console.warn(f"{len(missing):,} of them not in the vocabulary, the first is {missing[0]}")
     if output.save_run and output.prediction_path is not None:
@@ -222,8 +222,8 @@ def _report(summary: SubstituteSummary, seconds: float) -> None:
     rate = f", {summary.compared / seconds:,.0f} candidates/s" if seconds > 0 else ""
     each = summary.compared // summary.found if summary.found else 0
     console.note(
-        f"{summary.lines:,} words with sentences, {summary.found:,} answered, "
-        f"{each:,} candidates{rate}"
+        f"{counted(summary.lines, 'word')} with sentences, {summary.found:,} answered, "
+        f"{counted(each, 'candidate')}{rate}"
     )
     for problem, count in summary.problems.items():
         console.note(f"{count:,} unanswered: {problem}")

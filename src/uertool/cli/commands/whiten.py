@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uertool.cli import console, run_record
+from uertool.cli.console import counted
 from uertool.cli.options import WriteSettings, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import check_engine, new_order, report_errors, show_plan, watching
@@ -158,7 +159,7 @@ def _report(report: WhiteningReport, *, as_json: bool) -> None:
         console.json_line(report.to_json())
     else:
         console.note(
-            f"{report.rows:,} vectors of {report.dims}; {report.size} dimensions keep "
+            f"{counted(report.rows, 'vector')} of {report.dims}; {report.size} dimensions keep "
             f"{report.explained:.1%} of the variance of the {report.fitted_on:,} that were "
             f"fitted on; mean cosine of all pairs {report.cosine_before:.4f} before, "
             f"{report.cosine_after:.4f} after"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uertool.cli import console
+from uertool.cli.console import counted
 from uertool.errors import listed
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def show_merge(report: MergeReport, *, as_json: bool) -> None:
         console.note(notice)
     if report.not_finite:
         console.warn(
-            f"NaN or infinite values in {len(report.not_finite)} tensors: "
+            f"NaN or infinite values in {counted(len(report.not_finite), 'tensor')}: "
             f"{listed(report.not_finite, 5)}"
         )
     if as_json:
@@ -55,4 +56,6 @@ def show_merge(report: MergeReport, *, as_json: bool) -> None:
     pairs = zip(report.paths, report.weights, strict=True)
     console.table(("checkpoint", "weight"), [(path, f"{weight:.4g}") for path, weight in pairs])
     for path in report.written:
-        console.out(f"wrote {path}: {report.tensors} tensors, {report.bytes / 1e6:.1f} MB")
+        console.out(
+            f"wrote {path}: {counted(report.tensors, 'tensor')}, {report.bytes / 1e6:.1f} MB"
+        )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from uertool.cli import console
+from uertool.cli.console import counted
 
 if TYPE_CHECKING:
     from uertool.tasks.check.repair import CleanReport
@@ -125,7 +126,9 @@ def show_copy(report: CleanReport, *, as_json: bool) -> None:
         if as_json:
             console.json_line({"written": str(path), "tensors": report.tensors})
         elif not console.is_quiet():
-            console.out(f"wrote {path}: {report.tensors} tensors, {report.renamed} renamed")
+            console.out(
+                f"wrote {path}: {counted(report.tensors, 'tensor')}, {report.renamed:,} renamed"
+            )
 
 
 def show_comparison(found: Sequence[TensorDifference], *, by_meaning: bool, as_json: bool) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uertool.cli import console
+from uertool.cli.console import counted
 
 if TYPE_CHECKING:
     from uertool.tasks.convert.results import ConversionReport
@@ -18,7 +19,7 @@ def show_report(report: ConversionReport, *, dry_run: bool) -> None:
     """Print what one conversion did or would do."""
     heads = f", heads {', '.join(report.heads)}" if report.heads else ""
     kind = _kind(report, "a model of UER-py's own")
-    console.out(f"{report.direction}: {kind}{heads}, {len(report.rows)} tensors")
+    console.out(f"{report.direction}: {kind}{heads}, {counted(len(report.rows), 'tensor')}")
     if dry_run:
         _show_mapping(report)
     console.out(console.spell(f"layer norms: {report.norm}"))
@@ -30,7 +31,7 @@ def show_report(report: ConversionReport, *, dry_run: bool) -> None:
     if proof is None:
         console.out("not verified")
     else:
-        console.out(f"{proof.tensors} tensors read back, equal bit for bit")
+        console.out(f"{counted(proof.tensors, 'tensor')} read back, equal bit for bit")
         for what, values in proof.differences.items():
             shown = ", ".join(f"{value:.2g} ({name})" for name, value in values.items())
             console.out(f"largest difference, {what}: {shown}")
@@ -51,7 +52,7 @@ def show_table(
             continue
         verdict = "" if dry_run else (", equal" if report.verification else ", not verified")
         place = str(report.target.relative_to(target))
-        result = f"{len(report.rows)} tensors{verdict}"
+        result = f"{counted(len(report.rows), 'tensor')}{verdict}"
         rows.append((item.name, place, _kind(report, "UER-py's own"), *_largest(report), result))
     console.table(_COLUMNS, rows, right=_COLUMNS[3:5])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uertool.cli import console
+from uertool.cli.console import counted
 
 if TYPE_CHECKING:
     from uertool.tasks.ensemble.fit import Fitted
@@ -27,7 +28,7 @@ def show_fit(fitted: Fitted) -> None:
 def show_comparison(part: Comparison, *, to_stderr: bool = False) -> None:
     """Tables of scores; on standard error where predictions go to standard output."""
     say = console.err if to_stderr else console.out
-    say(f"Scores, {part.split}, {len(part.labels)} lines")
+    say(f"Scores, {part.split}, {counted(len(part.labels), 'line')}")
     numbers: tuple[str, ...] = ("macro F1", "accuracy", "log loss")
     rows = [(name, *score.summary().values()) for name, score in part.scores.items()]
     console.table(("", *numbers), rows, right=numbers, to_stderr=to_stderr)

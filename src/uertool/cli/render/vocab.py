@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uertool.cli import console
+from uertool.cli.console import counted
 from uertool.errors import listed
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def show_built(built: BuiltVocab, written: Sequence[Path]) -> None:
     console.note(f"Vocabulary size: {len(built.tokens)} ({built.reserved} reserved)")
     if built.counts:
         console.note(
-            f"Corpus: {built.total} tokens, {built.distinct} different; "
+            f"Corpus: {counted(built.total, 'token')}, {built.distinct} different; "
             f"{100 * built.coverage:.4f}% are in the vocabulary"
         )
     for path in written:
@@ -91,7 +92,7 @@ def _coverage(coverage: Coverage) -> str:
     return (
         f"covers {100 * coverage.share:.4f}% of {coverage.units} "
         f"({coverage.covered_kinds} of {coverage.kinds} different), "
-        f"[UNK] rate {100 * coverage.unknown_rate:.4f}% of {coverage.tokens} tokens"
+        f"[UNK] rate {100 * coverage.unknown_rate:.4f}% of {counted(coverage.tokens, 'token')}"
     )
 
 
@@ -133,7 +134,7 @@ def show_adapted(report: AdaptReport, lists: Sequence[str]) -> None:
                 for t in report.tensors
             ],
         )
-        console.out(f"{report.kept} tensors stay as they are")
+        console.out(f"{counted(report.kept, 'tensor')} unchanged")
     for found in report.sides:
         for name in lists:
             console.out(f"\n{name} ({found.side}):")

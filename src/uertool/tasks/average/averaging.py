@@ -17,7 +17,7 @@ from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, kept_metadata, ties_of
 from uertool.checkpoints.model_folder import model_folder
 from uertool.checkpoints.writer import is_weight_file, save_tensors
-from uertool.errors import CheckpointError, UsageError, listed
+from uertool.errors import CheckpointError, UsageError, counted, listed
 from uertool.io.atomic import refuse_existing
 from uertool.tasks.average.merging import Dare, Mean, Merger, Slerp, Ties
 from uertool.tasks.average.settings import DENSITIES, MergeSettings
@@ -92,7 +92,7 @@ class LayoutError(CheckpointError):
         first = listed([f"{item.name}: {' / '.join(item.values)}" for item in differences], 5)
         super().__init__(
             f"{listed([path.name for path in paths], 4)} cannot be merged, because they differ in "
-            f"{len(differences)} tensors: {first}.",
+            f"{counted(len(differences), 'tensor')}: {first}.",
             None
             if unified
             else "If it is one model in two generations of names, set `unify` to merge by meaning.",
@@ -133,7 +133,7 @@ def merge_checkpoints(
     found = tuple(Path(path) for path in paths)
     base = () if settings.base is None else (Path(settings.base),)
     if len(found) < (1 if alone or base else 2):
-        raise UsageError(f"There is nothing to merge: {len(found)} models were named.")
+        raise UsageError(f"There is nothing to merge: {counted(len(found), 'model')} given.")
     merger, shares = make_merger(settings, len(found))
     refuse_existing(output, overwrite)
     with contextlib.ExitStack() as stack:
@@ -157,7 +157,9 @@ def make_merger(settings: MergeSettings, count: int) -> tuple[Merger, tuple[floa
         return Slerp(settings.fraction), (1 - settings.fraction, settings.fraction)
     weights = settings.weights or (1.0,) * count
     if len(weights) != count:
-        raise UsageError(f"`weights` gives {len(weights)} numbers for {count} models.")
+        raise UsageError(
+            f"`weights` gives {counted(len(weights), 'number')} for {counted(count, 'model')}."
+        )
     shares = tuple(weight / sum(weights) for weight in weights)
     if settings.method == "mean":
         return Mean(shares), shares

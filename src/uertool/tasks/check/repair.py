@@ -55,7 +55,7 @@ def write_clean(path: str | Path, output: str | Path, *, overwrite: bool = False
         naming = checkpoint.layout
     if naming == "tf":
         raise UsageError(
-            f"{path} is a TensorFlow checkpoint, of which there is no copy in UER-py's names.",
+            f"{path} is a TensorFlow checkpoint, which cannot be copied with UER-py's names.",
             "Use: uertool convert google2uer",
         )
     if naming == "hf":

@@ -92,7 +92,7 @@ class ClozeJob:
             items, self._masker.encode([line.text for line in items]), strict=True
         ):
             spans = self._masker.spans(line.text) if self.settings.augment else None
-            for variant in range(max(1, self.settings.augment)):
+            for variant in range(self.settings.augment or 1):
                 masked = self._masker.mask(line.number, ids, variant)
                 row = masked.ids if masked.positions else ()
                 payload = _Row(line, masked, variant, spans)

@@ -56,8 +56,8 @@ class ClozeSettings(Settings):
         Setting("Order in which the tokens of a longer word are filled", panel=_ASKED, rare=True),
     ] = "left-to-right"
     augment: Annotated[
-        int, Setting("Write N variants of every line", min=0, panel=_ASKED, metavar="N")
-    ] = 0
+        int | None, Setting("Write N variants of every line", min=1, panel=_ASKED, metavar="N")
+    ] = None
     temperature: Annotated[
         float,
         Setting(

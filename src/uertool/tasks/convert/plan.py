@@ -16,7 +16,7 @@ from uertool.checkpoints.naming import Side
 from uertool.checkpoints.reader import HF_CONFIG_KEY, Checkpoint
 from uertool.checkpoints.writer import is_weight_file
 from uertool.config import ModelConfig
-from uertool.errors import CheckpointError, ConfigError, UsageError, listed
+from uertool.errors import CheckpointError, ConfigError, UsageError, counted, listed
 from uertool.loading.assumptions import guessed, require_known
 from uertool.loading.config_values import uer_content
 from uertool.tasks.convert.changes import Changes
@@ -119,7 +119,8 @@ class ConversionPlan:
         checkpoint.require_complete()
         if checkpoint.unmapped:
             self._loss(
-                f"{checkpoint.path} holds {len(checkpoint.unmapped)} tensors with unknown names: "
+                f"{checkpoint.path} holds {counted(len(checkpoint.unmapped), 'tensor')} "
+                f"with unknown names: "
                 f"{listed(checkpoint.unmapped)}.",
                 "Leave them out with `allow_loss`.",
             )
@@ -259,7 +260,8 @@ class ConversionPlan:
         left = self.tensors.left_over
         if left:
             self.notes.append(
-                f"{len(left)} tensors cannot be stored in the output format: {listed(left)}."
+                f"{counted(len(left), 'tensor')} cannot be stored in the output format: "
+                f"{listed(left)}."
             )
 
     # What the files around the weights say

@@ -116,7 +116,7 @@ class ConversionWriter:
     def _note_not_finite(self, name: str, count: int) -> None:
         self.not_finite[name] = count
         source = self.plan.checkpoint.path
-        message = f"{source}: {name} holds {count} values that are NaN or infinite."
+        message = f"{source}: {name} holds NaN or infinite values: {count:,}."
         if not self.plan.options.allow_nan:
             raise CheckpointError(
                 message, "`uertool check` shows where; convert it anyway with `allow_nan`."

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from uertool.checkpoints.writer import save_tensors
-from uertool.errors import CheckpointError, UsageError
+from uertool.errors import CheckpointError, UsageError, counted
 from uertool.io.atomic import atomic_path, atomic_text, refuse_existing
 from uertool.io.float_text import ROWS, text_blocks
 from uertool.tasks.embeddings.word_files import escape, words_path
@@ -130,11 +130,11 @@ def _notices(table: WordTable) -> list[str]:
     found = list(table.notes)
     twice = len(table.words) - len(set(table.words))
     if twice:
-        found.append(f"{twice} words occur more than once; most readers keep the first of each.")
+        found.append(f"{counted(twice, 'repeated word')}; most readers keep the first of each.")
     escaped = [word for word in table.words if escape(word) != word]
     if escaped:
         found.append(
-            f"{len(escaped)} words hold white space or nothing and are written with \\u escapes, "
+            f"White space and empty words ({len(escaped):,}) are written with \\u escapes, "
             f"for example {escape(escaped[0])}."
         )
     return found

@@ -155,7 +155,11 @@ class SubstituteSearch:
                 return None, f"The target word occurs only {count} in the sentence.", None
             place = places[number - 1]
             if place + width > self.room:
-                return None, f"The target word is beyond the first {self.room} tokens.", None
+                return (
+                    None,
+                    f"The target word comes after the {self.room} tokens that are read.",
+                    None,
+                )
             remark = None
             if len(places) > 1 and self.settings.occurrence is None:
                 remark = (

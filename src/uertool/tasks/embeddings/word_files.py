@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from uertool.errors import InputError, shown
+from uertool.errors import InputError, counted, shown
 from uertool.io.line_bytes import open_bytes
 from uertool.io.small_files import parse_json, read_text_file
 
@@ -162,7 +162,8 @@ def _matrix_file(path: Path) -> tuple[list[str], Block]:
         raise InputError(f"{shown(path)} cannot be read: {shown(error)}.") from None
     if matrix.ndim != 2 or len(words) != len(matrix):
         raise InputError(
-            f"{shown(path)} has vectors of shape {list(matrix.shape)}, but {len(words)} words."
+            f"{shown(path)} has vectors of shape {list(matrix.shape)}, but "
+            f"{counted(len(words), 'word')}."
         )
     return words, matrix
 
@@ -220,14 +221,15 @@ def _layout(path: Path) -> tuple[int, int, bool, bool]:
             count, size = int(parts[0]), int(parts[1])
             if not 1 <= size <= _MOST_NUMBERS:
                 raise InputError(
-                    f"{path} says that its vectors have {size} numbers.",
-                    "It is damaged, or no file of word vectors.",
+                    f"{path} says that its vectors have {counted(size, 'number')}.",
+                    "The file is damaged, or it does not contain word vectors.",
                 )
             return count, size, True, _is_binary(stream.read(64 + 64 * size), size)
         if len(parts) < 3 or not _are_numbers(parts[1:]):
+            start = shown(first.decode("utf-8", "replace").rstrip(), 40)
             raise InputError(
-                f"{path} is not a file of word vectors: its first line is {first[:60]!r}.",
-                "Lines of a word and its numbers are expected, or word2vec's binary format.",
+                f"{path} does not contain word vectors: its first line is {start!r}.",
+                "Each line must be a word and its numbers, or the file word2vec's binary format.",
             )
         count = 1 + sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(_CHUNK), b""))
         return count, len(parts) - 1, False, False
@@ -300,7 +302,7 @@ def _parsed(path: Path, start: int, words: list[bytes], rows: list[bytes], size:
         if len(parts) < size or not _are_numbers(parts[-size:]):
             raise InputError(
                 f"{path}, vector {start + place + 1} ({words[place].decode('utf-8', 'replace')!r}):"
-                f" {size} numbers were expected.",
+                f" {counted(size, 'number')} expected.",
                 "Is the file complete?",
             )
         words[place] = b" ".join([words[place], *parts[:-size]])

@@ -9,6 +9,7 @@ from typing import TextIO
 import torch
 
 from uertool.engine.work import Event, Finished, Notice, Progress, Tasks
+from uertool.errors import counted
 from uertool.io.json_text import json_text
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.embeddings.settings import SubstituteSettings
@@ -86,7 +87,7 @@ class _Processor:
                 yield Notice(f"line {number + 1}: {said}", once=True)
         if self.search.unknown:
             count = self.search.unknown
-            yield Notice(f"{count:,} candidates cannot be spelled by the vocabulary", once=True)
+            yield Notice(f"The vocabulary cannot spell {counted(count, 'candidate')}", once=True)
         stream.write(written(found, self.form, number))
 
 

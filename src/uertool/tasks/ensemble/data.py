@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uertool.errors import InputError, UertoolError, UsageError, listed
+from uertool.errors import InputError, UertoolError, UsageError, counted, listed
 from uertool.io.vector_reader import READERS, open_vectors
 from uertool.tasks.ensemble.settings import TrainSettings
 from uertool.text.readers import read_lines
@@ -277,13 +277,14 @@ def _check_values(
 ) -> None:
     if len(values) != lines:
         raise InputError(
-            f"{path} has {len(values)} rows, but {labels_path} has {lines} lines.",
+            f"{path} has {counted(len(values), 'row')}, but {labels_path} has "
+            f"{counted(lines, 'line')}.",
             "Rows of features and lines must be the same ones in the same order.",
         )
     rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if rows.size:
         raise InputError(
-            f"{path} holds NaN or infinity in {rows.size} of {lines} rows, "
+            f"{path} holds NaN or infinity in {rows.size} of {counted(lines, 'row')}, "
             f"the first in row {rows[0]} (counted from 0).",
             "Run that base model again; a number is needed for every label of every line.",
         )
@@ -388,7 +389,8 @@ def check_pairs(train: Sequence[Any], test: Sequence[Features]) -> tuple[str, ..
         )
     pairs = list(zip(train, test, strict=True))
     wrong = [
-        f"{new.path} has {new.values.shape[1]} columns, but {old.name} had {old.width} in training"
+        f"{new.path} has {counted(new.values.shape[1], 'column')}, but {old.name} had "
+        f"{old.width} in training"
         for old, new in pairs
         if new.values.shape[1] != old.width
     ]

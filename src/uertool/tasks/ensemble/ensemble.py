@@ -245,7 +245,7 @@ def load_ensemble(path: str | Path) -> Ensemble:
         OverflowError,
         lightgbm().basic.LightGBMError,
     ) as error:
-        raise InputError(f"{folder} is no ensemble: {shown(error)}.", "Fit it again.") from None
+        raise InputError(f"{folder} is not an ensemble: {shown(error)}.", "Fit it again.") from None
     return ensemble
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uertool.errors import InputError, UsageError
+from uertool.errors import InputError, UsageError, counted
 from uertool.settings import fields_of
 from uertool.tasks.ensemble import data as inputs
 from uertool.tasks.ensemble import ensemble as results
@@ -204,7 +204,7 @@ def count_labels(data: LabelledData, labels_num: int | None) -> int:
     """
     if len(np.unique(data.labels)) < 2:
         raise InputError(
-            f"{data.path}: all {len(data.labels)} lines have the label {data.labels[0]}, but an "
+            f"{data.path}: every line has the label {data.labels[0]}, but an "
             "ensemble needs two labels to tell apart.",
             "Check that the column 'label' is the right one.",
         )
@@ -234,12 +234,14 @@ def check_lines(
     min_data = int(params.get("min_data_in_leaf", 20))
     if lines < _LEAST_LINES:
         raise InputError(
-            f"{data.path} has {lines} lines of data{part}, which is too few to learn from.",
+            f"{data.path} has {counted(lines, 'line')} of data{part}, which is too few to "
+            f"learn from.",
             "Some dozens of lines for each label are a beginning.",
         )
     if lines < 2 * min_data:
         raise InputError(
-            f"{data.path} has {lines} lines of data{part}, but with min_data_in_leaf {min_data} "
+            f"{data.path} has {counted(lines, 'line')} of data{part}, but with "
+            f"min_data_in_leaf {min_data} "
             f"no tree can split fewer than {2 * min_data}.",
             "Lower min_data_in_leaf, or give more lines.",
         )

@@ -218,7 +218,7 @@ def _main_name(name: str) -> str:
         raise UsageError(f"{shown(name)} is set by `{_DECIDED[main]}`.")
     close = difflib.get_close_matches(name[:50], KINDS, n=1)
     hint = f"; did you mean {close[0]}?" if close else "."
-    raise UsageError(f"{shown(name)} is no LightGBM parameter that an ensemble accepts{hint}")
+    raise UsageError(f"{shown(name)} is not a LightGBM parameter that an ensemble accepts{hint}")
 
 
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uertool.errors import InputError, MissingExtraError, UsageError, listed
+from uertool.errors import InputError, MissingExtraError, UsageError, counted, listed
 from uertool.tasks.ensemble.data import Features, Labels
 
 Probabilities = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ def fold_of_each_line(labels: Labels, folds: int, seed: int) -> Labels:
         )
     if len(labels) < folds:
         raise InputError(
-            f"{len(labels)} lines of data cannot be split into {folds} folds.",
+            f"{counted(len(labels), 'line')} of data cannot be split into {folds} folds.",
             "Give more lines, or lower `folds`.",
         )
     rare = {label: int(n) for label, n in enumerate(np.bincount(labels)) if 0 < n < folds}
@@ -86,7 +86,8 @@ def holdout(labels: Labels, seed: int) -> Mask:
     most = int(np.bincount(labels).max())
     if most < 2:
         raise InputError(
-            f"Early stopping needs a label with two lines, but all {len(labels)} lines differ.",
+            f"Early stopping needs a label with two lines, but all "
+            f"{counted(len(labels), 'line')} differ.",
             "Give more lines, or leave `early_stopping` out.",
         )
     held: Mask = _split(labels, min(10, most), seed) == 0

@@ -361,7 +361,7 @@ def _open_study(settings: SearchSettings, sign: int) -> Any:
     """A new study, or the one of this name in the storage."""
     url = settings.storage
     if url is not None and "://" not in url:
-        raise UsageError(f"The storage {url!r} is no URL.", f"Give sqlite:///{url} for a file.")
+        raise UsageError(f"The storage {url!r} is not a URL.", f"Give sqlite:///{url} for a file.")
     # Other workers write too; wait for them rather than fail.
     wait = {"connect_args": {"timeout": 60}} if (url or "").startswith("sqlite") else None
     for attempt in range(8):
