@@ -22,8 +22,8 @@ RopeKind = Literal["linear", "dynamic", "llama3", "yarn"]
 ENCODERS: tuple[str, ...] = get_args(EncoderName)
 MASKS: tuple[str, ...] = get_args(MaskName)
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-EMBEDDINGS = ("word", "pos", "seg", "sinusoidalpos", "dual")
-TARGETS = ("mlm", "sp", "lm", "bilm", "cls", "token_cls", "qa", "siamese")
+EMBEDDINGS = ("word", "pos", "seg", "task", "sinusoidalpos", "dual")
+TARGETS = ("mlm", "sp", "lm", "bilm", "cls", "token_cls", "qa", "siamese", "rtd")
 
 #: Words of the 2021 generation for a target, and what they mean in modular words.
 LEGACY_TARGETS: Mapping[str, tuple[str, ...]] = {
@@ -134,6 +134,8 @@ class ModelConfig:
     scale_embedding: bool = False  # word vectors times sqrt(emb_size); implied by sinusoidalpos
     remove_embedding_layernorm: bool = False
     segments_num: int = 3
+    task_types_num: int = 3  # rows of ERNIE's table of task types
+    task_type: int = 0  # the one that texts have
 
     encoder: EncoderName = "transformer"
     mask: MaskName = "fully_visible"

@@ -163,7 +163,7 @@ def test_siamese_models_compare_pairs_as_in_uer_py() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", fixture_folders("expected/hidden.npz", "vocab.txt"), ids=lambda f: f.name
+    "folder", fixture_folders("expected/hidden.npz", "vocab.txt", "model.bin"), ids=lambda f: f.name
 )
 def test_ids_of_every_line_equal_uer_py(folder: Path) -> None:
     """[CLS] and the tokens, cut at 32, for every line that has any."""

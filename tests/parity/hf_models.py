@@ -145,6 +145,7 @@ def computed(model: Any, given: Texts) -> dict[str, Tensor]:
     elif "logits" in out:
         whole = {"ForNextSentencePrediction": "sp", "ForSequenceClassification": "cls"}
         tokens = {"ForMaskedLM": "mlm", "ForTokenClassification": "token_cls", "LMHead": "lm"}
+        tokens["ForPreTraining"] = "rtd"
         for part, head in whole.items():
             if part in name:
                 found[head] = out.logits
@@ -172,6 +173,7 @@ def ours(model: Any, given: Texts) -> dict[str, Tensor]:
         found = {"layers": torch.stack(layers), "hidden": tokens}
         parts = {
             "mlm": (model.mlm, tokens),
+            "rtd": (model.rtd, tokens),
             "sp": (model.sp, first),
             "cls": (model.classifier, first),
             "token_cls": (model.token_classifier, tokens),

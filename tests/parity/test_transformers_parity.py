@@ -31,10 +31,15 @@ TELLING: dict[tuple[str, str], dict[str, Any]] = {
 #: Read by name alone: its files are those of another architecture.
 NAMED = ("sbert",)
 
+#: Model types that the installed version of transformers does not have; their numbers are compared
+#: in tests/parity/test_family_parity.py alone.
+EXEMPT = ("nezha",)
+
 CASES = [
     pytest.param(arch, kind, head, id=f"{arch.name}-{kind}-{head or 'body'}")
     for arch in all_architectures()
     for kind in arch.model_types
+    if kind not in EXEMPT
     for head in arch.classes
 ]
 
@@ -70,6 +75,10 @@ def test_every_class_of_every_architecture(
 VARIANTS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("bert", "bert", "mlm", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3}),
     ("bert", "bert", "mlm+sp", {"hidden_act": "relu", "type_vocab_size": 4}),
+    ("ernie", "ernie", "mlm+sp", {"use_task_id": True, "hidden_act": "relu"}),
+    ("ernie", "ernie", "", {"use_task_id": True, "task_type_vocab_size": 5, "type_vocab_size": 4}),
+    ("electra", "electra", "mlm", {"hidden_act": "relu", "embedding_size": 32}),
+    ("electra", "electra", "rtd", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3}),
     ("bert", "bert", "mlm", {"hidden_act": "silu", "tie_word_embeddings": False}),
     ("xlm-roberta", "roberta", "mlm", {"type_vocab_size": 2, "hidden_act": "relu"}),
     ("xlm-roberta", "xlm-roberta", "mlm", {"pad_token_id": 4, "layer_norm_eps": 1e-3}),

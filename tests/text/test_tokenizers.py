@@ -49,6 +49,8 @@ def golden_cases() -> list[Any]:
     for folder in fixture_folders("expected/tokens.json"):
         golden = json.loads((folder / "expected/tokens.json").read_text(encoding="utf-8"))
         for name, rows in golden.items():
+            if name.startswith("hf"):
+                continue  # in tests/parity/test_family_parity.py
             options: dict[str, Any] = {}
             if isinstance(rows, dict):  # with the arguments of the tokenizer next to the rows
                 arguments, rows = rows["args"], rows["lines"]

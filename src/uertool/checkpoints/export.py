@@ -12,7 +12,7 @@ from uertool.checkpoints.generations import Generation, to_legacy
 from uertool.checkpoints.naming import KEEP, Side, Transform, layers_upto, shapes_out
 
 #: Heads in the order in which they decide what a model is for.
-_PRIORITY = ("cls", "token_cls", "qa", "lm", "mlm", "sp", "pooler")
+_PRIORITY = ("cls", "token_cls", "qa", "lm", "mlm", "rtd", "sp", "pooler")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def plan_out(
     """
     chosen = fitting_heads(arch, heads)
     if side == "hf" and all(head.name == "pooler" for head in chosen):
-        arch = arch.without_base()
+        arch = arch.with_base("")
         chosen = fitting_heads(arch, heads)
     elif whole:  # transformers reports a pooler next to another head as unexpected
         chosen = tuple(head for head in chosen if head.name != "pooler")

@@ -39,7 +39,7 @@ _OTHER_SPELLINGS: tuple[tuple[str, str], ...] = (
 _NORM = r"(gamma|beta|weight)"
 _LINEAR = r"(weight|bias)"
 _N = r"\d+"
-_TABLES = rf"(word|pos|seg)\.embedding\.weight|sinusoidalpos\.pe|layer_norm\.{_NORM}"
+_TABLES = rf"(word|pos|seg|task)\.embedding\.weight|sinusoidalpos\.pe|layer_norm\.{_NORM}"
 _ATTENTION = rf"(linear_layers\.[012]|final_linear)\.{_LINEAR}"
 _FEED_FORWARD = rf"feed_forward\.(linear_1|linear_2|linear_gate)\.{_LINEAR}"
 _BIAS = r"relative_attention_bias\.weight"
@@ -69,7 +69,7 @@ _KNOWN = re.compile(
             rf"decoder\.layer_norm\.{_NORM}",
             rf"decoder\.self_pos_emb\.{_BIAS}",
             rf"target\.mlm\.(linear_[12]\.{_LINEAR}|layer_norm\.{_NORM})",
-            rf"target\.(sp|cls)\.linear_[12]\.{_LINEAR}",
+            rf"target\.(sp|cls|rtd)\.linear_[12]\.{_LINEAR}",
             rf"target\.(lm|bilm)\.output_layer\.{_LINEAR}",
             rf"target\.bilm\.output_layer_(forward|backward)\.{_LINEAR}",
             rf"output_layer(_[12])?\.{_LINEAR}",

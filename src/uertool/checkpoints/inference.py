@@ -18,6 +18,7 @@ _GATES = {1: "rnn", 3: "gru", 4: "lstm"}
 #: Head of UER-py's models -> a canonical name that shows it.
 HEAD_MARKS = {
     "mlm": "target.mlm.linear_1.weight",
+    "rtd": "target.rtd.linear_1.weight",
     "sp": "target.sp.linear_2.weight",
     "lm": "target.lm.output_layer.weight",
     "bilm": "target.bilm.",
@@ -87,7 +88,8 @@ def _embedding(checkpoint: Names, prefix: str) -> dict[str, Any]:
     shape = _Shapes(checkpoint, prefix)
     found: dict[str, Any] = {}
     parts: list[str] = []
-    word, pos, seg = (shape(f"{part}.embedding.weight") for part in ("word", "pos", "seg"))
+    tables = ("word", "pos", "seg", "task")
+    word, pos, seg, task = (shape(f"{part}.embedding.weight") for part in tables)
     pe = shape("sinusoidalpos.pe", 3) or shape("sinusoidalpos.pe")
     if word is not None:
         parts.append("word")
@@ -98,6 +100,9 @@ def _embedding(checkpoint: Names, prefix: str) -> dict[str, Any]:
     if seg is not None:
         parts.append("seg")
         found["segments_num"] = seg[0]
+    if task is not None:
+        parts.append("task")
+        found["task_types_num"] = task[0]
     if pe is not None:
         parts.append("sinusoidalpos")
         found.update(max_seq_length=pe[0], sinusoid="legacy")

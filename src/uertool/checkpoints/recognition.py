@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,25 +25,11 @@ Layout = Literal["uer", "hf", "tf"]
 #: Prefixes that programs put in front of every name: DataParallel, torch.compile, Lightning, PEFT.
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "base_model.")
 
-#: What follows one of the last two, which are names of Hugging Face's own as well, if it wraps.
-_WRAPPED = ("module.", "_orig_mod.", "model.", "bert.", "roberta.", "albert.", "transformer.")
-
 #: Layers that a file may number beyond the number of its tensors, as a part of a model does.
 _LAYERS = 1000
 
-#: Prefixes under which the body of a Hugging Face model is found.
-_BASES = (
-    "",
-    "bert.",
-    "roberta.",
-    "albert.",
-    "transformer.",
-    "model.",
-    "encoder.",
-    "base_model.",
-    "auto_model.",
-    "0.auto_model.",
-)
+#: Prefixes under which the body of a Hugging Face model is found, besides those of architectures.
+_BASES = ("", "model.", "encoder.", "base_model.", "auto_model.", "0.auto_model.")
 
 #: How Hugging Face spelled layer norms until 2019.
 _OLD_NORMS = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
@@ -91,9 +77,17 @@ def _wrapper_of(names: Mapping[str, str]) -> str | None:
             continue
         if prefix in _WRAPPERS[:2] or _looks_uer(inner):
             return prefix
-        if sum(name.startswith(_WRAPPED) for name in inner) * 2 > len(inner):
+        # The last two are names of Hugging Face's own as well: they wrap if another one follows.
+        wrapped = (*_WRAPPERS[:3], *_own_bases())
+        if sum(name.startswith(wrapped) for name in inner) * 2 > len(inner):
             return prefix
     return None
+
+
+@functools.cache
+def _own_bases() -> tuple[str, ...]:
+    """The prefixes of bodies in the architectures' own tables."""
+    return tuple({arch.base: None for arch in all_architectures() if arch.base})
 
 
 @dataclass
@@ -220,6 +214,8 @@ class _Reading:
         for arch in all_architectures():
             names = _fitted(arch, modern, rests, layers)
             marked = bool(arch.hf_marks) and all(mark in names for mark in arch.hf_marks)
+            if arch.by_name and not (arch is wanted or self._is_named(arch, modern)):
+                continue
             foreign = (m for mark in arch.hf_without for m in (mark, mark.removeprefix(arch.base)))
             if marked and not any(mark in modern for mark in foreign):
                 found[arch.name] = names
@@ -278,6 +274,11 @@ class _Reading:
             f"{self.path} may be {' or '.join(found)}: its names fit each of them.",
             "Choose one with `arch`, or put its config.json next to it.",
         )
+
+    def _is_named(self, arch: Architecture, modern: Iterable[str]) -> bool:
+        """Whether config.json or the prefix of the body names it."""
+        kind = (self.found.hf_config or {}).get("model_type")
+        return kind in arch.model_types or self._has_base(arch, modern)
 
     def _has_base(self, arch: Architecture, modern: Iterable[str]) -> bool:
         return bool(arch.base) and any(name.startswith(arch.base) for name in modern)
@@ -365,7 +366,7 @@ class _Reading:
         derived = place.rule.derived
         if derived is not None and self.found.hf_config is not None:
             self.found.sources[place.uer[0]] = Source(
-                "", make=partial(derived, self.found.hf_config)
+                "", make=functools.partial(derived, self.found.hf_config)
             )
 
     def _tie(self, place: Place) -> None:
@@ -420,7 +421,8 @@ def _modern(name: str) -> str:
 
 def _rests(names: Iterable[str]) -> dict[str, list[str]]:
     """Each name without the prefixes under which the body of a model may be found."""
-    return {name: [name[len(base) :] for base in _BASES if name.startswith(base)] for name in names}
+    bases = dict.fromkeys((*_BASES, *_own_bases()))
+    return {name: [name[len(base) :] for base in bases if name.startswith(base)] for name in names}
 
 
 def _fitted(

@@ -27,6 +27,7 @@ _WORD = "embedding.word.embedding.weight"
 #: Head -> the names that show it, any of them; and its name in messages.
 HEADS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "mlm": (("target.mlm.linear_1.weight",), "a masked-language head"),
+    "rtd": (("target.rtd.linear_1.weight",), "a replaced-token head"),
     "lm": (("target.lm.output_layer.weight",), "a language-model output layer"),
     "sp": (("target.sp.linear_2.weight",), "a sentence-pair head"),
     "cls": (("output_layer_2.weight",), "a classifier"),
@@ -39,6 +40,7 @@ HEADS: Mapping[str, tuple[tuple[str, ...], str]] = {
 #: Prefix of a parameter in UerModel -> prefix of its name in checkpoints.
 _PREFIXES = (
     ("mlm.", "target.mlm."),
+    ("rtd.", "target.rtd."),
     ("lm.", "target.lm."),
     ("sp.", "target.sp."),
     ("classifier.linear_1.", "output_layer_1."),

@@ -38,6 +38,7 @@ _SETTLED = (
     "heads_num",
     "max_seq_length",
     "segments_num",
+    "task_types_num",
     "embedding",
     "encoder",
     "layernorm_positioning",

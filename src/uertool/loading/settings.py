@@ -16,7 +16,7 @@ from uertool.settings import Setting, Settings
 #: The model that runs when none is named.
 BUNDLED_MODEL = "zh-mlm-small"
 
-EmbeddingPart = Literal["word", "pos", "seg", "sinusoidalpos", "dual"]
+EmbeddingPart = Literal["word", "pos", "seg", "task", "sinusoidalpos", "dual"]
 
 _model = partial(Setting, panel="Model")
 _tokenizer = partial(Setting, panel="Tokenizer")
@@ -85,6 +85,7 @@ class ModelSettings(Settings):
         int | None, _shape("Inner size of the feed-forward layers", min=1)
     ] = None
     max_seq_length: Annotated[int | None, _shape("Rows of the position table", min=1)] = None
+    task_type: Annotated[int | None, _shape("Task type of the texts (ERNIE)", min=0)] = None
     relative_attention_buckets_num: Annotated[
         int | None, _shape("Buckets of relative positions", min=1)
     ] = None

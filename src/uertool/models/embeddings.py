@@ -1,4 +1,4 @@
-"""The embedding layer: word, position, segment and sinusoidal tables, summed and normed."""
+"""The embedding layer: word, position, segment, task and sinusoidal tables, summed and normed."""
 
 from __future__ import annotations
 
@@ -64,6 +64,9 @@ class Embedding(nn.Module):
             self.pos = Table(positions, size)
         if "seg" in parts:
             self.seg = Table(config.segments_num, size)
+        if "task" in parts:
+            self.task = Table(config.task_types_num, size)
+            self.task_type = config.task_type
         if "sinusoidalpos" in parts:
             self.sinusoidalpos = SinusoidTable(positions, size)
         self.layer_norm = (
@@ -111,6 +114,8 @@ class Embedding(nn.Module):
                 vectors = self.pos(position_ids)
             elif part == "seg":
                 vectors = self.seg(segs)
+            elif part == "task":
+                vectors = self.task.embedding.weight[self.task_type]
             else:
                 vectors = self._sinusoid(position_ids, segs)
             total = vectors if total is None else total + vectors

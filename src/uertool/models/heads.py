@@ -1,4 +1,4 @@
-"""Output heads: masked words, next words, sentence pairs, labels and answer spans."""
+"""Output heads: masked words, replaced words, next words, pairs, labels and answer spans."""
 
 from __future__ import annotations
 
@@ -25,6 +25,19 @@ class MlmHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         inner = self.linear_1.activated(hidden, self.activation)
         return self.linear_2(self.layer_norm(inner))
+
+
+class RtdHead(nn.Module):
+    """ELECTRA's discriminator: a logit above 0 for replaced tokens, [..., hidden] to [...]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation: Activation = config.hidden_act
+        self.linear_1 = Dense(config.hidden_size, config.hidden_size)
+        self.linear_2 = Dense(config.hidden_size, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.linear_2(self.linear_1.activated(hidden, self.activation)).squeeze(-1)
 
 
 class LmHead(nn.Module):

@@ -18,7 +18,15 @@ from uertool.models.embeddings import (
     target_embedding,
 )
 from uertool.models.encoders import make_encoder
-from uertool.models.heads import LmHead, MlmHead, PooledHead, Pooler, SiameseHead, TokenHead
+from uertool.models.heads import (
+    LmHead,
+    MlmHead,
+    PooledHead,
+    Pooler,
+    RtdHead,
+    SiameseHead,
+    TokenHead,
+)
 from uertool.models.transformer import TransformerDecoder, TransformerEncoder, source_mask
 
 
@@ -40,8 +48,8 @@ class UerModel(nn.Module):
 
     Args:
         config: sizes and switches.
-        heads: which heads to build: "mlm", "lm", "sp", "cls", "token_cls", "qa", "siamese",
-            "pooler". A decoder is built for "lm" only.
+        heads: which heads to build: "mlm", "rtd", "lm", "sp", "cls", "token_cls", "qa",
+            "siamese", "pooler". A decoder is built for "lm" only.
         label_counts: number of labels of "sp", "cls", "token_cls", "qa" and "siamese".
 
     The attribute of a head that was not built is None.
@@ -67,6 +75,7 @@ class UerModel(nn.Module):
         self.tgt_embedding = target_embedding(config) if decodes else None
         self.decoder = TransformerDecoder(config) if decodes else None
         self.mlm = MlmHead(config) if "mlm" in heads else None
+        self.rtd = RtdHead(config) if "rtd" in heads else None
         self.lm = LmHead(config) if "lm" in heads else None
         self.sp = PooledHead(config, labels["sp"]) if "sp" in heads else None
         self.classifier = PooledHead(config, labels["cls"]) if "cls" in heads else None

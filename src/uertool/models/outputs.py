@@ -33,6 +33,7 @@ def all_outputs(
         last = found["decoder"] = model.decode(ids, segs, tgt_ids)
     heads: tuple[tuple[str, Any, Callable[[Any], Tensor]], ...] = (
         ("mlm", model.mlm, lambda head: head(hidden)),
+        ("rtd", model.rtd, lambda head: head(hidden)),
         ("lm", model.lm, lambda head: head(last)),
         ("pooler", model.pooler, lambda head: head(first)),
         ("sp", model.sp, lambda head: head(first)),

@@ -40,9 +40,10 @@ class Golden(NamedTuple):
 )
 def golden(request: pytest.FixtureRequest) -> Golden:
     folder: Path = request.param
-    tokenizer = "space" if folder.name.startswith("word-") else "bert"
+    tokenizer = "space" if folder.name.startswith("word-") else None
+    path = folder if folder.name.startswith("hf-") else folder / "model.bin"
     return Golden(
-        load_model(folder / "model.bin", heads=("mlm",), tokenizer=tokenizer, device="cpu"),
+        load_model(path, heads=("mlm",), tokenizer=tokenizer, device="cpu"),
         json.loads((folder / "expected/cloze.json").read_text("utf-8")),
         np.load(folder / "expected/cloze_logits.npz")["logits"],
     )

@@ -20,6 +20,8 @@ _REGISTERED: Mapping[str, tuple[str, str]] = {
     "bart": ("bart", "ARCHITECTURE"),
     "pegasus": ("pegasus", "ARCHITECTURE"),
     "sbert": ("sbert", "ARCHITECTURE"),
+    "ernie": ("ernie", "ARCHITECTURE"),
+    "electra": ("electra", "ARCHITECTURE"),
 }
 
 NAMES: tuple[str, ...] = tuple(_REGISTERED)

@@ -107,6 +107,8 @@ class Architecture:
         base: prefix of the body in Hugging Face's names, which a bare body lacks.
         hf_marks: Hugging Face names that must all be there for it to be a candidate.
         hf_without: Hugging Face names that must not be there.
+        by_name: whether its names are another's but for the prefix, so that it is a candidate only
+            if that is there, or config.json or the user names it.
         classes: heads, joined by "+", to Hugging Face's class.
         config_from_hf: config.json to ModelConfig fields.
         config_to_hf: a ModelConfig to config.json.
@@ -127,6 +129,7 @@ class Architecture:
     base: str = ""
     hf_marks: tuple[str, ...] = ()
     hf_without: tuple[str, ...] = ()
+    by_name: bool = False
     tf_marks: tuple[str, ...] = ()
     ignored_hf: tuple[str, ...] = ()
     rules_for: Callable[[Mapping[str, Any]], tuple[Rule, ...] | None] = _never
@@ -168,18 +171,32 @@ class Architecture:
             rows.extend(head.rules)
         return WeightMap(rows)
 
-    def without_base(self) -> Architecture:
-        """The same with the names of a bare body, without prefix and heads except a pooler."""
+    def with_base(self, base: str) -> Architecture:
+        """The same with another prefix of the body in Hugging Face's names; "" for a bare one."""
 
-        def bare(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-            return renamed(rules, hf=(self.base, ""))
+        def moved(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+            return renamed(rules, hf=(self.base, base))
+
+        def named(names: tuple[str, ...]) -> tuple[str, ...]:
+            cut = len(self.base)
+            return tuple(base + n[cut:] if n.startswith(self.base) else n for n in names)
 
         def rules_for(config: Mapping[str, Any]) -> tuple[Rule, ...] | None:
             rules = self.rules_for(config)
-            return bare(rules) if rules is not None else None
+            return moved(rules) if rules is not None else None
 
-        heads = tuple(replace(head, rules=bare(head.rules)) for head in self.heads)
-        return replace(self, core=bare(self.core), heads=heads, rules_for=rules_for)
+        heads = tuple(
+            replace(head, rules=moved(head.rules), hf=named(head.hf)) for head in self.heads
+        )
+        return replace(
+            self,
+            core=moved(self.core),
+            heads=heads,
+            rules_for=rules_for,
+            base=base,
+            hf_marks=named(self.hf_marks),
+            hf_without=named(self.hf_without),
+        )
 
     def hf_class(self, heads: Iterable[str]) -> str:
         """Hugging Face's class for a set of heads."""

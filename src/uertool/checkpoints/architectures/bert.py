@@ -213,6 +213,20 @@ def encoder_to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def classes(prefix: str) -> dict[str, str]:
+    """Heads to Hugging Face's classes, which begin with the prefix."""
+    endings = {
+        "": "Model",
+        "mlm": "ForMaskedLM",
+        "mlm+sp": "ForPreTraining",
+        "sp": "ForNextSentencePrediction",
+        "cls": "ForSequenceClassification",
+        "qa": "ForQuestionAnswering",
+        "token_cls": "ForTokenClassification",
+    }
+    return {heads: prefix + ending for heads, ending in endings.items()}
+
+
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {"model_type": "bert", **encoder_to_hf(config)}
 
@@ -239,6 +253,8 @@ ARCHITECTURE = Architecture(
             "encoder.transformer.0.feed_forward.linear_gate.weight",
             "encoder.relative_pos_emb.relative_attention_bias.weight",
             "target.lm.output_layer.weight",
+            "embedding.task.embedding.weight",
+            "target.rtd.linear_1.weight",
         ),
     ),
     base="bert.",
@@ -248,15 +264,7 @@ ARCHITECTURE = Architecture(
     ),
     hf_without=("lm_head.dense.weight", "classifier.out_proj.weight"),
     tf_marks=("bert/encoder/layer_0/attention/self/query/kernel",),
-    classes={
-        "": "BertModel",
-        "mlm": "BertForMaskedLM",
-        "mlm+sp": "BertForPreTraining",
-        "sp": "BertForNextSentencePrediction",
-        "cls": "BertForSequenceClassification",
-        "qa": "BertForQuestionAnswering",
-        "token_cls": "BertForTokenClassification",
-    },
+    classes=classes("Bert"),
     config_from_hf=encoder_from_hf,
     config_to_hf=_to_hf,
 )

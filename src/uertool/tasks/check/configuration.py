@@ -18,6 +18,7 @@ _EVIDENCE: Mapping[str, str] = {
     "emb_size": "columns of the word table",
     "max_seq_length": "rows of the position table",
     "segments_num": "rows of the segment table",
+    "task_types_num": "rows of the task table",
     "embedding": "the tables in the file",
     "sinusoid": "whether the sinusoidal table is stored",
     "remove_embedding_layernorm": "whether the embedding has a layer norm",

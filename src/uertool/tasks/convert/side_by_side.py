@@ -22,9 +22,6 @@ from uertool.models.outputs import all_outputs
 #: Most tokens of a probe, source and target.
 _SOURCE, _TARGET = 16, 7
 
-#: Architectures whose Hugging Face models have segments for two texts.
-_PAIRS = ("bert", "albert", "sbert")
-
 Outputs = Mapping[str, Tensor]
 
 
@@ -53,7 +50,7 @@ def make_probe(config: ModelConfig, arch: Architecture | None) -> Probe:
     length = max(1, min(_SOURCE, config.max_seq_length - 2))
     ids = _spread(2 * length, config.vocab_size).view(2, length)
     segs = torch.ones_like(ids)
-    if arch is not None and arch.name in _PAIRS and config.segments_num > 2:
+    if arch is not None and arch.config_to_hf(config).get("type_vocab_size", 1) > 1:
         segs[0, length // 2 :] = 2
     segs[1, length - length // 3 :] = 0
     tgt = None
@@ -80,7 +77,14 @@ def uertool_outputs(model: UerModel, probe: Probe) -> dict[str, Tensor]:
     with torch.inference_mode():
         found = all_outputs(model, probe.ids, probe.segs, probe.tgt_ids)
     names = {"hidden": "hidden states"}
-    of_tokens = {"hidden", "mlm", "token_cls", "qa", *(["lm"] if probe.tgt_ids is None else [])}
+    of_tokens = {
+        "hidden",
+        "mlm",
+        "rtd",
+        "token_cls",
+        "qa",
+        *(["lm"] if probe.tgt_ids is None else []),
+    }
     return {
         names.get(name, name): (out[probe.real] if name in of_tokens else out).float()
         for name, out in found.items()
@@ -177,6 +181,7 @@ def _named(out: Any, hf_class: str, probe: Probe) -> dict[str, Tensor]:
 #: Ending of Hugging Face's classes -> the head that computes their logits.
 _HEADS = (
     ("ForMaskedLM", "mlm"),
+    ("ForPreTraining", "rtd"),
     ("ForNextSentencePrediction", "sp"),
     ("ForSequenceClassification", "cls"),
     ("ForTokenClassification", "token_cls"),

@@ -110,7 +110,9 @@ def _run_both(
             return found, (reason.replace("Nothing was run", "transformers did not run it"),)
     theirs = transformers_outputs(place, plan.hf_class, probe)
     if theirs is None:
-        return found, ("transformers is not installed, so only uertool ran the output.",)
+        return found, (
+            f"No {plan.hf_class} of transformers is installed: only uertool ran the output.",
+        )
     what = OUTPUT_AND_TRANSFORMERS
     found[what] = _compared(plan, output, theirs, what, must=True)
     return found, notes

@@ -1,0 +1,106 @@
+"""ELECTRA: BERT without a pooler, narrow word vectors, heads for masked or for replaced words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from uertool.checkpoints.architectures import bert
+from uertool.checkpoints.architectures.base import Architecture, Head, number
+from uertool.checkpoints.naming import Rule, dense, norm, renamed, rule
+
+if TYPE_CHECKING:
+    from uertool.config import ModelConfig
+
+#: What is between narrow word vectors and the first layer; models without them have none.
+PROJECTION: tuple[Rule, ...] = tuple(
+    replace(row, optional=True) for row in dense("encoder.linear", "bert.embeddings_project")
+)
+
+_MLM = Head(
+    "mlm",
+    (
+        *dense("target.mlm.linear_1", "generator_predictions.dense"),
+        *norm("target.mlm.layer_norm", "generator_predictions.LayerNorm"),
+        rule(
+            "target.mlm.linear_2.weight",
+            "generator_lm_head.weight",
+            tied="embedding.word.embedding.weight",
+            tie_if="target.mlm.linear_1.weight",
+        ),
+        rule("target.mlm.linear_2.bias", "generator_lm_head.bias"),
+    ),
+    hf=("generator_predictions.dense.weight",),
+    uer=("target.mlm.linear_1.weight",),
+)
+
+_RTD = Head(
+    "rtd",
+    (
+        *dense("target.rtd.linear_1", "discriminator_predictions.dense"),
+        *dense("target.rtd.linear_2", "discriminator_predictions.dense_prediction"),
+    ),
+    hf=("discriminator_predictions.dense.weight",),
+    uer=("target.rtd.linear_1.weight",),
+)
+
+
+def narrow_from_hf(config: Mapping[str, Any], default: int | None = None) -> dict[str, Any]:
+    """The size of the word vectors, and whether they are projected; without one the hidden size."""
+    hidden = number(config, "hidden_size")
+    size = number(config, "embedding_size", default=default or hidden)
+    return {"emb_size": size, "factorized_embedding_parameterization": size != hidden}
+
+
+def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
+    small = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
+    config = {**small, **config}
+    return {
+        **bert.encoder_from_hf(config),
+        **narrow_from_hf(config, 128),
+        # The generator's head has this one whatever the layers have.
+        "mlm_act": "gelu",
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "model_type": "electra",
+        **bert.encoder_to_hf(config),
+        "embedding_size": config.word_size,
+    }
+
+
+_BERT = bert.ARCHITECTURE
+
+ARCHITECTURE = Architecture(
+    name="electra",
+    model_types=("electra",),
+    core=renamed((*bert.EMBEDDINGS, *PROJECTION, *bert.LAYER), hf=("bert.", "electra.")),
+    heads=(_MLM, _RTD, bert.QA, bert.TOKEN_CLS),
+    shadows=bert.SHADOWS,
+    signature=replace(
+        _BERT.signature,
+        lacks=tuple(
+            name
+            for name in _BERT.signature.lacks
+            if name not in ("encoder.linear.weight", "target.rtd.linear_1.weight")
+        ),
+    ),
+    base="electra.",
+    hf_marks=(
+        "electra.embeddings.word_embeddings.weight",
+        "electra.encoder.layer.0.attention.self.query.weight",
+    ),
+    by_name=True,
+    classes={
+        "": "ElectraModel",
+        "mlm": "ElectraForMaskedLM",
+        "rtd": "ElectraForPreTraining",
+        "qa": "ElectraForQuestionAnswering",
+        "token_cls": "ElectraForTokenClassification",
+    },
+    config_from_hf=_from_hf,
+    config_to_hf=_to_hf,
+)
