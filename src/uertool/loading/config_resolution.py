@@ -118,6 +118,7 @@ def resolve_config(
     if complete and sources.get("heads_num") == "unknown":
         raise unknown_heads(checkpoint)
     _require_sizes(checkpoint, values)
+    _require_task_type(checkpoint, values)
     return Resolved(ModelConfig(**values, sources=sources), tuple(notes))
 
 
@@ -228,6 +229,18 @@ def _require_sizes(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:
         what = ", ".join(missing) or "the encoder"
         raise ConfigError(
             f"{checkpoint.path} is not a complete model: {what} cannot be read from its tensors."
+        )
+
+
+def _require_task_type(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:
+    """Only ERNIE has types of tasks, and it has a few."""
+    task, there = values.get("task_type", 0), "task" in values.get("embedding", ())
+    rows = values.get("task_types_num", 0) if there else 1
+    if task >= rows:
+        has = f"{rows} of them, numbered from 0" if there else "none"
+        raise ConfigError(
+            f"There is no task type {task}: {checkpoint.path} has {has}.",
+            "Choose another `task_type`." if there else "Leave `task_type` out.",
         )
 
 

@@ -77,14 +77,9 @@ def uertool_outputs(model: UerModel, probe: Probe) -> dict[str, Tensor]:
     with torch.inference_mode():
         found = all_outputs(model, probe.ids, probe.segs, probe.tgt_ids)
     names = {"hidden": "hidden states"}
-    of_tokens = {
-        "hidden",
-        "mlm",
-        "rtd",
-        "token_cls",
-        "qa",
-        *(["lm"] if probe.tgt_ids is None else []),
-    }
+    of_tokens = {"hidden", "mlm", "rtd", "token_cls", "qa"}
+    if probe.tgt_ids is None:
+        of_tokens.add("lm")
     return {
         names.get(name, name): (out[probe.real] if name in of_tokens else out).float()
         for name, out in found.items()

@@ -110,9 +110,10 @@ def _run_both(
             return found, (reason.replace("Nothing was run", "transformers did not run it"),)
     theirs = transformers_outputs(place, plan.hf_class, probe)
     if theirs is None:
-        return found, (
-            f"No {plan.hf_class} of transformers is installed: only uertool ran the output.",
+        lacking = (
+            f"No transformers with a {plan.hf_class} is installed: only uertool ran the output."
         )
+        return found, (lacking,)
     what = OUTPUT_AND_TRANSFORMERS
     found[what] = _compared(plan, output, theirs, what, must=True)
     return found, notes
