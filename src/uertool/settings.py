@@ -4,23 +4,31 @@
     class SearchSettings(Settings):
         topn: Annotated[int, Setting("Results for each query", min=1, names=("n",))] = 10
 
-The command line makes an option of every field (`uertool.cli.options`), Python validates values
-when the dataclass is made, and the tables in docs/ are generated from the same declarations.
-Modules that declare settings import nothing heavy, so that help needs no torch.
+The command line makes an option of every field (`uertool.cli.options`), functions in Python a
+keyword (`as_keywords`), values are validated when the dataclass is made, and the tables in docs/
+are generated from the same declarations. Modules that declare settings import nothing heavy, so
+that help needs no torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
+import inspect
+import os
+import re
+import textwrap
 import types
 import typing
-from collections.abc import Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from uertool.errors import SettingError
+from uertool.errors import SettingError, UsageError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -197,3 +205,134 @@ _NAMES: dict[type, str] = {
     str: "text",
     Path: "a path",
 }
+
+
+# -- settings as parameters of functions ----------------------------------------------------------
+
+
+def spread(
+    function: Callable[..., Result],
+    *,
+    parameter: Callable[[Field], inspect.Parameter],
+    value: Callable[[Field, Any], Any],
+    without: Collection[str] = (),
+    made: Callable[[Settings], None] = lambda _: None,
+) -> Callable[..., Result]:
+    """A function with single settings as parameters, in the place of settings dataclasses.
+
+    Args:
+        function: some of its parameters are annotated with settings dataclasses.
+        parameter: the parameter for a field.
+        value: what the field holds, given its argument.
+        without: names of fields that are no parameters; they keep their defaults.
+        made: called with every settings dataclass that is made.
+    """
+    hints = typing.get_type_hints(function, include_extras=True)
+    groups: dict[str, tuple[type[Settings], list[Field]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for own in inspect.signature(function).parameters.values():
+        kind = hints.get(own.name)
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            fields = [field for field in fields_of(kind) if field.name not in without]
+            groups[own.name] = kind, fields
+            parameters.extend(map(parameter, fields))
+        else:
+            parameters.append(own.replace(annotation=kind))
+    signature = inspect.Signature(parameters, return_annotation=hints.get("return"))
+
+    @functools.wraps(function)
+    def spreading(*args: Any, **given: Any) -> Result:
+        unknown = [name for name in given if name not in signature.parameters]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], signature.parameters, 2)
+            hint = " or ".join(f"`{name}`" for name in near)
+            raise UsageError(
+                f"{function.__name__} has no setting `{unknown[0]}`.",
+                f"Perhaps {hint} is meant." if near else None,
+            )
+        bound = signature.bind(*args, **given)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        for name, (kind, fields) in groups.items():
+            arguments[name] = kind(**{f.name: value(f, arguments.pop(f.name)) for f in fields})
+            made(arguments[name])
+        places = [arguments.pop(p.name) for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
+        return function(*places, **arguments)
+
+    spreading.__signature__ = signature  # type: ignore[attr-defined]
+    spreading.__annotations__ = {one.name: one.annotation for one in parameters}
+    spreading.settings = [field for _, fields in groups.values() for field in fields]  # type: ignore[attr-defined]
+    del spreading.__wrapped__
+    return spreading
+
+
+def as_keywords(*without: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Makes a function of settings dataclasses one of keywords, and documents them.
+
+        @as_keywords("load_model_path")
+        def search(texts: list[str], *, settings: SearchSettings, model: ModelSettings) -> Report:
+
+    Args:
+        without: names of fields that are no keywords; they keep their defaults.
+    """
+
+    def make(function: Callable[..., Result]) -> Callable[..., Result]:
+        made = spread(function, parameter=_keyword, value=_plain, without=without)
+        made.__doc__ = _documented(function.__doc__ or "", made.settings)  # type: ignore[attr-defined]
+        return made
+
+    return make
+
+
+def _keyword(field: Field) -> inspect.Parameter:
+    kind: Any = Literal[field.choices] if field.choices else field.kind
+    if kind is Path or (kind is str and (field.setting.metavar or field.name.endswith("_path"))):
+        kind = str | Path
+    if field.is_tuple:
+        kind = Sequence[kind]
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=field.default,
+        annotation=typing.Optional[kind] if field.optional else kind,  # noqa: UP045
+    )
+
+
+def _plain(field: Field, given: Any) -> Any:
+    """What a field holds, from a Python value: a tuple for any sequence, and so on."""
+    if given is None:
+        return None
+    if not field.is_tuple:
+        return _one(field, given)
+    if isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable):
+        given = (given,)
+    return tuple(_one(field, value) for value in given)
+
+
+def _one(field: Field, given: Any) -> Any:
+    if isinstance(given, (str, os.PathLike)) and not field.choices:
+        return Path(given) if field.kind is Path else os.fspath(given)
+    if isinstance(given, bool) and field.kind is str:
+        return str(given).lower()
+    # The numbers of numpy are no int or float.
+    return given.item() if hasattr(given, "item") and field.kind in (bool, int, float) else given
+
+
+def _documented(text: str, fields: Sequence[Field]) -> str:
+    """A docstring with its arguments completed by those of the fields."""
+    parts = re.split(r"\n\n(?=(?:Returns|Yields|Raises):)", inspect.cleandoc(text), maxsplit=1)
+    head, *rest = parts
+    if "\nArgs:\n" not in head:
+        head += "\n\nArgs:"
+    return "\n\n".join(["\n".join([head, *map(_entry, fields)]), *rest]) + "\n"
+
+
+def _entry(field: Field) -> str:
+    """One argument in a docstring."""
+    setting = field.setting
+    remarks = [setting.range, f"default: {setting.default}" if setting.default else ""]
+    known = "; ".join(filter(None, remarks))
+    text = f"{field.name}: {setting.help}" + (f" ({known})" if known else "") + "."
+    return textwrap.fill(
+        text, 96, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
+    )

@@ -13,19 +13,18 @@ works as well because names are compared after `argv.kebab`.
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, TypeVar, cast
 
 import typer
 
 from uertool.cli import console, run_record
 from uertool.errors import InputError, SettingError, UsageError
-from uertool.settings import Field, Setting, Settings, fields_of
+from uertool.settings import Field, Setting, Settings, spread
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
@@ -46,31 +45,11 @@ def with_settings(command: Callable[..., Result]) -> Callable[..., Result]:
     The parser sees the single options; the command receives the dataclasses filled in and
     validated.
     """
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, type[Settings]] = {}
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        kind = hints.get(parameter.name)
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            groups[parameter.name] = kind
-            parameters.extend(map(_parameter, fields_of(kind)))
-        else:
-            parameters.append(parameter.replace(annotation=kind))
-
-    @functools.wraps(command)
-    def spread(**given: Any) -> Result:
-        for parameter, kind in groups.items():
-            values = {f.name: _value(f, given.pop(f.name)) for f in fields_of(kind)}
-            given[parameter] = kind(**values)
-            run_record.remember(given[parameter])
-        return command(**given)
-
-    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    spread.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
-    spread.__annotations__ = {p.name: p.annotation for p in keyword_only}
-    spread.settings = [f for kind in groups.values() for f in fields_of(kind)]  # type: ignore[attr-defined]
-    del spread.__wrapped__
-    return spread
+    made = spread(command, parameter=_parameter, value=_value, made=run_record.remember)
+    signature: inspect.Signature = made.__signature__  # type: ignore[attr-defined]
+    keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values()]
+    made.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    return made
 
 
 def _parameter(field: Field) -> inspect.Parameter:
