@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from uertool.cli import console
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, lines_of, report_model
-from uertool.cli.pipeline import Call, refuse_on_ray, show_plan
+from uertool.cli.pipeline import Call, show_plan
 from uertool.cli.render.generation import report_summary
+from uertool.engine.ordering import refuse_on_ray
 from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UertoolError, UsageError
 from uertool.loading.settings import DeviceSettings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ import typer
 from uertool.cli import console, run_record
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, source_of
+from uertool.engine.ordering import absolute_model, check_engine, order_of_lines, refuse_same
 from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UsageError
 from uertool.loading.settings import DeviceSettings, ModelSettings
@@ -34,7 +34,6 @@ M = TypeVar("M", bound=ModelSettings)
 
 #: Seconds between two lines about progress if there is no terminal.
 _EVERY = 60.0
-_ON_RAY = ("ray_address", "actors", "gpus_per_actor", "cpus_per_actor")
 
 
 @dataclass(frozen=True)
@@ -98,26 +97,20 @@ class Call:
 
     def new_order(self, **more: Any) -> Order:
         """The order to do some work; see `Order` for the arguments."""
-        source = None if self.is_ray else self.source
-        more["identity"] = {
-            **model_identity(self.model, digests=self.is_ray),
-            "dtype": self.device.dtype,
-            "seed": self.output.seed,
-            **({} if self.is_ray else {"skip_bad": self.text.skip_bad}),
-            **more["identity"],
-        }
-        return new_order(
+        source = self._files() if self.is_ray else self.source
+        return order_of_lines(
             self.engine,
+            self.model,
             self.text,
-            inputs=self._files() if self.is_ray else [source] if source is not None else [],
-            texts=list(self.texts or ()) if source is None and not self.is_ray else None,
-            device=self.device,
+            self.device,
+            source=source,
+            texts=self.texts,
+            seed=self.output.seed,
             overwrite=self.output.overwrite,
-            in_shards=self.is_ray,
             **more,
         )
 
-    def _files(self) -> list[str]:
+    def _files(self) -> str:
         if self.texts:
             raise UsageError(
                 "Texts on the command line are too few for `engine` ray.",
@@ -127,7 +120,7 @@ class Call:
             raise UsageError(
                 "`engine` ray needs files.", "Name files, folders or globs with `test_path`."
             )
-        return [self.text.test_path]
+        return self.text.test_path
 
     def run(
         self,
@@ -192,149 +185,6 @@ class JsonLines:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._show(json.loads(line))
-
-
-# -- orders ---------------------------------------------------------------------------------------
-
-
-def refuse_same(source: str, target: str) -> None:
-    """Raise UsageError if an input would be replaced by its output."""
-    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
-        raise UsageError(
-            f"The output {target} is the input itself.", "Name another file for the output."
-        )
-
-
-def check_engine(engine: EngineSettings) -> None:
-    """Refuse settings of a cluster without one."""
-    given = [f"`{name}`" for name in _ON_RAY if getattr(engine, name) is not None]
-    if given and engine.engine != "ray":
-        raise UsageError(f"{', '.join(given)} belongs to `engine` ray.", "Give `engine` ray.")
-
-
-def refuse_on_ray(engine: EngineSettings, **settings: object) -> None:
-    """Refuse settings, by their names, that need the model in this process."""
-    given = [f"`{name}`" for name, value in settings.items() if value not in (None, False)]
-    if given and engine.engine == "ray":
-        raise UsageError(
-            f"{', '.join(given)} cannot be combined with `engine` ray.",
-            "Leave it out, or use `engine` local.",
-        )
-
-
-def new_order(
-    engine: EngineSettings,
-    text: InputSettings | None = None,
-    *,
-    device: DeviceSettings | None = None,
-    **more: Any,
-) -> Order:
-    """The order for the engine.
-
-    Args:
-        engine: where.
-        text: how lines are read.
-        device: where the model runs; None for work without one.
-        more: see `Order`.
-    """
-    from uertool.engine.inputs.sources import Reading
-    from uertool.engine.order import Order, Resources
-
-    on_ray = engine.engine == "ray"
-    text = text or InputSettings()
-    if on_ray and text.shard is not None:
-        raise UsageError("`shard` and `engine` ray were both given: Ray shares out the work.")
-    if engine.strict and text.skip_bad:
-        raise UsageError("`strict` and `skip_bad` were both given.", "Give one of the two.")
-    devices: list[str | None] = [None]
-    if device is not None and not on_ray:
-        from uertool.loading.device import resolve_devices
-
-        devices = [str(found) for found in resolve_devices(device.device)]
-        more["identity"]["device"] = sorted({name.split(":")[0] for name in map(str, devices)})
-    reading = Reading(text.column, text.field, part=text.parts())
-    return Order(
-        **{
-            "engine": engine.engine,
-            "devices": devices,
-            "resources": Resources(
-                engine.actors, engine.cpus_per_actor or 1.0, engine.gpus_per_actor
-            ),
-            "address": engine.ray_address,
-            "device": _one_device(device) if on_ray else None,
-            "threads": device.threads if device is not None else None,
-            "block_lines": engine.shard_lines,
-            "strict": engine.strict if on_ray else not text.skip_bad,
-            "resume": engine.resume,
-            "reading": reading,
-            **more,
-        }
-    )
-
-
-def _one_device(device: DeviceSettings | None) -> str | None:
-    if device is None or device.device == "auto":
-        return None
-    if "," in device.device or ":" in device.device:
-        raise UsageError(
-            f"`device` {device.device} and `engine` ray were both given: Ray shares out devices.",
-            "Give `device` cpu or cuda, and with `gpus_per_actor` what a worker gets.",
-        )
-    return device.device
-
-
-def absolute_model(model: M) -> M:
-    """The same model for workers that run in other folders."""
-    changes: dict[str, Any] = {}
-    for one in dataclasses.fields(model):
-        value = getattr(model, one.name)
-        if isinstance(value, Path):
-            changes[one.name] = value.absolute()
-        elif one.name == "load_model_path" and value is not None and _is_file(value):
-            changes[one.name] = os.path.abspath(value)
-    return dataclasses.replace(model, **changes)
-
-
-def _is_file(reference: str) -> bool:
-    return os.path.exists(reference) or os.path.exists(reference + ".index")
-
-
-def model_identity(model: ModelSettings, *, digests: bool) -> dict[str, Any]:
-    """What a model is: its name, its files and the settings that were given.
-
-    Args:
-        model: which model.
-        digests: know files by their digests, wherever they are; otherwise by size and time.
-    """
-    from uertool.io.atomic import sha256_of
-
-    files: dict[str, Any] = {}
-    for item in model.files():
-        if item is None:
-            continue
-        parts = [Path(item)]
-        if not parts[0].exists():  # a TensorFlow prefix, or no file at all
-            parts = sorted(parts[0].parent.glob(parts[0].name + ".*"))
-        for part in parts:
-            if part.exists():
-                files[part.name] = sha256_of(part) if digests else _state(part)
-    given = {
-        field.name: str(value)
-        for field in dataclasses.fields(model)
-        if (value := getattr(model, field.name)) not in (None, ())
-        and not isinstance(value, Path)
-        and field.name != "load_model_path"
-    }
-    name = Path(model.reference).name if _is_file(model.reference) else model.reference
-    return {"model": name, "model files": files, "model settings": given}
-
-
-def _state(path: Path) -> list[Any]:
-    """Size and time of a file; of a folder those of its files."""
-    if path.is_dir():
-        return [[item.name, *_state(item)] for item in sorted(path.iterdir()) if item.is_file()]
-    state = path.stat()
-    return [state.st_size, state.st_mtime_ns]
 
 
 # -- progress -------------------------------------------------------------------------------------

@@ -11,14 +11,8 @@ import typer
 from uertool.cli import console, run_record
 from uertool.cli.options import JsonSettings, WriteSettings, with_settings
 from uertool.cli.parser import Command, Group
-from uertool.cli.pipeline import (
-    check_engine,
-    new_order,
-    refuse_on_ray,
-    report_errors,
-    show_plan,
-    watching,
-)
+from uertool.cli.pipeline import report_errors, show_plan, watching
+from uertool.engine.ordering import check_engine, new_order, refuse_on_ray
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 from uertool.tasks.vocab.settings import AdaptSettings, BuildSettings, DiffSettings

@@ -11,7 +11,8 @@ from uertool.cli import console, run_record
 from uertool.cli.console import counted
 from uertool.cli.options import WriteSettings, with_settings
 from uertool.cli.parser import Command, Group
-from uertool.cli.pipeline import check_engine, new_order, report_errors, show_plan, watching
+from uertool.cli.pipeline import report_errors, show_plan, watching
+from uertool.engine.ordering import check_engine, new_order
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 from uertool.tasks.features.settings import ApplySettings, FitSettings
