@@ -294,9 +294,9 @@ def test_ctrl_c_ends_in_one_line_and_leaves_no_half_output(
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    kept, interrupted = said.splitlines()
-    assert kept.endswith("are kept; go on with --resume.")
-    assert interrupted.startswith("Interrupted; finished outputs are kept")
+    assert said.startswith("Interrupted; the results of ")
+    assert said.endswith(" lines are kept. To continue, give --resume.\n")
+    assert said.count("\n") == 1
     assert old.read_bytes() == b"kept\n"
     assert {path.name for path in tmp_path.iterdir()} == {"old.txt", "old.txt.resume"}
 

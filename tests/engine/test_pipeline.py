@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +231,41 @@ def test_standard_output_gets_shards_in_order_while_they_are_made(tmp_path: Path
     )
     assert b"".join(taken).decode() == EXPECTED
     assert seen[:4] == [0, 10, 10, 20]
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_the_total_is_estimated_from_bytes_and_exact_in_the_end(files: int, tmp_path: Path) -> None:
+    inputs = []
+    for number in range(files):
+        inputs.append(str(tmp_path / f"{number}.txt"))
+        Path(inputs[-1]).write_text("".join(f"{line:05}\n" for line in range(50)))
+    totals: list[int] = []
+    run(order(tmp_path / "out.txt", texts=None, inputs=inputs), Watch(total=totals.append))
+    assert len(totals) == 5 * files
+    assert all(total == pytest.approx(50 * files, rel=0.1) for total in totals)
+    assert totals[-1] == 50 * files
+
+
+def test_the_total_of_a_pipe_is_unknown(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("a\nb\n",))
+    writer.start()
+    totals: list[int] = []
+    output = tmp_path / "out.txt"
+    run(order(output, texts=None, inputs=[str(tmp_path / "pipe")]), Watch(total=totals.append))
+    writer.join(timeout=10)
+    assert output.read_text() == "1\n1\n"
+    assert totals == []
+
+
+def test_progress_moves_with_every_batch(tmp_path: Path) -> None:
+    seen: list[int] = []
+    run(
+        order(tmp_path / "out.txt", work=replace(WORK, window=95), texts=["x" * 100] * 95),
+        Watch(lines=seen.append),
+    )
+    assert sum(seen) == 95
+    assert len(seen) > 4  # 2048 tokens a batch
 
 
 def test_what_is_done_is_kept_after_ctrl_c(tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ class LazyGroup(Group):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that is called, and import it."""
         script = _SCRIPT.fullmatch(args[0])
-        if script and (command := SCRIPTS.get(kebab(script[1]))):
+        command = SCRIPTS.get(kebab(script[1])) if script else None
+        if command is not None and command != (kebab(args[0]),):
             console.note(f"note: {args[0]} is now uertool {' '.join(command)}")
             args = [*command, *args[1:]]
         name, stub, rest = super().resolve_command(ctx, args)
@@ -241,7 +242,8 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, UertoolError):
         return _fail(error.exit_code, error.message, error.hint)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        console.err("Interrupted; finished outputs are kept, unfinished ones are removed.")
+        kept = error.args[0] if error.args else "finished outputs are kept, others are removed"
+        console.err(f"Interrupted; {kept}.")
         return 128 + error.signal if isinstance(error, Terminated) else INTERRUPTED
     if isinstance(error, typer.TyperException):
         return _usage(error)

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 _typed: dict[str, str] = {}
 
+#: Seconds of work that need no progress bar.
+_SHORT = 1.0
 #: Width of tables where no terminal says otherwise.
 PLAIN_WIDTH = 100
 
@@ -269,6 +272,8 @@ class _Shown(Ticker):
 def progress(total: float | None, what: str, *, unit: str = "lines") -> Iterator[Ticker]:
     """A progress bar on standard error while the block runs; nothing without a terminal.
 
+    It appears after a second: short runs show none.
+
     Args:
         total: how much there is to do, or None where that is not known.
         what: what is being done, a word or two.
@@ -282,18 +287,29 @@ def progress(total: float | None, what: str, *, unit: str = "lines") -> Iterator
     counts: list[ProgressColumn] = (
         [bars.DownloadColumn(), bars.TransferSpeedColumn()]
         if unit == "bytes"
-        else [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
+        else [bars.TextColumn("{task.completed:,.0f} " + unit)]
     )
-    with bars.Progress(
+    shown = bars.Progress(
+        bars.SpinnerColumn("line"),
         bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
+        bars.BarColumn(bar_width=20),
+        bars.TaskProgressColumn(),
         *counts,
-        bars.TimeRemainingColumn(),
+        bars.TimeRemainingColumn(compact=True),
         bars.TextColumn("{task.fields[words]}"),
         console=_rich(to_stderr=True),
         transient=True,
-    ) as shown:
-        yield _Shown(shown, shown.add_task(what, total=total, words=""))
+    )
+    task = shown.add_task(what, total=total, words="")
+    begin = threading.Timer(_SHORT, shown.start)
+    begin.daemon = True
+    begin.start()
+    try:
+        yield _Shown(shown, task)
+    finally:
+        begin.cancel()
+        begin.join()
+        shown.stop()
 
 
 @contextmanager

@@ -271,7 +271,7 @@ class OutputSettings(WriteSettings):
                 stopped = stop
         if stopped is not None:
             if self.to_file:
-                console.note(f"{self.prediction_path} holds the first {done():,} results.")
+                stopped.args = (f"{self.prediction_path} holds the first {done():,} results",)
             raise stopped
 
     def apply(self, *, check: bool = True) -> None:

@@ -233,13 +233,14 @@ class Meter:
     def tell(self, stop: threading.Event) -> None:
         """A line every minute until the run ends."""
         while not stop.wait(_EVERY):
-            of = "" if self.total is None else f" of {self.total:,}"
-            left = ""
-            if self.total is not None:
+            share = left = ""
+            if self.total:
+                share = f" ({self.done / self.total:.0%})"
                 rest = span((self.total - self.done) / self.rate) if self.rate else ""
                 left = f", {rest} left" if rest else ", starting"
             console.note(
-                f"{self.what}: {self.done:,}{of} {self.unit}, {self.rate:,.1f} {self.unit}/s{left}"
+                f"{self.what}: {self.done:,} {self.unit}{share}, "
+                f"{self.rate:,.1f} {self.unit}/s{left}"
             )
 
 
@@ -276,11 +277,6 @@ def watching(
                 meter,
                 Watch(total=meter.begin, lines=meter.add, notice=say, detail=console.detail),
             )
-        except KeyboardInterrupt:
-            if meter.done and engine is not None:
-                how = "run the same command again" if on_ray else "continue with `resume`"
-                console.err(f"Finished parts of {meter.done:,} {unit} are kept; {how}.")
-            raise
         finally:
             stop.set()
             if not silent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -241,6 +241,15 @@ class WindowRunner(Generic[R]):
 
     def run(self, items: list[Encoded]) -> list[R]:
         """The results of a window, in its order."""
+        steps = self.steps(items)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return cast("list[R]", end.value)
+
+    def steps(self, items: list[Encoded]) -> Generator[int, None, list[R]]:
+        """As `run`, but yields after each batch how many texts it had."""
         results: list[R | None] = [None] * len(items)
         places = list(range(len(items)))
         if self.empty is not None:
@@ -255,6 +264,7 @@ class WindowRunner(Generic[R]):
                 chosen, self._run_all([items[place] for place in chosen]), strict=True
             ):
                 results[place] = result
+            yield len(chosen)
         return cast("list[R]", results)
 
     def _run_all(self, items: list[Encoded]) -> list[R]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,12 +163,13 @@ class JobProcessor(Generic[R]):
                 with self.work.open_writer(task.path, task.index, self.job) as write:
                     while not window.ends:
                         safe.fail = task.fail
-                        found = runner.run(window.items)
+                        steps = runner.steps(window.items)
+                        found, last = yield from _reporting(steps, task.index)
                         results = [result for result in found if not isinstance(result, _Failed)]
                         add_counts(counts, write(cast("list[Any]", results)))
                         yield from map(Notice, said)
                         said.clear()
-                        yield Progress(task.index, len(found))
+                        yield Progress(task.index, last)
                         window = next(encoded)
                 yield Finished(task.index, counts)
 
@@ -177,6 +178,25 @@ class JobProcessor(Generic[R]):
             for lines in windows_of(task.lines, self.work.window):
                 yield _Window(task, safe.encode(lines, task.fail), False)
             yield _Window(task, [], True)
+
+
+def _reporting(
+    steps: Generator[int, None, list[T]], block: int
+) -> Generator[Event, None, tuple[list[T], int]]:
+    """Run the batches of a window, and report about each but the last.
+
+    Returns:
+        The results, and how many lines were not reported: those are done when they are written.
+    """
+    held = 0
+    while True:
+        try:
+            count = next(steps)
+        except StopIteration as end:
+            return cast("list[T]", end.value), held
+        if held:
+            yield Progress(block, held)
+        held = count
 
 
 class _Failed:

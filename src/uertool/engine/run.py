@@ -191,12 +191,21 @@ def _kept_if_any(order: Order, folder: RunFolder) -> Iterator[None]:
     """After a failure: keep what is finished; without a finished shard leave nothing."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError, OutputError):
-            if not folder.has_records() and not order.streams_out:
-                folder.clear()
-                folder.store.clean()
+            if not order.streams_out:
+                if not folder.has_records():
+                    folder.clear()
+                    folder.store.clean()
+                elif isinstance(error, KeyboardInterrupt):
+                    error.args = (_kept(order, folder),)
         raise
+
+
+def _kept(order: Order, folder: RunFolder) -> str:
+    lines = sum(record["lines"] for record in folder.records(checked=False).values())
+    how = "run the same command again" if order.engine == "ray" else "give `resume`"
+    return f"the results of {counted(lines, 'line')} are kept. To continue, {how}"
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def executor_of(order: Order, watch: Watch) -> Executor:
         UertoolError: the input is missing, or cannot be read there.
     """
     if order.engine == "local":
-        return Local(order)
+        return Local(order, watch)
     require_pyarrow()
     return OnRay(order, watch)
 
@@ -85,8 +85,9 @@ def executor_of(order: Order, watch: Watch) -> Executor:
 class Local:
     """This machine: lines are streamed, and cut into blocks as they come."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, watch: Watch) -> None:
         self.order = order
+        self.watch = watch
         self.sources: Sequence[Source] = []
         if order.texts is None and order.stream is None:
             self.sources = stream_sources(order.inputs, order.reading)
@@ -125,8 +126,12 @@ class Local:
         work, fixed = self.order.work, self.order.block_lines
         if self.order.output == "-" and self.order.joins:
             fixed = fixed or work.window  # what is done shall be seen
+        lines = 0
         for block in self.stream.blocks(work.window, fixed):
             self.count = block.index + 1
+            lines += block.count
+            if share := self.stream.share():
+                self.watch.total(round(lines / share))
             if block.index not in done:
                 yield block
 

@@ -36,6 +36,7 @@ class BlockReader:
         self._sources = sources
         self._reading = reading
         self._archive: tuple[int, int, Iterator[RawLine]] | None = None
+        self._offset = 0  # bytes of the current file that were read
 
     def lines(self, block: Block, on_bad: OnBad) -> Iterator[Line]:
         """The lines in order, numbered through the whole input; header lines are left out.
@@ -92,6 +93,7 @@ class BlockReader:
         found = 0
         for raw in self._raw(source, segment):
             found += 1
+            self._offset = raw.offset + len(raw.data)
             header = parser.wants_header
             number = raw.number + shift
             if not header and number % parts != part - 1:
@@ -201,6 +203,7 @@ class LineStream(BlockReader):
         self._strict = strict
         self._starts: list[int] = []  # numbers of the first lines of the files so far
         self._end = 0
+        self._bytes = 0  # of the files that were read to their end
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_texts": None}  # workers get their lines with the blocks
@@ -274,6 +277,15 @@ class LineStream(BlockReader):
             else:
                 number += yield from self._text(source, segment, on_bad)
             self._end = number
+            self._bytes += source.size
+            self._offset = 0
+
+    def share(self) -> float | None:
+        """How much of the input was read, from 0 to 1; None if that cannot be known."""
+        total = sum(source.size for source in self._sources)
+        if not all(source.kind == "text" and source.size for source in self._sources):
+            return None
+        return min((self._bytes + self._offset) / total, 1.0) if total else None
 
 
 def _refuse(bad: BadPlace) -> None:
