@@ -105,12 +105,17 @@ class FeatureSettings(Settings):
 
 
 _Beta = Annotated[
-    float, Setting("Share of the mean that is subtracted", min=0, max=1, panel=_WHITENING)
+    float,
+    Setting("Share of the mean that is subtracted", min=0, max=1, panel=_WHITENING, rare=True),
 ]
 _Gamma = Annotated[
     float,
     Setting(
-        "How far variances are made equal: 1 entirely, 0 not at all", min=0, max=1, panel=_WHITENING
+        "How far variances are made equal: 1 entirely, 0 not at all",
+        min=0,
+        max=1,
+        panel=_WHITENING,
+        rare=True,
     ),
 ]
 
