@@ -22,7 +22,7 @@ MODELS = TESTS / "data" / "models"
 TEXT = TESTS / "data" / "text"
 
 #: Libraries that take seconds to load.
-HEAVY = frozenset(["gensim", "ray", "tensorflow", "transformers"])
+HEAVY = frozenset(["gensim", "ray", "sentence_transformers", "tensorflow", "transformers"])
 
 platform.processor()  # runs uname and remembers what it says; libraries ask when they are imported
 

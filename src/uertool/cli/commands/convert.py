@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -80,7 +80,7 @@ def _command(
     ) -> None:
         report.apply()
         if to is None:
-            raise UsageError("--to is missing.", "It is one of hf, uer, google and safetensors.")
+            raise UsageError("--to is missing.", f"It is one of {', '.join(get_args(Target))}.")
         source = given_once("IN", "input_model_path", in_, paths.input_model_path)
         target = given_once("OUT", "output_model_path", out, paths.output_model_path)
         if "-" in (source, target):

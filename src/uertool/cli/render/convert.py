@@ -35,6 +35,8 @@ def show_report(report: ConversionReport, *, dry_run: bool) -> None:
         for what, values in proof.differences.items():
             shown = ", ".join(f"{value:.2g} ({name})" for name, value in values.items())
             console.out(f"largest difference, {what}: {shown}")
+        if proof.cosine is not None:
+            console.out(f"smallest cosine of sentence vectors: {proof.cosine:.7f}")
         for note in proof.notes:
             console.note(note)
     for file in report.files:

@@ -58,7 +58,7 @@ class Changes:
         unwanted = self._names_of_heads(dropped)
         if unwanted:
             view = tensor_views.without(view, unwanted)
-            self.notes.append(f"Heads left out (`target`): {', '.join(dropped)}.")
+            self.notes.append(f"Heads left out: {', '.join(dropped)}.")
         if self.to in ("hf", "google"):
             view = self._towards_others(view)
         else:

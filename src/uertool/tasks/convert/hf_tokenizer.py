@@ -52,7 +52,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json_text(content), encoding="utf-8")
 
 
-def json_text(content: Mapping[str, Any]) -> str:
+def json_text(content: Mapping[str, Any] | list[Any]) -> str:
     """JSON in the format of transformers' files."""
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 

@@ -44,8 +44,8 @@ def convert(
     Args:
         source: a weight file, a Hugging Face folder, a TensorFlow prefix, the name of a bundled
             model or hf:owner/name.
-        target: a folder for Hugging Face, a file, or a TensorFlow prefix. A .bin or .safetensors
-            path takes the weights alone.
+        target: a folder for Hugging Face and sentence-transformers, a file, or a TensorFlow prefix.
+            A .bin or .safetensors path takes the weights alone.
         to: the naming and the files to write; "safetensors" is UER-py's names in that format.
         options: see ConvertSettings.
         sources: namings that the source may have ("uer", "hf", "tf"); any if empty.
@@ -142,7 +142,7 @@ def _places(found: Sequence[Path], folder: Path, to: Target) -> Iterator[tuple[P
         name = stem if stems.count(stem) == 1 else item.name.replace(".", "-")
         if to == "google":
             yield item, folder / name / "bert_model.ckpt"
-        elif to == "hf":
+        elif to in ("hf", "sentence-transformers"):
             yield item, folder / name
         else:
             yield item, folder / (name + (".safetensors" if to == "safetensors" else ".bin"))

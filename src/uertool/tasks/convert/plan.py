@@ -22,6 +22,7 @@ from uertool.loading.config_values import uer_content
 from uertool.tasks.convert.changes import Changes
 from uertool.tasks.convert.hf_config import as_original, config_json, known_vocab, written_class
 from uertool.tasks.convert.results import ConversionReport, MappingRow
+from uertool.tasks.convert.sentence_modules import SentenceModules, modules_for
 from uertool.tasks.convert.settings import ConvertSettings, Target
 from uertool.tasks.convert.source import find_tokenizer, original_config, source_config
 from uertool.tasks.convert.tensor_views import TensorView, of_checkpoint
@@ -38,6 +39,9 @@ _TWINS = (
 #: What is written -> its naming, where that is not UER-py's.
 _SIDES: Mapping[Target, Side] = {"hf": "hf", "google": "tf"}
 
+#: The target that is a Hugging Face folder with further modules.
+_SENTENCES: Target = "sentence-transformers"
+
 
 class ConversionPlan:
     """One conversion: what is known of the source, and what will be written.
@@ -46,6 +50,7 @@ class ConversionPlan:
         checkpoint: the source.
         target: the path of the output.
         to: what is written.
+        delivers: whether sentence-transformers is to load it.
         side: the naming of the output, None for UER-py's.
         options: as they were given.
         weights_only: whether the output is a file and not a folder.
@@ -55,6 +60,7 @@ class ConversionPlan:
         view: the canonical tensors of the output.
         tensors: the plan of the output's tensors, and what has no place there.
         tokenizer: which tokenizer goes with the model.
+        sentences: the modules of a folder for sentence-transformers, None for other outputs.
         notes: sentences about what was decided or lost.
     """
 
@@ -63,9 +69,11 @@ class ConversionPlan:
     ) -> None:
         self.checkpoint = checkpoint
         self.target = target
-        self.to: Target = to
-        self.side = _SIDES.get(to)
         self.options = options
+        options.check_for(to)
+        self.delivers = to == _SENTENCES
+        self.to: Target = "hf" if self.delivers else to
+        self.side = _SIDES.get(self.to)
         self.notes: list[str] = list(checkpoint.notices)
         self.weights_only = is_weight_file(target)
         self._check_target()
@@ -82,11 +90,11 @@ class ConversionPlan:
         self.notes.extend(resolved.notes)
         self._check_counts()
         arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
-        if to == "hf" and not self.weights_only:
+        if self.to == "hf" and not self.weights_only:
             require_known(checkpoint, self.source_config, options.assume)
         changes = Changes(
             checkpoint=checkpoint,
-            to=to,
+            to=self.to,
             options=options,
             arch=arch,
             config=self._started(arch),
@@ -102,6 +110,7 @@ class ConversionPlan:
         self.notes.extend(remarks)
         self.tensors = self._plan_tensors()
         self._check_plan()
+        self.sentences = self._sentence_modules() if self.delivers else None
 
     # Checks
 
@@ -166,6 +175,8 @@ class ConversionPlan:
     def _chosen_heads(self) -> tuple[str, ...]:
         there = self.checkpoint.heads
         wanted = self.options.heads
+        if self.delivers:  # which runs the encoder alone; transformers expects its pooler
+            return ("pooler",) if "pooler" in there else ()
         # The same layer over every token; the weights do not show what it is used for.
         twins = {"qa", "token_cls"}
         has_twin = len(twins.intersection(there)) == 1
@@ -264,6 +275,17 @@ class ConversionPlan:
                 f"{listed(left)}."
             )
 
+    def _sentence_modules(self) -> SentenceModules:
+        if self.weights_only:
+            raise UsageError(f"The output {self.target} for {_SENTENCES} must be a folder.")
+        if self.source_config.norm == "uer" and not self.options.exact_norm:
+            self._loss(
+                f"{self.checkpoint.path} has UER-py's layer norm, which {_SENTENCES} does not "
+                "compute, so vectors would differ slightly.",
+                "Give `exact_norm`, or accept the difference with `allow_loss`.",
+            )
+        return modules_for(self.options, self.checkpoint.layout, self.config, self.tokenizer)
+
     # What the files around the weights say
 
     @property
@@ -332,6 +354,7 @@ class ConversionPlan:
         if self.checkpoint.generation:
             source = f"{source} ({self.checkpoint.generation})"
         target = self.to if self.to != "uer" else f"uer ({self.options.layout})"
+        target = target if self.sentences is None else _SENTENCES
         return ConversionReport(
             source=self.checkpoint.path,
             target=self.target,

@@ -28,12 +28,14 @@ class Verification:
         tensors: how many canonical tensors were compared, all bit for bit.
         differences: what was compared with what, and the largest absolute difference of each
             output of the models.
+        cosine: the smallest cosine of sentence vectors of source and output, None without them.
         notes: why something was not run.
     """
 
     tensors: int
     differences: Mapping[str, Mapping[str, float]]
     notes: tuple[str, ...] = ()
+    cosine: float | None = None
 
 
 @dataclass(frozen=True)

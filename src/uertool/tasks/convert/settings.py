@@ -14,7 +14,7 @@ from uertool.errors import UsageError
 from uertool.settings import Setting, Settings
 
 #: What can be written: "safetensors" is UER-py's names in that format.
-Target = Literal["hf", "uer", "google", "safetensors"]
+Target = Literal["hf", "uer", "google", "safetensors", "sentence-transformers"]
 
 TargetWord = Literal[
     "bert", "albert", "mlm", "sp", "lm", "bilm", "cls", "seq2seq", "t5", "prefixlm", "qa",
@@ -30,6 +30,7 @@ _MORE_TARGETS: Mapping[str, tuple[str, ...]] = {
 
 _source = partial(Setting, panel="Source (only where its files do not say)")
 _tokenizer = partial(Setting, panel="Tokenizer")
+_sentences = partial(Setting, panel="Sentence vectors (--to sentence-transformers)", rare=True)
 _output = partial(Setting, panel="Output")
 
 
@@ -98,6 +99,23 @@ class ConvertSettings(Settings):
             "Names of a classifier's labels, with commas between them", metavar="A,B,C", rare=True
         ),
     ] = ()
+    pooling: Annotated[
+        str | None,
+        _sentences(
+            "How the vectors of tokens become one: first, mean, max or last",
+            default="that of the whitening, or first",
+        ),
+    ] = None
+    whitening: Annotated[Path | None, _sentences("A saved whitening, which becomes a layer")] = None
+    normalize: Annotated[
+        bool | None, _sentences("Scale vectors to length 1", default="if they are whitened")
+    ] = None
+    add_sep: Annotated[
+        bool | None,
+        _sentences(
+            "Whether [SEP] follows the tokens", default="as `extract-features` of the source"
+        ),
+    ] = None
     verify: Annotated[bool, _output("Read the output back, compare it and run both")] = True
     allow_nan: Annotated[bool, _output("Accept NaN and infinite weights", rare=True)] = False
     allow_loss: Annotated[
@@ -114,6 +132,16 @@ class ConvertSettings(Settings):
             words = ",".join(self.target)
             raise UsageError(
                 f"`target` is {words}, but `type` is {self.type}.", "They mean the same."
+            )
+
+    def check_for(self, to: Target) -> None:
+        """Raise UsageError if settings were given that an output of this kind does not have."""
+        names = ("pooling", "whitening", "normalize", "add_sep")
+        given = [f"`{name}`" for name in names if getattr(self, name) is not None]
+        if given and to != "sentence-transformers":
+            raise UsageError(
+                f"{', '.join(given)} was given, but the output has no sentence vectors.",
+                "Convert with `to` sentence-transformers.",
             )
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from uertool.checkpoints.naming import KEEP, Transform, layers_upto
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
@@ -18,6 +19,7 @@ from uertool.loading.config_resolution import resolve_config
 from uertool.loading.config_values import fields_from_uer
 from uertool.tasks.convert.plan import ConversionPlan
 from uertool.tasks.convert.results import Verification
+from uertool.tasks.convert.sentence_modules import LEAST_COSINE, require_same, written_vectors
 from uertool.tasks.convert.side_by_side import (
     Outputs,
     Probe,
@@ -52,7 +54,7 @@ def verify(plan: ConversionPlan, place: Path, *, finite: bool = True) -> Verific
     reason = _why_not_run(plan, finite)
     if reason is not None:
         return Verification(count, {}, (reason,))
-    return Verification(count, *_run_both(plan, place))
+    return _run_both(plan, place, count)
 
 
 # -- outputs --------------------------------------------------------------------------------------
@@ -78,10 +80,8 @@ def _lack_of_memory(size: int) -> str | None:
     )
 
 
-def _run_both(
-    plan: ConversionPlan, place: Path
-) -> tuple[dict[str, dict[str, float]], tuple[str, ...]]:
-    """The largest differences of the outputs, and notes."""
+def _run_both(plan: ConversionPlan, place: Path, count: int) -> Verification:
+    """Compare the outputs of both models; `count` tensors were compared before."""
     notes: tuple[str, ...] = ()
     config, heads = plan.source_config, {}
     if config.encoder in ("transformer", "dual") and "heads_num" in plan.guesses:
@@ -101,22 +101,41 @@ def _run_both(
     options = plan.options
     same = options.exact_norm and not options.allow_loss and options.dtype is None
     found = {SOURCE_AND_OUTPUT: _compared(plan, source, output, SOURCE_AND_OUTPUT, must=same)}
+    cosine = _cosine(plan, place, source, output, probe)
     if plan.to != "hf" or plan.weights_only:
-        return found, notes
+        return Verification(count, found, notes)
     if any(planned.info.dtype is not torch.float32 for planned in plan.tensors.tensors):
         # transformers maps what it need not change.
         reason = _lack_of_memory(sum(planned.info.numel for planned in plan.tensors.tensors) * 4)
         if reason is not None:
-            return found, (reason.replace("Nothing was run", "transformers did not run it"),)
+            notes = (*notes, reason.replace("Nothing was run", "transformers did not run it"))
+            return Verification(count, found, notes, cosine)
     theirs = transformers_outputs(place, plan.hf_class, probe)
     if theirs is None:
-        lacking = (
-            f"No transformers with a {plan.hf_class} is installed: only uertool ran the output."
+        notes = (
+            *notes,
+            f"No transformers with a {plan.hf_class} is installed: only uertool ran the output.",
         )
-        return found, (lacking,)
+        return Verification(count, found, notes, cosine)
     what = OUTPUT_AND_TRANSFORMERS
     found[what] = _compared(plan, output, theirs, what, must=True)
-    return found, notes
+    return Verification(count, found, notes, cosine)
+
+
+def _cosine(
+    plan: ConversionPlan, place: Path, source: Outputs, output: Outputs, probe: Probe
+) -> float | None:
+    """The smallest cosine of the sentence vectors of a probe, None for an output without them."""
+    if plan.sentences is None:
+        return None
+    lengths = probe.real.sum(1)
+    before, after = (
+        pad_sequence(list(torch.split(run["hidden states"], lengths.tolist())), batch_first=True)
+        for run in (source, output)
+    )
+    expected = plan.sentences.vectors(before, lengths)
+    least = 0.0 if plan.options.allow_loss or plan.options.dtype else LEAST_COSINE
+    return require_same(expected, written_vectors(place, after, lengths), plan.target, least)
 
 
 def _outputs(checkpoint: Checkpoint, config: ModelConfig, probe: Probe) -> Outputs:

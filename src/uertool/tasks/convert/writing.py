@@ -73,6 +73,8 @@ class ConversionWriter:
         with model_folder(plan.target, overwrite=plan.options.overwrite) as folder:
             self._save_tensors(folder / "model.safetensors", {"format": "pt"})
             self._write_settings(folder)
+            if plan.sentences is not None:
+                plan.sentences.write(folder)
             self._check(folder)
             names = sorted(item.name for item in folder.iterdir())
         return [plan.target / name for name in names]
