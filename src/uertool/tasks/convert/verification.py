@@ -114,7 +114,7 @@ def _run_both(plan: ConversionPlan, place: Path, count: int) -> Verification:
     if theirs is None:
         notes = (
             *notes,
-            f"No transformers with a {plan.hf_class} is installed: only uertool ran the output.",
+            f"transformers with {plan.hf_class} is not installed, so only uertool ran the output.",
         )
         return Verification(count, found, notes, cosine)
     what = OUTPUT_AND_TRANSFORMERS
