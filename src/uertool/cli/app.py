@@ -66,6 +66,13 @@ COMMANDS: tuple[Entry, ...] = (
     ),
     Entry("whiten", "uertool.cli.commands.whiten", "app", "Fit or apply a whitening.", _VECTORS),
     Entry(
+        "search",
+        "uertool.cli.commands.search",
+        "search",
+        "The lines of a corpus that are nearest to queries.",
+        _VECTORS,
+    ),
+    Entry(
         "extract-embeddings",
         "uertool.cli.commands.embeddings",
         "extract_embeddings",

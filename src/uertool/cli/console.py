@@ -177,6 +177,18 @@ def width_of(text: str) -> int:
     )
 
 
+def cut(text: str, width: int) -> str:
+    """A text that takes at most so many columns; what was cut off is an ellipsis."""
+    if width_of(text) <= width:
+        return text
+    kept = ""
+    for char in text:
+        if width_of(kept + char) >= width:
+            break
+        kept += char
+    return kept + "…"
+
+
 def terminal_width() -> int:
     """Columns of the terminal, or those used where there is none."""
     return shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns

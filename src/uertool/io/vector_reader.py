@@ -35,12 +35,15 @@ class VectorFile:
         path: the file.
         tokens: whether its rows are tokens, with a position in their line.
         numbers: whether a plain list of numbers is accepted, as vectors of size 1.
+        bits: whether single bits are accepted, as 1 and -1; their rows may be filled up to a
+            multiple of 8 with -1.
     """
 
     path: Path
     tokens: bool
     _read: Callable[[Path, int], Blocks]
     numbers: bool = False
+    bits: bool = False
 
     def blocks(self, rows: int) -> Blocks:
         """Vectors [up to `rows`, size] with what each is of; of plain matrices the row's number.
@@ -55,6 +58,8 @@ class VectorFile:
             for block, notes in self._read(self.path, rows):
                 if self.numbers and block.ndim == 1:
                     block = block[:, None]
+                if block.dtype == np.dtype(np.uint8):
+                    block = self._signs(block)
                 if block.ndim != 2 or block.shape[1] == 0:
                     raise InputError(
                         f"{self.path} has the shape {list(block.shape)}, "
@@ -69,13 +74,21 @@ class VectorFile:
                 "Is it complete, and of the kind that its name says?",
             ) from None
 
+    def _signs(self, block: npt.NDArray[Any]) -> Block:
+        if not self.bits:
+            raise UsageError(
+                f"{self.path} holds single bits, from which vectors cannot be recovered.",
+                "Write the vectors with `precision` float32, float16 or int8.",
+            )
+        return np.where(np.unpackbits(block, axis=-1), np.float32(1), np.float32(-1))
 
-def open_vectors(path: str | Path, *, numbers: bool = False) -> VectorFile:
+
+def open_vectors(path: str | Path, *, numbers: bool = False, bits: bool = False) -> VectorFile:
     """A file of vectors; its suffix determines how it is read.
 
     Args:
         path: the file.
-        numbers: see `VectorFile`.
+        numbers, bits: see `VectorFile`.
 
     Raises:
         InputError: the file does not exist.
@@ -92,7 +105,7 @@ def open_vectors(path: str | Path, *, numbers: bool = False) -> VectorFile:
             f"Known are {', '.join(READERS)}.",
         )
     first: list[Note] = []
-    opened = VectorFile(found, False, reader, numbers)
+    opened = VectorFile(found, False, reader, numbers, bits)
     for _, notes in opened.blocks(1):
         first = notes
         break
@@ -104,12 +117,7 @@ def _numbered(start: int, count: int) -> list[Note]:
 
 
 def _scaled(block: Any, scales: Any, path: Path) -> Any:
-    """Numbers times their scales; bits are refused."""
-    if block.dtype == np.uint8:
-        raise UsageError(
-            f"{path} holds single bits, from which vectors cannot be recovered.",
-            "Write the vectors with `precision` float32, float16 or int8.",
-        )
+    """Numbers times their scales."""
     if block.dtype.kind not in "fiub":
         raise InputError(f"{path} holds {block.dtype} values, but numbers were expected.")
     return block if scales is None else block * scales[:, None]

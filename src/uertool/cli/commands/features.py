@@ -62,7 +62,7 @@ def extract_features(
         vectors,
         call.target,
         in_shards=call.is_ray,
-        about=_about(model, settings),
+        about=space_of(model, settings),
         draw=draw,
     )
     order = extraction.order(call.new_order)
@@ -78,7 +78,7 @@ def extract_features(
     )
 
 
-def _about(model: ModelSettings, settings: FeatureSettings) -> dict[str, str]:
+def space_of(model: ModelSettings, settings: FeatureSettings) -> dict[str, str]:
     """The space that vectors are in, for the whitening to remember."""
     about = {"model": Path(model.reference).name, "pooling": settings.pooling}
     if settings.layers:

@@ -1,0 +1,1 @@
+"""Similar lines: search in a corpus, indexes of it, and near-duplicates."""

@@ -1,0 +1,92 @@
+"""Exact search: cosines of queries with all rows by matrix products, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uertool.tasks.search.vectors import Floats, Rows
+
+#: Queries that are compared with a block at a time; 4,096 rows give 16 million cosines, 64 MiB.
+GROUP = 4096
+
+
+class Found(NamedTuple):
+    """The nearest rows of queries, nearest first, rows with equal cosines in their order.
+
+    Attributes:
+        cosines: [queries, topn]; -inf where there are fewer rows.
+        rows: [queries, topn]; -1 where there are fewer.
+    """
+
+    cosines: Floats
+    rows: npt.NDArray[np.int64]
+
+
+def nearest(
+    queries: Floats,
+    blocks: Iterable[Rows],
+    topn: int,
+    *,
+    own: npt.NDArray[np.int64] | None = None,
+    device: torch.device | None = None,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> Found:
+    """The rows with the largest cosines, whatever the sizes of blocks.
+
+    Args:
+        queries: of length 1 [queries, size].
+        blocks: the corpus, read once.
+        topn: rows for each query.
+        own: a row for each query that does not count [queries].
+        device: where products are computed; None is the processor.
+        on_rows: called with the number of further rows that were compared.
+    """
+    where = device or torch.device("cpu")
+    asked = torch.from_numpy(queries).to(where)
+    best = Found(
+        np.full((len(queries), topn), -np.inf, dtype=np.float32),
+        np.full((len(queries), topn), -1, dtype=np.int64),
+    )
+    start = 0
+    for block in blocks:
+        units = torch.from_numpy(block.units).to(where)
+        zero = torch.from_numpy(np.flatnonzero(block.are_zero)).to(where)
+        for first in range(0, len(queries), GROUP):
+            group = slice(first, first + GROUP)
+            cosines = asked[group] @ units.T
+            cosines[:, zero] = -torch.inf
+            if own is not None:
+                here = own[group] - start
+                inside = np.flatnonzero((here >= 0) & (here < len(units)))
+                cosines[inside, here[inside]] = -torch.inf
+            _merge(Found(best.cosines[group], best.rows[group]), cosines, start)
+        start += len(units)
+        on_rows(len(units))
+    return best
+
+
+def _merge(best: Found, cosines: torch.Tensor, start: int) -> None:
+    """Put the cosines of a block's rows, which begin at `start`, among the best so far."""
+    topn = best.cosines.shape[1]
+    # Of equals the earlier row wins, so later ones must be larger.
+    enough = torch.from_numpy(best.cosines[:, -1:].copy()).to(cosines.device)
+    better = cosines > enough
+    if cosines.shape[1] > topn and int(better.sum()) > 4 * best.cosines.size:
+        better &= cosines >= cosines.topk(topn, dim=1).values[:, -1:]
+    places = better.nonzero()
+    if not len(places):
+        return
+    values = cosines[better].cpu().numpy()
+    query, place = places.cpu().numpy().T
+    changed, first, counts = np.unique(query, return_index=True, return_counts=True)
+    for one, begin, count in zip(changed.tolist(), first.tolist(), counts.tolist(), strict=True):
+        part = slice(begin, begin + count)
+        every = np.concatenate([best.cosines[one], values[part]])
+        rows = np.concatenate([best.rows[one], place[part] + start])
+        order = np.lexsort((rows, -every))[:topn]
+        best.cosines[one], best.rows[one] = every[order], rows[order]

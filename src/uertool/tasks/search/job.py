@@ -1,0 +1,221 @@
+"""Search: the lines of a corpus that are nearest to queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from uertool.engine.batching import Ahead
+from uertool.engine.jobs import run_job
+from uertool.errors import InputError, UsageError
+from uertool.io.vector_writer import Note
+from uertool.tasks.features.job import FeatureJob
+from uertool.tasks.features.whitening import Whitening
+from uertool.tasks.search.exact import Found, nearest
+from uertool.tasks.search.index import SavedIndex
+from uertool.tasks.search.lines import LineFile, open_lines
+from uertool.tasks.search.settings import CorpusSettings, SearchSettings
+from uertool.tasks.search.vectors import (
+    Floats,
+    Rows,
+    Vectors,
+    find_files,
+    unit_vectors,
+    write_vectors,
+)
+from uertool.text.readers import Line
+
+#: Lines whose vectors are computed to see that given vectors are of this model and pooling.
+_CHECKED = 3
+#: The least cosine of both; int8 and float16 round.
+_SAME = 0.99
+
+OnRows = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is searched.
+
+    Attributes:
+        vectors: a row for each line or token.
+        lines: the lines, or None if only vectors are there.
+    """
+
+    vectors: Vectors
+    lines: LineFile | None
+
+    def blocks(self, size: int) -> Iterator[Rows]:
+        """All rows; the next block is read while one is used.
+
+        Raises:
+            InputError: they have not this size, or there are not as many as lines.
+        """
+        count = 0
+        with Ahead(self.vectors.blocks) as blocks:
+            for block in blocks:
+                check_size(size, block.units.shape[1])
+                count += len(block.units)
+                yield block
+        self.check_count(count)
+
+    def check_count(self, rows: int) -> None:
+        """Raise InputError if rows that do not know their lines are not as many as the lines."""
+        if self.lines is not None and not self.vectors.have_notes and rows != len(self.lines):
+            raise InputError(
+                f"There are {rows:,} vectors, but {self.lines.name} has {len(self.lines):,} lines.",
+                "Extract the vectors of this file again, without `blank` skip.",
+            )
+
+    def notes_of(self, rows: Sequence[int]) -> dict[int, Note]:
+        """The lines of rows: number in the whole input and text, of tokens the position too.
+
+        Raises:
+            InputError: the lines have no such number.
+        """
+        found = self.vectors.notes_of(rows)
+        return {row: self.with_text(note) for row, note in found.items()}
+
+    def with_text(self, note: Note) -> Note:
+        """A note with the text of its line; tokens keep their own."""
+        if self.lines is None:
+            return note
+        row = self.lines.row_of(note.line) if self.vectors.have_notes else note.line
+        if not 0 <= row < len(self.lines):
+            raise InputError(
+                f"There is a vector of line {note.line + 1}, but {self.lines.name} has "
+                f"{len(self.lines):,} lines.",
+                "Name the file that the vectors were extracted from.",
+            )
+        line = self.lines.line(row)
+        return Note(
+            line.number, note.text if note.position is not None else line.text, note.position
+        )
+
+
+def open_corpus(
+    settings: CorpusSettings,
+    scratch: Path,
+    make_job: Callable[[], FeatureJob],
+    *,
+    computes: bool = True,
+    on_lines: OnRows = lambda _: None,
+) -> Corpus:
+    """The corpus that settings name; vectors that do not exist are computed into a scratch folder.
+
+    Args:
+        settings: which corpus.
+        scratch: a folder for what is not needed later.
+        make_job: loads the model, if it is needed.
+        computes: False if vectors that do not exist are not needed.
+        on_lines: called with the number of further lines whose vectors are computed.
+
+    Raises:
+        UsageError: neither lines nor vectors are named.
+        InputError: something is missing, or holds nothing.
+    """
+    if settings.test_path is None and not settings.vectors:
+        raise UsageError(
+            "There is nothing to search in.",
+            "Name lines with `test_path`, vectors of them with `vectors`, or both.",
+        )
+    whitening = None
+    if settings.load_whitening is not None:
+        whitening = Whitening.load(settings.load_whitening)
+    files = find_files(settings.vectors) if settings.vectors else []
+    lines = None
+    if settings.test_path is not None:
+        lines = open_lines(settings, scratch)
+        if not len(lines):
+            raise InputError(f"{lines.name} holds no lines.")
+        if not files and computes:
+            files = list(write_vectors(make_job(), lines, scratch / "vectors.npy", on_lines).files)
+    return Corpus(Vectors(files, whitening), lines)
+
+
+def check_size(size: int, found: int) -> None:
+    """Raise InputError if queries and corpus have vectors of two sizes."""
+    if size != found:
+        raise InputError(
+            f"The queries have vectors of {size} numbers, but the corpus has vectors of {found}.",
+            "Use the same model for both, and `load_whitening` if the corpus is whitened.",
+        )
+
+
+def check_space(job: FeatureJob, corpus: Corpus) -> None:
+    """See that given vectors are those that a model gives for their lines.
+
+    Raises:
+        InputError: they are not.
+    """
+    for block in corpus.vectors.blocks():
+        notes = [corpus.with_text(note) for note in block.notes[:64]]
+        chosen = [
+            row
+            for row, note in enumerate(notes)
+            if note.position is None
+            and note.text.strip()
+            and np.ptp(np.abs(block.units[row])) > 0  # not single bits
+        ][:_CHECKED]
+        if not chosen:
+            return
+        units = query_vectors(job, [Line(0, notes[row].text) for row in chosen], corpus.vectors)
+        check_size(units.shape[1], block.units.shape[1])
+        cosine = float((units * block.units[chosen]).sum(axis=1).min())
+        if cosine < _SAME:
+            line = notes[chosen[0]].line + 1
+            raise InputError(
+                f"The vectors are not those of this model and its settings: the one of line {line} "
+                f"has a cosine of {cosine:.3f} with what the model gives for it.",
+                "Give the `model`, `pooling`, `layers` and `load_whitening` that they were "
+                "extracted with, and the same lines.",
+            )
+        return
+
+
+def query_vectors(job: FeatureJob, queries: Sequence[Line], vectors: Vectors) -> Floats:
+    """Vectors of queries [queries, size], whitened as the corpus is; blank ones are zero."""
+    found = np.concatenate([result.vectors for result in run_job(job, queries)])
+    return unit_vectors(vectors.whitened(found), "The vectors of the queries")[0]
+
+
+def search(
+    queries: Floats,
+    corpus: Corpus,
+    settings: SearchSettings,
+    *,
+    index: SavedIndex | None = None,
+    device: torch.device | None = None,
+    on_rows: OnRows = lambda _: None,
+) -> list[list[tuple[float, int]]]:
+    """For each query the cosines and rows that are nearest, nearest first.
+
+    Args:
+        queries: of length 1 [queries, size]; one of zeros finds nothing.
+        corpus: what is searched.
+        settings: how many are wanted, and how near.
+        index: an index of the corpus that is searched instead.
+        device: where products are computed.
+        on_rows: called with the number of further rows that were compared.
+    """
+    size = queries.shape[1]
+    if index is not None:
+        check_size(size, index.about.size)
+        found: Found = index.nearest(queries, settings.topn)
+    else:
+        blocks = corpus.blocks(size)
+        found = nearest(queries, blocks, settings.topn, device=device, on_rows=on_rows)
+    least = -np.inf if settings.threshold is None else settings.threshold
+    results = zip(found.cosines.tolist(), found.rows.tolist(), strict=True)
+    near = [
+        [(cosine, row) for cosine, row in zip(cosines, rows, strict=True) if row >= 0]
+        for cosines, rows in results
+    ]
+    return [
+        [one for one in some if one[0] >= least] if query.any() else []
+        for query, some in zip(queries, near, strict=True)
+    ]

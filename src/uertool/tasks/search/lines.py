@@ -1,0 +1,107 @@
+"""The lines of a text by their numbers, in any order."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from uertool.errors import InputError
+from uertool.io.line_bytes import LINE_LIMIT, name_of, open_bytes, raw_lines, read_blocks
+from uertool.text.readers import BadContentError, Line, LineParser
+from uertool.text.settings import InputSettings
+
+T = TypeVar("T")
+
+
+class LineFile:
+    """The lines of a text, which is mapped; memory holds 8 bytes a line.
+
+    Rows count the lines without the header of a table, from 0.
+
+    Attributes:
+        name: what the input is called in messages.
+        header: the header line of a table with its end, or nothing.
+    """
+
+    def __init__(self, path: Path, name: str, settings: InputSettings) -> None:
+        self.name = name
+        self._parser = LineParser(name, settings.column, settings.field)
+        with open_bytes(path) as stream:
+            found = (line.offset for line in raw_lines(read_blocks(stream, name)))
+            starts = np.fromiter(found, dtype=np.int64)
+        self._starts: npt.NDArray[np.int64] = np.append(starts, path.stat().st_size)
+        with path.open("rb") as file:
+            self._bytes = (
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if starts.size else b""
+            )
+        self.header = b""
+        self._first = 0
+        if self._parser.wants_header:
+            if not starts.size:
+                raise InputError(f"{name} is empty, so it has no column {settings.column!r}.")
+            self.header, self._first = self._piece(0), 1
+            self._parsed(0, lambda: self._parser.read_header(_without_end(self.header)))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1 - self._first
+
+    def __iter__(self) -> Iterator[Line]:
+        return (self.line(row) for row in range(len(self)))
+
+    def raw(self, row: int) -> bytes:
+        """A line as it is in the file, with its end."""
+        return self._piece(row + self._first)
+
+    def line(self, row: int) -> Line:
+        """A line.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        number = row + self._first
+        data = _without_end(self._piece(number))
+        cut = len(data) > LINE_LIMIT
+        if cut:  # between two characters
+            data = data[:LINE_LIMIT].decode("utf-8", "ignore").encode()
+        return self._parsed(number, lambda: self._parser.line(number, data, cut))
+
+    def row_of(self, number: int) -> int:
+        """The row of a line's number in the whole input."""
+        return number - self._first
+
+    def _piece(self, number: int) -> bytes:
+        return bytes(self._bytes[self._starts[number] : self._starts[number + 1]])
+
+    def _parsed(self, number: int, parse: Callable[[], T]) -> T:
+        try:
+            return parse()
+        except BadContentError as error:
+            raise InputError(
+                f"{self.name}, line {number + 1}: {error.reason}.", error.hint
+            ) from None
+
+
+def _without_end(piece: bytes) -> bytes:
+    return piece.rstrip(b"\r\n")
+
+
+def open_lines(settings: InputSettings, scratch: Path) -> LineFile:
+    """The lines of an input; standard input and archives are copied into a scratch folder first.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+    """
+    source = str(settings.test_path)
+    path = Path(source)
+    name = name_of(source)
+    with open_bytes(source) as stream:
+        if source == "-" or not path.is_file() or hasattr(stream, "fileobj"):
+            path = scratch / "lines"
+            with path.open("wb") as copy:
+                copy.writelines(read_blocks(stream, name))
+    return LineFile(path, name, settings)
