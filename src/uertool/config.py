@@ -156,6 +156,8 @@ class ModelConfig:
     rotary_order: RotaryOrder = "interleaved"
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    rotary_value: bool = False  # values are turned as well as queries and keys
+    max_relative_position: int = 0  # NEZHA's vectors of clipped distances; 0: none
     factorized_embedding_parameterization: bool = False
     parameter_sharing: bool = False
     has_residual_attention: bool = False

@@ -92,7 +92,9 @@ def make(
     # Far from the small numbers of an untrained model, but where attention scores are not scaled.
     factor = 1.0 if hasattr(config, "d_kv") else 3.0
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
+            if name.endswith("embed_positions.weight"):
+                continue  # computed
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             else:

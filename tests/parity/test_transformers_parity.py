@@ -79,6 +79,8 @@ VARIANTS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("ernie", "ernie", "", {"use_task_id": True, "task_type_vocab_size": 5, "type_vocab_size": 4}),
     ("electra", "electra", "mlm", {"hidden_act": "relu", "embedding_size": 32}),
     ("electra", "electra", "rtd", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3}),
+    ("roformer", "roformer", "mlm", {"rotary_value": True, "hidden_act": "relu"}),
+    ("roformer", "roformer", "mlm", {"embedding_size": 32, "layer_norm_eps": 1e-3}),
     ("bert", "bert", "mlm", {"hidden_act": "silu", "tie_word_embeddings": False}),
     ("xlm-roberta", "roberta", "mlm", {"type_vocab_size": 2, "hidden_act": "relu"}),
     ("xlm-roberta", "xlm-roberta", "mlm", {"pad_token_id": 4, "layer_norm_eps": 1e-3}),

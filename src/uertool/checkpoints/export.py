@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures.base import Architecture, Head
 from uertool.checkpoints.formats.tensor_file import TensorInfo
 from uertool.checkpoints.generations import Generation, to_legacy
 from uertool.checkpoints.naming import KEEP, Side, Transform, layers_upto, shapes_out
+
+if TYPE_CHECKING:
+    from uertool.config import ModelConfig
 
 #: Heads in the order in which they decide what a model is for.
 _PRIORITY = ("cls", "token_cls", "qa", "lm", "mlm", "rtd", "sp", "pooler")
@@ -77,6 +80,7 @@ def plan_out(
     as_script: bool = False,
     whole: bool = False,
     hf_config: Mapping[str, Any] | None = None,
+    config: ModelConfig | None = None,
 ) -> Plan:
     """Plan an output with Hugging Face's or Google's names.
 
@@ -88,6 +92,7 @@ def plan_out(
         as_script: use UER-py's converter's transform where it differs from the right one.
         whole: also write the names that a folder for transformers needs.
         hf_config: config.json that decides about rules which depend on one.
+        config: the model, from which a whole folder's further tensors are computed.
     """
     chosen = fitting_heads(arch, heads)
     if side == "hf" and all(head.name == "pooler" for head in chosen):
@@ -119,6 +124,13 @@ def plan_out(
             info = TensorInfo(name, shape, parts[0].dtype)
             same = "" if number == 0 else names[0]
             planned.append(Planned(name, place.uer, transform, info, same))
+    if whole and config is not None:
+        dtype = next(iter(infos.values())).dtype
+        for name, table in arch.computed(config).items():
+            info = TensorInfo(arch.base + name, tuple(table.shape), dtype)
+            made = table.to(dtype)
+            how = Transform("computed", lambda _, made=made: made, lambda _: ())  # type: ignore[misc]
+            planned.append(Planned(info.name, (), how, info))
     left = tuple(name for name in infos if name not in used)
     return Plan(tuple(planned), left, tuple(tied), tuple(head.name for head in chosen))
 

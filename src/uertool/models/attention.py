@@ -56,6 +56,7 @@ class SelfAttention(_Attention):
             self.query_norm = RmsNorm(self.head_size, config.norm_eps)
             self.key_norm = RmsNorm(self.head_size, config.norm_eps)
         self.rotary_order = config.rotary_order
+        self.rotary_value = config.rotary_value
 
     def forward(
         self,
@@ -87,6 +88,8 @@ class SelfAttention(_Attention):
         if layout.turns is not None:
             turns = layout.turns
             rotate(keys, turns, self.rotary_order)
+            if self.rotary_value:
+                rotate(keys_values.select(-3, 1), turns, self.rotary_order)
             if positions is not None:
                 turns = layout.select(turns, positions)
             rotate(q, turns, self.rotary_order)

@@ -65,6 +65,37 @@ def attend_exactly(
     return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype), v)
 
 
+def attend_clipped(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    distance: Tensor,
+    table: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float,
+) -> Tensor:
+    """As `attend_exactly`, with a vector for every distance added to the keys and to the values.
+
+    After Shaw et al. 2018 (arXiv 1803.02155), as NEZHA has it (Wei et al. 2019, arXiv 1909.00204).
+
+    Args:
+        q, k, v, mask, scale: see `attend`.
+        distance: key position minus query position [batch or 1, queries, keys].
+        table: vectors of the distances -m to m [2m + 1, size]; further ones are clipped.
+    """
+    most = table.shape[0] // 2
+    rows = (distance.clamp(-most, most) + most)[:, None].expand(*q.shape[:2], -1, -1)
+    q = q * scale
+    scores = torch.matmul(q, k.transpose(2, 3)) + torch.matmul(q, table.t()).gather(-1, rows)
+    if mask is not None:
+        scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype)
+    # The weights of one distance share its vector, so they are added up first.
+    by_row = weights.new_zeros(*weights.shape[:-1], table.shape[0]).scatter_add_(-1, rows, weights)
+    return torch.matmul(weights, v) + torch.matmul(by_row, table)
+
+
 class Layout(Protocol):
     """Tokens in memory; `[tokens...]` is [batch, length], [real tokens] or, in a step, [batch].
 
@@ -99,7 +130,9 @@ class Layout(Protocol):
         """
 
 
-def attention_mask(segs: Tensor, mask: MaskName, positions: Tensor | None = None) -> Tensor | None:
+def attention_mask(
+    segs: Tensor, mask: MaskName, positions: Tensor | None = None, window: int = 0
+) -> Tensor | None:
     """Which keys each query may read, [batch, 1, queries or 1, keys] bool; None for all.
 
     UER-py adds -10000 to masked scores, which in float32 is the same as leaving them out. Its
@@ -109,8 +142,13 @@ def attention_mask(segs: Tensor, mask: MaskName, positions: Tensor | None = None
         segs: segment ids [batch, keys], 0 for padding.
         mask: UER-py's name of the mask.
         positions: positions of the queries [batch, queries]; None for all.
+        window: how far from its query a key may be, with a fully visible mask; 0: any distance.
     """
     keys = torch.arange(segs.shape[1], device=segs.device)
+    if mask == "fully_visible" and window:
+        distance = distances(keys, positions)[:, None].abs()
+        # Every query reads itself, padding too: nothing must divide zero by zero.
+        return (distance <= window) & (segs > 0)[:, None, None, :] | (distance == 0)
     if mask == "fully_visible":
         visible = segs > 0
         if bool(visible.all()):
@@ -126,6 +164,16 @@ def attention_mask(segs: Tensor, mask: MaskName, positions: Tensor | None = None
     return visible[:, None]
 
 
+def distances(keys: Tensor, positions: Tensor | None) -> Tensor:
+    """Key position minus query position [batch or 1, queries, keys].
+
+    Args:
+        keys: positions of the keys [keys].
+        positions: positions of the queries [batch, queries]; None for those of the keys.
+    """
+    return keys - (keys[None] if positions is None else positions)[..., None]
+
+
 class PaddedLayout:
     """Rows padded to one length.
 
@@ -133,14 +181,26 @@ class PaddedLayout:
         segs: segment ids [batch, length], 0 for padding.
         mask: UER-py's name of the mask.
         bias: position bias [1, heads, length, length], already scaled, or None.
+        window: see `attention_mask`.
+        clipped: vectors of distances, see `attend_clipped`; without a bias.
     """
 
-    def __init__(self, segs: Tensor, mask: MaskName, bias: Tensor | None) -> None:
+    def __init__(
+        self,
+        segs: Tensor,
+        mask: MaskName,
+        bias: Tensor | None,
+        *,
+        window: int = 0,
+        clipped: Tensor | None = None,
+    ) -> None:
         self.turns: Tensor | None = None
         self.segs = segs
         self.mask = mask
         self.bias = bias
-        self.visible = attention_mask(segs, mask)
+        self.window = window
+        self.clipped = clipped
+        self.visible = attention_mask(segs, mask, None, window)
         self.rows = torch.arange(segs.shape[0], device=segs.device)[:, None]
 
     def pack(self, x: Tensor) -> Tensor:
@@ -159,7 +219,7 @@ class PaddedLayout:
         if positions is None:
             return self.visible, self.bias
         bias = None if self.bias is None else self.bias[0][:, positions].transpose(0, 1)
-        return attention_mask(self.segs, self.mask, positions), bias
+        return attention_mask(self.segs, self.mask, positions, self.window), bias
 
     def attend(
         self,
@@ -184,6 +244,10 @@ class PaddedLayout:
         if self.bias is None and self.mask == "causal" and positions is None:
             return attend(q, k, v, scale=scale, causal=True)
         visible, bias = self.masks(positions)
+        if self.clipped is not None:
+            keys = torch.arange(k.shape[2], device=k.device)
+            distance = distances(keys, positions)
+            return attend_clipped(q, k, v, distance, self.clipped, visible, scale=scale)
         if bias is not None and visible is not None:
             bias = bias.masked_fill(~visible, torch.finfo(bias.dtype).min)
         return attend(q, k, v, visible if bias is None else bias, scale=scale)
@@ -242,11 +306,19 @@ class PackedLayout:
     Args:
         segs: [batch, length], padding (0) at the end of rows only.
         lengths: real tokens of each row [batch], each at least 1.
-        mask: UER-py's name of the mask.
-        bias: position bias [1, heads, length, length], already scaled, or None.
+        mask, bias, window, clipped: see PaddedLayout.
     """
 
-    def __init__(self, segs: Tensor, lengths: Tensor, mask: MaskName, bias: Tensor | None) -> None:
+    def __init__(
+        self,
+        segs: Tensor,
+        lengths: Tensor,
+        mask: MaskName,
+        bias: Tensor | None,
+        *,
+        window: int = 0,
+        clipped: Tensor | None = None,
+    ) -> None:
         self.turns: Tensor | None = None
         self.shape = segs.shape
         order = torch.argsort(lengths, stable=True)
@@ -266,7 +338,9 @@ class PackedLayout:
         for length, count in zip(values.tolist(), counts.tolist(), strict=True):
             rows = order[first : first + count]
             part = None if bias is None else bias[:, :, :length, :length]
-            layout = PaddedLayout(segs[rows, :length], mask, part)
+            layout = PaddedLayout(
+                segs[rows, :length], mask, part, window=window, clipped=clipped
+            )
             self.groups.append(_Group(rows, token, count, length, layout))
             first += count
             token += count * length
@@ -314,32 +388,38 @@ def make_layout(
     *,
     residual: bool = False,
     rotary: Rotary | None = None,
+    window: int = 0,
+    clipped: Tensor | None = None,
 ) -> PaddedLayout | PackedLayout:
     """Packed where that saves work (CPU, rows of unequal length), else padded.
 
     Args:
-        segs, mask, bias: see PaddedLayout.
+        segs, mask, bias, window, clipped: see PaddedLayout.
         residual: whether the model has residual attention; such rows are always padded.
         rotary: the model's rotary positions, if it has them.
     """
-    layout = _make_layout(segs, mask, bias, residual)
+    layout: PaddedLayout | PackedLayout
+    lengths = None if residual else _packable(segs)
+    if residual:
+        layout = ResidualLayout(segs, mask, bias)
+    elif lengths is not None:
+        layout = PackedLayout(segs, lengths, mask, bias, window=window, clipped=clipped)
+    else:
+        layout = PaddedLayout(segs, mask, bias, window=window, clipped=clipped)
     if rotary is not None:
         positions = torch.arange(segs.shape[1], device=segs.device).expand(segs.shape)
         layout.turns = layout.pack(rotary(positions, (segs > 0).sum(1, keepdim=True)))
     return layout
 
 
-def _make_layout(
-    segs: Tensor, mask: MaskName, bias: Tensor | None, residual: bool
-) -> PaddedLayout | PackedLayout:
-    if residual:
-        return ResidualLayout(segs, mask, bias)
-    if segs.device.type == "cpu" and segs.shape[0] > 1:
-        lengths = (segs > 0).sum(1)
-        trailing = torch.equal(segs > 0, torch.arange(segs.shape[1]) < lengths[:, None])
-        if trailing and int(lengths.min()) >= 1 and int(lengths.min()) < segs.shape[1]:
-            return PackedLayout(segs, lengths, mask, bias)
-    return PaddedLayout(segs, mask, bias)
+def _packable(segs: Tensor) -> Tensor | None:
+    """The lengths of rows [batch] if packing them saves work and is possible, else None."""
+    if segs.device.type != "cpu" or segs.shape[0] == 1:
+        return None
+    lengths = (segs > 0).sum(1)
+    shortest = int(lengths.min())
+    trailing = torch.equal(segs > 0, torch.arange(segs.shape[1]) < lengths[:, None])
+    return lengths if trailing and 1 <= shortest < segs.shape[1] else None
 
 
 class StepLayout:

@@ -14,7 +14,7 @@ from uertool.models.feed_forward import FeedForward
 from uertool.models.layout import Layout, PaddedLayout, StepLayout, make_layout
 from uertool.models.linear import Dense
 from uertool.models.norm import make_norm
-from uertool.models.positions import RelativePositionBias
+from uertool.models.positions import RelativePositionBias, sinusoid_legacy
 from uertool.models.rotary import Rotary
 
 
@@ -210,6 +210,7 @@ class TransformerEncoder(Transformer):
             self.bias(segs.shape[1], vectors),
             residual=config.has_residual_attention,
             rotary=self.rotary,
+            clipped=self.clipped(vectors),
         )
         if cache is not None:
             cache.set_lengths((segs > 0).sum(1).tolist())
@@ -228,6 +229,12 @@ class TransformerEncoder(Transformer):
             if number in wanted:
                 found.append(x if last and positions is not None else layout.unpack(x))
         return found
+
+    def clipped(self, like: Tensor) -> Tensor | None:
+        """NEZHA's vectors of distances [2m + 1, head size], or None without them."""
+        most = self.config.max_relative_position
+        table = sinusoid_legacy(2 * most + 1, self.config.head_size) if most else None
+        return None if table is None else table.to(like)
 
     def step(self, vectors: Tensor, cache: KeyValueCache) -> Tensor:
         return super().step(vectors if self.linear is None else self.linear(vectors), cache)

@@ -22,6 +22,8 @@ _REGISTERED: Mapping[str, tuple[str, str]] = {
     "sbert": ("sbert", "ARCHITECTURE"),
     "ernie": ("ernie", "ARCHITECTURE"),
     "electra": ("electra", "ARCHITECTURE"),
+    "nezha": ("nezha", "ARCHITECTURE"),
+    "roformer": ("roformer", "ARCHITECTURE"),
 }
 
 NAMES: tuple[str, ...] = tuple(_REGISTERED)

@@ -13,6 +13,8 @@ from uertool.checkpoints.naming import Rule, Side, WeightMap, renamed
 from uertool.errors import ConfigError, shown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from uertool.config import ModelConfig
 
 #: Hugging Face's word for an activation, and UER-py's.
@@ -94,6 +96,10 @@ def _never(config: Mapping[str, Any]) -> tuple[Rule, ...] | None:
     return None
 
 
+def _nothing(config: ModelConfig) -> dict[str, Tensor]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One architecture, complete.
@@ -114,6 +120,8 @@ class Architecture:
         config_to_hf: a ModelConfig to config.json.
         ignored_hf: patterns of Hugging Face names that hold no weights.
         rules_for: rules that depend on config.json, in place of those with the same names.
+        computed: tensors of a folder for transformers that follow from the configuration, under
+            Hugging Face's names after the prefix of the body.
         google: whether there is an original TensorFlow format.
         pair_head: what the 2021 generation calls the sentence-pair head.
     """
@@ -133,6 +141,7 @@ class Architecture:
     tf_marks: tuple[str, ...] = ()
     ignored_hf: tuple[str, ...] = ()
     rules_for: Callable[[Mapping[str, Any]], tuple[Rule, ...] | None] = _never
+    computed: Callable[[ModelConfig], Mapping[str, Tensor]] = _nothing
     pair_head: str = "nsp"
     shadows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

@@ -228,6 +228,7 @@ class ConversionPlan:
                 as_script=not self.options.exact_norm,
                 whole=not self.weights_only,
                 hf_config=self.original if self.side == "hf" else None,
+                config=self.config if self.side == "hf" else None,
             )
         self._check_sinusoids(self.options.layout)
         pair = self.arch.pair_head if self.arch is not None else "nsp"
