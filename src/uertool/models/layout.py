@@ -338,9 +338,7 @@ class PackedLayout:
         for length, count in zip(values.tolist(), counts.tolist(), strict=True):
             rows = order[first : first + count]
             part = None if bias is None else bias[:, :, :length, :length]
-            layout = PaddedLayout(
-                segs[rows, :length], mask, part, window=window, clipped=clipped
-            )
+            layout = PaddedLayout(segs[rows, :length], mask, part, window=window, clipped=clipped)
             self.groups.append(_Group(rows, token, count, length, layout))
             first += count
             token += count * length
