@@ -16,6 +16,7 @@ import torch
 
 from tests.conftest import FIXTURES, MODELS, TEXT
 from uertool import Whitening
+from uertool.cli import console
 from uertool.cli.app import main
 
 SMALL = str(MODELS / "zh-mlm-small")
@@ -248,3 +249,16 @@ def test_help_says_what_poolings_do_about_special_tokens(
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for words in ("[CLS]", "[SEP]", "padding", "Hugging Face"):
         assert words in text
+
+
+def test_on_a_terminal_vectors_are_summarized(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "out_is_terminal", lambda: True)
+    assert main(["extract-features", "今天天气很好", "-q"]) == 0
+    text, summary = capsys.readouterr().out.splitlines()
+    assert text == "今天天气很好"
+    assert main(["extract-features", "今天天气很好", "-q", "--json"]) == 0
+    vector = json.loads(capsys.readouterr().out)["vector"]
+    norm = sum(number**2 for number in vector) ** 0.5
+    assert summary.startswith(f"    192 numbers, norm {norm:.4f}: {vector[0]:.4f}  ")

@@ -133,11 +133,15 @@ def test_what_cannot_be_built_is_said_in_one_sentence(
 # -- diff -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "named",
+    [["--vocab_1", "vocab_a.txt", "--vocab_2", "vocab_b.txt"], ["vocab_a.txt", "vocab_b.txt"]],
+)
 def test_the_first_lines_are_the_old_scripts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    named: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(MISC)
-    assert main(["vocab", "diff", "--vocab_1", "vocab_a.txt", "--vocab_2", "vocab_b.txt"]) == 0
+    assert main(["vocab", "diff", *named]) == 0
     golden = (MISC / "expected_diff_vocab.txt").read_text(encoding="utf-8")
     assert capsys.readouterr().out.startswith(golden.rstrip("\n"))
 

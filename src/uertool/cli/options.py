@@ -186,6 +186,11 @@ class JsonSettings(Settings):
 
 
 @dataclass(frozen=True)
+class JsonReportSettings(JsonSettings, ConsoleSettings):
+    """How much is reported, and in which form, by commands without an output file."""
+
+
+@dataclass(frozen=True)
 class ReportSettings(ConsoleSettings):
     """How much is reported about a run, in a file too."""
 

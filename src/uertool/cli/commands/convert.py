@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from uertool.cli import console
-from uertool.cli.options import ConsoleSettings, JsonSettings, given_once, with_settings
+from uertool.cli.options import JsonReportSettings, given_once, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.errors import UertoolError, UsageError
 from uertool.settings import Setting, Settings
@@ -35,11 +35,6 @@ class PathSettings(Settings):
     output_model_path: Annotated[
         str | None, Setting("Another way to name OUT", names=("output", "o"))
     ] = None
-
-
-@dataclass(frozen=True)
-class ReportSettings(JsonSettings, ConsoleSettings):
-    """How the conversion is reported."""
 
 
 def _command(
@@ -76,7 +71,7 @@ def _command(
         ] = False,
         paths: PathSettings,
         convert: ConvertSettings,
-        report: ReportSettings,
+        report: JsonReportSettings,
     ) -> None:
         report.apply()
         if to is None:

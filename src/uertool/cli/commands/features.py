@@ -12,7 +12,8 @@ import typer
 from uertool.cli import console
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, with_settings
-from uertool.cli.pipeline import Call, show_plan
+from uertool.cli.pipeline import Call, JsonLines, show_plan
+from uertool.cli.render.features import show_vector
 from uertool.engine.settings import EngineSettings
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.features.settings import FeatureSettings, VectorSettings
@@ -37,7 +38,8 @@ def extract_features(
     r"""Sentence or token vectors of every line, one row for each line in order.
 
     The suffix of the output is its format: .pt (one tensor), .npy, .safetensors, .parquet or
-    .jsonl (text and vector); without an output, JSON lines go to standard output.
+    .jsonl (text and vector). Without an output, JSON lines go to standard output, or a summary of
+    every vector to a terminal.
 
         uertool extract-features --test-path lines.txt --prediction-path features.pt
 
@@ -65,7 +67,10 @@ def extract_features(
         about=space_of(model, settings),
         draw=draw,
     )
-    order = extraction.order(call.new_order)
+    emit = None
+    if call.target == "-" and console.out_is_terminal() and not output.json:
+        emit = JsonLines(show_vector)
+    order = extraction.order(functools.partial(call.new_order, emit=emit))
     if engine.dry_run:
         show_plan(order, as_json=output.json)
     with call.watching("Features") as (meter, watch):

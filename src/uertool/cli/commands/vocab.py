@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.options import JsonSettings, WriteSettings, with_settings
+from uertool.cli.options import JsonReportSettings, WriteSettings, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import report_errors, show_plan, watching
 from uertool.engine.ordering import check_engine, new_order, refuse_on_ray
@@ -18,8 +19,6 @@ from uertool.errors import UsageError
 from uertool.tasks.vocab.settings import AdaptSettings, BuildSettings, DiffSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from uertool.tasks.vocab.building import BuiltVocab
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Build, compare and change vocabularies.")
@@ -152,20 +151,34 @@ def _trained(
 
 @app.command("diff", cls=Command)
 @with_settings
-def diff(*, settings: DiffSettings, output: JsonSettings) -> None:
+def diff(
+    vocabularies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="A B", help="Two vocabularies; or `vocab_1` and `vocab_2`."),
+    ] = None,
+    *,
+    settings: DiffSettings,
+    output: JsonReportSettings,
+) -> None:
     """Compare two vocabularies: sizes, differences, moved ids, and coverage of a corpus.
 
-    uertool vocab diff --vocab-1 a.txt --vocab-2 b.txt --list only-2
+    uertool vocab diff a.txt b.txt --list only-2
 
-    uertool vocab diff --vocab-1 a.txt --vocab-2 b.txt --corpus corpus.txt --json
+    uertool vocab diff a.txt b.txt --corpus corpus.txt --json
     """
+    output.apply()
     from uertool.cli.render.vocab import show_diff
     from uertool.tasks.vocab.diff import diff_vocabs
     from uertool.text.vocab import Vocab
 
-    if settings.vocab_1 is None or settings.vocab_2 is None:
-        raise UsageError("Two vocabularies are needed.", "Name them with `vocab_1` and `vocab_2`.")
-    first, second = Vocab.load(settings.vocab_1), Vocab.load(settings.vocab_2)
+    paths = [*(vocabularies or ()), *filter(None, (settings.vocab_1, settings.vocab_2))]
+    if len(paths) != 2:
+        raise UsageError(
+            f"Two vocabularies are needed, but {len(paths)} were named.",
+            "Name them as arguments, or with `vocab_1` and `vocab_2`.",
+        )
+    settings = dataclasses.replace(settings, vocab_1=Path(paths[0]), vocab_2=Path(paths[1]))
+    first, second = Vocab.load(paths[0]), Vocab.load(paths[1])
     show_diff(diff_vocabs(first, second, settings), settings, as_json=output.json)
 
 
