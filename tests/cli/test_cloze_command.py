@@ -345,6 +345,6 @@ def test_verbose_says_where_settings_come_from(run: Any) -> None:
 
 
 def test_help_shows_the_flags_of_a_cloze_test(run: Any) -> None:
-    shown = run("--help").out
+    shown = run("--help-all").out
     for name in ("--mask-word", "--mask-ratio", "--targets", "--augment", "--topn", "--shard"):
         assert name in shown

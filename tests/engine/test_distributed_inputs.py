@@ -65,6 +65,34 @@ def test_pieces_of_any_size_give_the_lines_of_the_whole(
     assert bad == []
 
 
+@pytest.mark.parametrize("encoding", ["gb18030", "big5", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("size", [1, 3, 16, 1000])
+@pytest.mark.parametrize("packed", [False, True])
+def test_text_of_any_encoding_is_cut_as_utf8_is(
+    tmp_path: Path, encoding: str, size: int, packed: bool
+) -> None:
+    rows = ["編號\ttext_a", *(f"{i}\t天氣{i}很好" * (i % 4 > 0) for i in range(50))]
+    text = "\r\n".join(rows)
+    (tmp_path / "plain.tsv").write_text(text, newline="")
+    data = text.encode(encoding)
+    (tmp_path / "other.tsv").write_bytes(gzip.compress(data) if packed else data)
+    for column in (None, "text_a"):
+        reading = Reading(column, encoding=encoding)
+        found, bad = read([str(tmp_path / "other.tsv")], reading, size=size)
+        assert found == list(read_lines(tmp_path / "plain.tsv", column=column))
+        assert not bad
+
+
+def test_the_place_of_a_bad_line_is_right_in_any_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("天气\n很好\n".encode("gb18030") + b"\xff\xff\n" + "完".encode("gb18030"))
+    found, bad = read([str(path)], Reading(encoding="gbk"), size=3, lines=1)
+    assert [line.text for line in found] == ["天气", "很好", "完"]
+    assert bad == [
+        BadPlace(2, str(path), 3, "invalid gb18030, 0xff at byte 0 of the line"),
+    ]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_archives_and_tables_are_cut_as_plain_files_are(tmp_path: Path, seed: int) -> None:
     rows = ["id\ttext_a", *(f"{i}\tline {i}" * (i % 4 > 0) for i in range(50))]

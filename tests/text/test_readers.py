@@ -10,11 +10,12 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from uertool.errors import InputError, UsageError
 from uertool.io import line_bytes
+from uertool.io.encodings import encoding_by_mark
 from uertool.text.readers import BadLine, Line, as_texts, parse_shard, read_lines
 
 
@@ -250,11 +251,12 @@ def test_invalid_utf8_is_named_by_line_and_byte(tmp_path: Path) -> None:
 
 @given(data=st.binary(max_size=60))
 def test_any_bytes_are_read_or_reported_line_by_line(data: bytes) -> None:
+    assume(encoding_by_mark(data) in (None, "utf-8"))
     bad: list[BadLine] = []
     try:
         good = list(read_lines(io.BytesIO(data), on_bad=bad.append))
     except InputError:
-        return  # a broken gzip file or UTF-16
+        return  # a broken gzip file
     numbers = sorted([line.number for line in good] + [line.number for line in bad])
     assert numbers == list(range(len(data.removeprefix(b"\xef\xbb\xbf").splitlines())))
 
@@ -267,9 +269,7 @@ def test_a_truncated_archive_is_named(tmp_path: Path, keep: int) -> None:
         texts(path)
 
 
-def test_utf16_missing_files_and_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="UTF-16"):
-        texts(write(tmp_path, "今天".encode("utf-16")))
+def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.txt does not exist"):
         texts(tmp_path / "none.txt")
     with pytest.raises(InputError, match="is a folder"):

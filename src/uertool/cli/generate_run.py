@@ -374,7 +374,7 @@ class _Judged:
         from uertool.text.readers import read_lines
 
         self.path = path
-        self.references = [line.text for line in read_lines(path)]
+        self.references = [line.text for line in read_lines(path, encoding=text.encoding)]
         named = text.column is not None and not text.column.isdecimal()
         self.before = 1 if named else 0  # the header of a table has a number too
         self.whole = text.shard is None and not text.skip_bad

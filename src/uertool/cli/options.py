@@ -403,4 +403,5 @@ def lines_of(
         field=text.field,
         shard=text.parts(),
         on_bad=kept.append if text.skip_bad else None,
+        encoding=text.encoding,
     )

@@ -140,6 +140,7 @@ class Order:
             "shard_lines": self.block_lines,
             "column": self.reading.column,
             "field": self.reading.field,
+            "encoding": self.reading.encoding,
             **({} if self.engine == "ray" else {"part": self.reading.part, "engine": "local"}),
             **self.identity,
             "input": inputs,

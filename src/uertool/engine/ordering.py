@@ -77,7 +77,7 @@ def new_order(
 
         devices = [str(found) for found in resolve_devices(device.device)]
         more["identity"]["device"] = sorted({name.split(":")[0] for name in map(str, devices)})
-    reading = Reading(text.column, text.field, part=text.parts())
+    reading = Reading(text.column, text.field, part=text.parts(), encoding=text.encoding)
     return Order(
         **{
             "engine": engine.engine,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
 from uertool.errors import InputError
+from uertool.io.encodings import UTF8, as_lines_of_bytes
 
 #: The most bytes of a line that are kept: a thousand times what any model reads of one.
 LINE_LIMIT = 1 << 20
@@ -20,7 +21,6 @@ LINE_LIMIT = 1 << 20
 _BLOCK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class RawLine(NamedTuple):
@@ -101,20 +101,32 @@ class _TextAsBytes:
 
 
 def read_blocks(
-    stream: BinaryIO, name: str, on_bytes: Callable[[int], None] | None = None
+    stream: BinaryIO,
+    name: str,
+    on_bytes: Callable[[int], None] | None = None,
+    *,
+    encoding: str = UTF8,
 ) -> Iterator[bytes]:
     """Blocks of bytes as they come, with errors of the stream and of gzip in words.
+
+    Text in UTF-16 and the like comes as UTF-8, see `uertool.io.encodings`.
 
     Args:
         stream: what `open_bytes` gave.
         name: what to call it.
         on_bytes: called with the number of bytes just read (compressed ones of an archive).
+        encoding: of the text.
 
     Raises:
-        InputError: the stream or the archive is broken, or the text is UTF-16.
+        InputError: the stream or the archive is broken, or the text is of another encoding.
     """
+    return as_lines_of_bytes(_read_blocks(stream, name, on_bytes), encoding, name)
+
+
+def _read_blocks(
+    stream: BinaryIO, name: str, on_bytes: Callable[[int], None] | None
+) -> Iterator[bytes]:
     archive = getattr(stream, "fileobj", None)
-    first = True
     done = 0
     while True:
         try:
@@ -133,9 +145,6 @@ def read_blocks(
             done = now
         if not block:
             return
-        if first and block.startswith(_UTF16_MARKS):
-            raise InputError(f"{name} is UTF-16 text.", "Save it as UTF-8.")
-        first = False
         yield block
 
 

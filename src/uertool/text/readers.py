@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from uertool.errors import InputError, UsageError, listed, shown
+from uertool.io.encodings import UTF8, decoded, encoding_hint, encoding_named, line_encoding
 from uertool.io.line_bytes import LINE_LIMIT, name_of, open_bytes, raw_lines, read_blocks
 from uertool.io.small_files import parse_json
 
@@ -56,6 +57,7 @@ def read_lines(
     on_bad: Callable[[BadLine], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
     limit: int | None = LINE_LIMIT,
+    encoding: str = UTF8,
 ) -> Iterator[Line]:
     """Stream the lines of a text, TSV or JSONL input, in order.
 
@@ -79,12 +81,15 @@ def read_lines(
         on_bytes: called with the number of bytes just read (compressed ones of an archive).
         limit: the most bytes of a line that are read; a longer one is cut, which `Line.cut` tells,
             or bad where it is a JSON record. None reads all.
+        encoding: of the text; a byte order mark of UTF-16 says that it is that.
 
     Raises:
         InputError: the input is missing or not text, a column or field does not exist, or a line
             is bad and there is no `on_bad`.
-        UsageError: both column and field are given, or the shard is not within 1..n.
+        UsageError: both column and field are given, the shard is not within 1..n, or there is no
+            such encoding.
     """
+    encoding = encoding_named(encoding)
     if column is not None and field is not None:
         raise UsageError(
             "A column and a field were both asked for, but an input is either TSV or JSONL.",
@@ -95,7 +100,7 @@ def read_lines(
             f"The shard {shard[0]}/{shard[1]} does not exist.", "Parts are counted 1/n to n/n."
         )
     # The checks above run at the call, not at the first line.
-    return _lines(source, column, field, shard, on_bad, on_bytes, limit)
+    return _lines(source, column, field, shard, on_bad, on_bytes, limit, encoding)
 
 
 def as_texts(texts: str | Iterable[str]) -> list[str]:
@@ -133,12 +138,13 @@ def _lines(
     on_bad: Callable[[BadLine], None] | None,
     on_bytes: Callable[[int], None] | None,
     limit: int | None,
+    encoding: str,
 ) -> Iterator[Line]:
     name = name_of(source)
-    parser = LineParser(name, column, field)
+    parser = LineParser(name, column, field, encoding)
     first, step = (shard[0] - 1, shard[1]) if shard is not None else (0, 1)
     with open_bytes(source) as stream:
-        for raw in raw_lines(read_blocks(stream, name, on_bytes), limit=limit):
+        for raw in raw_lines(read_blocks(stream, name, on_bytes, encoding=encoding), limit=limit):
             header = parser.wants_header
             if not header and raw.number % step != first:
                 continue
@@ -166,29 +172,45 @@ class LineParser:
 
     Args:
         name: what to call the input in messages.
-        column, field: as for `read_lines`.
+        column, field, encoding: as for `read_lines`; lines come from `read_blocks`.
     """
 
     def __init__(
-        self, name: str, column: str | int | None = None, field: str | None = None
+        self,
+        name: str,
+        column: str | int | None = None,
+        field: str | None = None,
+        encoding: str = UTF8,
     ) -> None:
+        self._name = name
         self._table = _Table(column, name) if column is not None else None
         self._field = field
+        self._encoding = line_encoding(encoding)
 
     @property
     def wants_header(self) -> bool:
         """Whether the header line of a table must come first, by `read_header`."""
         return self._table is not None and self._table.wants_header
 
-    def read_header(self, data: bytes) -> None:
-        """Take in the header line.
+    def read_header(self, data: bytes) -> str:
+        """Take in the header line, and return its text.
 
         Raises:
             InputError: it lacks the column.
             BadContentError: it is not text.
         """
+        text = self._decoded(data)
+        self.use_header(text)
+        return text
+
+    def use_header(self, text: str) -> None:
+        """Take in a header line that was read before.
+
+        Raises:
+            InputError: it lacks the column.
+        """
         assert self._table is not None
-        self._table.read_header(_decode(data))
+        self._table.read_header(text)
 
     def line(self, number: int, data: bytes, cut: bool = False) -> Line:
         """The line of this number; `cut` says that its end is missing.
@@ -196,12 +218,23 @@ class LineParser:
         Raises:
             BadContentError: it cannot be read.
         """
-        text = _decode(data)
+        text = self._decoded(data, cut)
         if self._table is not None:
             return self._table.line(number, text, cut)
         if self._field is not None:
             return _record(number, text, self._field, cut)
         return Line(number, text, cut=True) if cut else Line(number, text)
+
+    def _decoded(self, data: bytes, cut: bool = False) -> str:
+        try:
+            return decoded(data, self._encoding, cut=cut)
+        except UnicodeDecodeError as error:
+            what = "UTF-8" if self._encoding == UTF8 else self._encoding
+            raise BadContentError(
+                f"invalid {what}, 0x{data[error.start]:02x} at byte {error.start} of the line",
+                error.start,
+                encoding_hint(self._name, data),
+            ) from None
 
 
 class BadContentError(Exception):
@@ -212,17 +245,6 @@ class BadContentError(Exception):
         self.reason = reason
         self.offset = offset
         self.hint = hint
-
-
-def _decode(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadContentError(
-            f"invalid UTF-8, 0x{data[error.start]:02x} at byte {error.start} of the line",
-            error.start,
-            "Convert the file to UTF-8, for example with: iconv -f GB18030 -t UTF-8.",
-        ) from None
 
 
 class _Table:

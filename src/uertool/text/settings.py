@@ -9,6 +9,15 @@ from uertool.settings import Setting, Settings
 
 _INPUT = "Input"
 
+#: The setting of every command that reads text.
+Encoding = Annotated[
+    str,
+    Setting(
+        "Encoding of the text: utf-8, gb18030, big5, utf-16, ...; a byte order mark is recognized",
+        panel=_INPUT,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class InputSettings(Settings):
@@ -33,6 +42,7 @@ class InputSettings(Settings):
         str | None,
         Setting("Take the i-th of n parts of the input", panel=_INPUT, metavar="I/N", rare=True),
     ] = None
+    encoding: Encoding = "utf-8"
     skip_bad: Annotated[
         bool,
         Setting("Leave out lines that cannot be read, and count them", panel=_INPUT, rare=True),

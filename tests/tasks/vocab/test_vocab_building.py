@@ -107,7 +107,7 @@ def test_counts_and_order_do_not_depend_on_the_blocks(
     text = text.removeprefix("\ufeff")
     expected = plain_count(text, delimiter, form)
 
-    def blocks(piece: object, report: object) -> Any:
+    def blocks(piece: object, encoding: str, report: object) -> Any:
         rest = text.replace("\r\n", "\n").replace("\r", "\n")
         turn = 0
         while rest:
@@ -214,12 +214,26 @@ def test_what_is_no_corpus_is_named(tmp_path: Path) -> None:
         build_vocab([tmp_path])
     with pytest.raises(InputError, match="nothing to count"):
         build_vocab([write(tmp_path, " \n\n")])
-    with pytest.raises(InputError, match="UTF-16"):
-        build_vocab([write(tmp_path, "今天".encode("utf-16"))])
+    with pytest.raises(InputError, match="utf-16"):
+        build_vocab([write(tmp_path, "今天".encode("utf-16")[:-1])])
     with pytest.raises(UsageError, match="No corpus"):
         build_vocab([])
     with pytest.raises(UsageError, match="only once"):
         build_vocab(["-", "-"])
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "big5", "utf-16", "utf-16-be"])
+def test_a_corpus_of_another_encoding_gives_the_same_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setattr(corpus_counting, "_RANGE", 7)
+    text = "今天很好\r\n天下\n\n好天 good\r好\n" * 3
+    found = build_vocab([write(tmp_path, text.encode(encoding))], BuildSettings(encoding=encoding))
+    assert found.tokens == build_vocab([write(tmp_path, text)]).tokens
+    trained = BuildSettings(model="bpe", vocab_size=400, encoding=encoding)
+    again = train_vocab([write(tmp_path, text.encode(encoding))], trained)
+    expected = train_vocab([write(tmp_path, text)], BuildSettings(model="bpe", vocab_size=400))
+    assert again.tokens == expected.tokens
 
 
 # -- choosing -------------------------------------------------------------------------------------

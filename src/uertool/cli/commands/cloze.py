@@ -64,7 +64,9 @@ def cloze(
 
     words = frozenset[str]()
     if settings.word_list is not None:
-        words = read_word_list(line.text for line in read_lines(settings.word_list))
+        words = read_word_list(
+            line.text for line in read_lines(settings.word_list, encoding=text.encoding)
+        )
     targets = tuple(word for given in settings.targets for word in split_words(given))
     settings = dataclasses.replace(settings, targets=targets, words=words, seed=output.seed)
     form = "jsonl" if shown == "table" else shown

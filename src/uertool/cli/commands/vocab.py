@@ -17,6 +17,7 @@ from uertool.engine.ordering import check_engine, new_order, refuse_on_ray
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 from uertool.tasks.vocab.settings import AdaptSettings, BuildSettings, DiffSettings
+from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     from uertool.tasks.vocab.building import BuiltVocab
@@ -91,11 +92,12 @@ def _counted(
             "`engine` ray keeps its work next to the output.", "Name a file with `output_path`."
         )
     reserved = building.reserved_for(settings)  # before the work
-    counting = Counting(settings.unit, settings.form)
+    counting = Counting(settings.unit, settings.form, settings.encoding)
     files = corpora if on_ray else [str(path) for path in corpus_files(corpora)]
     stream = None if on_ray or engine.dry_run else CorpusStream(files, counting)
     order = new_order(
         engine,
+        InputSettings(encoding=settings.encoding),
         work=TallyWork(counting=counting),
         inputs=files,
         stream=stream,

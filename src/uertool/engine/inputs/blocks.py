@@ -22,7 +22,6 @@ PIECE = 8 << 20
 
 _CHUNK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def count_piece(source: Source, piece: Piece) -> Piece:
     try:
         if source.kind == "parquet":
             return _count_rows(source, piece)
-        if source.kind == "gzip":
+        if source.kind in ("gzip", "wide"):
             return _count_archive(source, piece)
         return _count_text(source, piece)
     except OSError as error:
@@ -156,8 +155,6 @@ def _count_text(source: Source, piece: Piece) -> Piece:
             chunk = bytes(stream.read(min(_CHUNK, end - at)))
             if not chunk:
                 break
-            if at == 0 and chunk.startswith(_UTF16_MARKS):
-                return _counted(piece, start, end, 0, "is UTF-16 text; save it as UTF-8")
             counter.add(chunk.removeprefix(_BOM) if at == 0 else chunk)
             at += len(chunk)
     return _counted(piece, start, end, counter.lines)
@@ -166,10 +163,10 @@ def _count_text(source: Source, piece: Piece) -> Piece:
 def _count_archive(source: Source, piece: Piece) -> Piece:
     counter = _LineCounter()
     problem = None
-    stream = open_stream(source.path, "gzip")
+    stream = open_stream(source.path, source.kind)
     try:
         with stream:
-            for n, block in enumerate(read_blocks(stream, "the file")):
+            for n, block in enumerate(read_blocks(stream, "the file", encoding=source.encoding)):
                 counter.add(block.removeprefix(_BOM) if n == 0 else block)
     except InputError as error:
         # What came before is good, but its last line may be torn.

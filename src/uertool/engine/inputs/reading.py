@@ -6,7 +6,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from uertool.engine.inputs.blocks import BadPlace, Block, Segment
 from uertool.engine.inputs.sources import Reading, Source, open_raw, open_stream, text_column
@@ -85,9 +85,9 @@ class BlockReader:
         Without `on_bad` the first line that cannot be read raises InputError.
         """
         name = name_of(source.path)
-        parser = LineParser(name, self._reading.column, self._reading.field)
+        parser = LineParser(name, self._reading.column, self._reading.field, self._reading.encoding)
         if source.header is not None and segment.line > 0:
-            parser.read_header(source.header.encode())
+            parser.use_header(source.header)
         shift = segment.number - segment.line
         part, parts = self._reading.part or (1, 1)
         found = 0
@@ -120,16 +120,16 @@ class BlockReader:
     def _raw(self, source: Source, segment: Segment) -> Iterator[RawLine]:
         """The lines of a segment as bytes, numbered in their file."""
         try:
-            if source.kind == "gzip":
+            if source.kind in ("gzip", "wide"):
                 yield from self._raw_of_archive(source, segment)
                 return
             first = segment.line - segment.skip
             if segment.count == _ALL and "://" not in source.path:
                 with open_bytes(source.path) as opened:  # standard input, pipes and archives too
-                    yield from raw_lines(read_blocks(opened, name_of(source.path)))
+                    yield from raw_lines(self._blocks(opened, source))
                 return
             with open_stream(source.path, "text", segment.start) as stream:
-                blocks = read_blocks(stream, source.path)
+                blocks = self._blocks(stream, source)
                 lines = raw_lines(blocks, number=first, offset=segment.start)
                 yield from itertools.islice(lines, segment.skip, segment.skip + segment.count)
         except OSError as error:
@@ -137,13 +137,16 @@ class BlockReader:
                 f"{name_of(source.path)} cannot be read: {reason_of(error)}."
             ) from None
 
+    def _blocks(self, stream: BinaryIO, source: Source) -> Iterator[bytes]:
+        return read_blocks(stream, name_of(source.path), encoding=source.encoding)
+
     def _raw_of_archive(self, source: Source, segment: Segment) -> Iterator[RawLine]:
         at, lines = 0, None
         if self._archive is not None and self._archive[0] == segment.source:
             _, at, lines = self._archive
         if lines is None or at > segment.line:
-            stream = open_stream(source.path, "gzip")
-            at, lines = 0, raw_lines(read_blocks(stream, source.path))
+            stream = open_stream(source.path, source.kind)
+            at, lines = 0, raw_lines(self._blocks(stream, source))
         self._archive = None  # unless all goes well its position is unknown
         yield from itertools.islice(lines, segment.line - at, segment.line - at + segment.count)
         self._archive = (segment.source, segment.line + segment.count, lines)

@@ -14,11 +14,13 @@ from typing import Any, BinaryIO, Literal, cast
 from uertool.engine.storage.files import Entry, FileSystem, file_system, reason_of, require_pyarrow
 from uertool.engine.storage.manifest import MANIFEST
 from uertool.errors import InputError, UsageError
+from uertool.io.encodings import UTF8, encoding_by_mark, encoding_named, has_byte_lines
 from uertool.io.line_bytes import raw_lines, read_blocks, unzipped
 from uertool.text.readers import BadContentError, LineParser
 
+#: "wide" is text that is read from its start only, since its lines cannot be found in its bytes;
 #: "whole" is a file that is worked on as it is: its only line is its path.
-Kind = Literal["text", "gzip", "parquet", "whole"]
+Kind = Literal["text", "wide", "gzip", "parquet", "whole"]
 
 _CHUNK = 1 << 20
 _MAGIC: Mapping[bytes, Kind] = {b"\x1f\x8b": "gzip", b"PAR1": "parquet"}
@@ -36,14 +38,17 @@ class Reading:
         field: of JSON records; the same as a column for a Parquet file.
         whole: read no lines from files, but hand out the paths of the files themselves.
         part: (i, n) keeps the lines whose number leaves the remainder i - 1 when divided by n.
+        encoding: of text files.
     """
 
     column: str | None = None
     field: str | None = None
     whole: bool = False
     part: tuple[int, int] | None = None
+    encoding: str = UTF8
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "encoding", encoding_named(self.encoding))
         if self.column is not None and self.field is not None:
             raise UsageError(
                 "A column and a field were both asked for, but an input is either TSV or JSONL.",
@@ -61,6 +66,7 @@ class Source:
         size: bytes.
         changed: when it was last modified, in seconds, or None if unknown.
         header: the first line of a table that has its columns named, or None.
+        encoding: of its text.
     """
 
     path: str
@@ -68,6 +74,7 @@ class Source:
     size: int
     changed: float | None = None
     header: str | None = None
+    encoding: str = UTF8
 
 
 # -- finding files --------------------------------------------------------------------------------
@@ -106,14 +113,15 @@ def stream_sources(paths: Sequence[str], reading: Reading) -> list[Source]:
     sources: list[Source] = []
     for path in paths:
         if path == "-":
-            sources.append(Source(path, "text", 0))
+            sources.append(Source(path, "text", 0, encoding=reading.encoding))
             continue
         for entry in _files_of(path):
             name = path if os.path.exists(path) and not os.path.isdir(path) else entry.path
             kind: Kind = "whole" if reading.whole else "text"
             if kind == "text" and (os.path.isfile(name) or "://" in name):
-                kind = _sniffed(name)
-            sources.append(Source(name, kind, entry.size, entry.changed))
+                kind = _sniffed(name, reading)
+            encoding = reading.encoding
+            sources.append(Source(name, kind, entry.size, entry.changed, encoding=encoding))
     return sources
 
 
@@ -194,7 +202,7 @@ def _look_into(entry: Entry, reading: Reading) -> Source:
     path, size, changed = entry.path, entry.size, entry.changed
     if reading.whole:
         return Source(path, "whole", size, changed)
-    kind = _sniffed(path)
+    kind = _sniffed(path, reading)
     try:
         if kind == "text" and path.endswith(".parquet") and size:
             raise InputError(f"The input {path} is not a Parquet file.")
@@ -205,10 +213,10 @@ def _look_into(entry: Entry, reading: Reading) -> Source:
             header = _header(path, kind, reading)
     except OSError as error:
         raise InputError(f"The input {path} cannot be read: {reason_of(error)}.") from None
-    return Source(path, kind, size, changed, header)
+    return Source(path, kind, size, changed, header, reading.encoding)
 
 
-def _sniffed(path: str) -> Kind:
+def _sniffed(path: str, reading: Reading) -> Kind:
     try:
         with open_raw(path) as stream:
             start = bytes(stream.read(4))
@@ -217,7 +225,9 @@ def _sniffed(path: str) -> Kind:
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
             return kind
-    return "text"
+    # A mark of another encoding than the one asked for is an error of who reads the file.
+    encoding = (reading.encoding == UTF8 and encoding_by_mark(start)) or reading.encoding
+    return "text" if has_byte_lines(encoding) else "wide"
 
 
 def _check_columns(path: str, reading: Reading) -> None:
@@ -235,14 +245,13 @@ def _check_columns(path: str, reading: Reading) -> None:
 
 def _header(path: str, kind: Kind, reading: Reading) -> str | None:
     with open_stream(path, kind) as stream:
-        first = next(raw_lines(read_blocks(stream, path)), None)
+        first = next(raw_lines(read_blocks(stream, path, encoding=reading.encoding)), None)
     if first is None:
         return None  # an empty file has no lines to take a column of
     try:
-        LineParser(path, reading.column).read_header(first.data)
+        return LineParser(path, reading.column, encoding=reading.encoding).read_header(first.data)
     except BadContentError as error:
         raise InputError(f"{path}, line 1: {error.reason}.", error.hint) from None
-    return first.data.decode("utf-8")
 
 
 def text_column(schema: Any, reading: Reading, path: str) -> str:
@@ -284,7 +293,7 @@ def open_raw(path: str) -> BinaryIO:
 
 
 def open_stream(path: str, kind: Kind, start: int = 0) -> BinaryIO:
-    """The uncompressed bytes of a text or gzip file from a byte on."""
+    """The uncompressed bytes of a file of text from a byte on."""
     raw: Any = open_raw(path)
     if start:
         raw.seek(start)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uertool.errors import InputError, UertoolError, UsageError, counted, listed
+from uertool.io.encodings import UTF8
 from uertool.io.vector_reader import READERS, open_vectors
 from uertool.tasks.ensemble.settings import TrainSettings
 from uertool.text.readers import read_lines
@@ -89,7 +90,7 @@ def join(models: Sequence[Features]) -> FloatArray:
 # -- labels ---------------------------------------------------------------------------------------
 
 
-def read_labels(path: str | Path, labels_num: int | None = None) -> Labels:
+def read_labels(path: str | Path, labels_num: int | None = None, encoding: str = UTF8) -> Labels:
     """The `label` column of a TSV file with a header line, [lines] int64.
 
     Blank lines at the end of the file are ignored; one between others is an error, since rows of
@@ -101,7 +102,7 @@ def read_labels(path: str | Path, labels_num: int | None = None) -> Labels:
     """
     labels: list[int] = []
     blank: int | None = None
-    for line in read_lines(path, column="label"):
+    for line in read_lines(path, column="label", encoding=encoding):
         text = line.text.strip()
         if not text and not line.fields:
             blank = blank or line.number
@@ -313,6 +314,7 @@ def load_labelled(
     *,
     models_num: int | None = None,
     labels_num: int | None = None,
+    encoding: str = UTF8,
 ) -> LabelledData:
     """Labels and features that belong together.
 
@@ -322,11 +324,12 @@ def load_labelled(
         role: "train" or "test".
         models_num: the number of base models, or None for all that are there.
         labels_num: labels must be below it; None takes the highest label plus 1.
+        encoding: of the TSV.
 
     Raises:
         InputError: see `read_labels`, `find_features` and `load_features`.
     """
-    labels = read_labels(labels_path, labels_num)
+    labels = read_labels(labels_path, labels_num, encoding)
     paths = find_features(feature_sources, role, models_num)
     models = load_features(paths, len(labels), labels_path)
     notices = []
@@ -359,6 +362,7 @@ def load_train(settings: TrainSettings, labels_num: int | None = None) -> Labell
         "train",
         models_num=settings.models_num,
         labels_num=labels_num or settings.labels_num,
+        encoding=settings.encoding,
     )
 
 

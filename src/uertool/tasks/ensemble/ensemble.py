@@ -291,7 +291,7 @@ def predict(settings: PredictSettings) -> Predicted:
     ensemble = load_ensemble(model_path)
     labels = None
     if labels_path is not None:
-        labels = read_labels(labels_path, ensemble.labels_num)
+        labels = read_labels(labels_path, ensemble.labels_num, settings.encoding)
     paths = find_features(settings.test_features_path, "test")
     features = load_features(paths, None if labels is None else len(labels), labels_path)
     notices = ensemble.check(features)

@@ -83,6 +83,7 @@ def fit(settings: FitSettings, progress: Callable[[str], None] | None = None) ->
             "test",
             models_num=settings.models_num,
             labels_num=parameters.labels_num,
+            encoding=settings.encoding,
         )
     return learn(train, test, parameters, settings, progress)
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 from uertool.settings import Setting, Settings
+from uertool.text.settings import Encoding
 
 _data = partial(Setting, panel="Data")
 _boosting = partial(
@@ -31,6 +32,7 @@ class TrainSettings(Settings):
     """The lines that are learnt from."""
 
     train_path: Annotated[str | None, _data("TSV with a header and a column label")] = None
+    encoding: Encoding = "utf-8"
     train_features_path: Annotated[tuple[str, ...], _data(_TRAIN_SOURCES, several=True)] = ()
     models_num: Annotated[
         int | None, _data("Number of base models", min=1, default="all that are there")
@@ -176,6 +178,7 @@ class PredictSettings(Settings):
         tuple[str, ...], Setting(_TEST_SOURCES, names=("features_path",), several=True)
     ] = ()
     test_path: Annotated[str | None, Setting("TSV with labels, to score the predictions")] = None
+    encoding: Encoding = "utf-8"
     probabilities_path: Annotated[str | None, Setting("Write lines x labels as .npy here")] = None
     threads: Annotated[
         int | None, Setting("Processor threads", min=1, default="all", rare=True)

@@ -97,7 +97,7 @@ def build_vocab(
     files = list(corpus)
     if tally is None:
         files = corpus_files(files)
-        counting = Counting(settings.unit, settings.form)
+        counting = Counting(settings.unit, settings.form, settings.encoding)
         tally = count_corpus(files, counting, workers=settings.workers_num, on_bytes=on_bytes)
     if not tally.counts:
         raise InputError(

@@ -19,6 +19,13 @@ from uertool.engine.order import Order, Watch
 from uertool.engine.run import gather
 from uertool.engine.work import Event, Finished, Progress, Tasks
 from uertool.errors import InputError, SettingError, UsageError
+from uertool.io.encodings import (
+    UTF8,
+    encoding_by_mark,
+    encoding_hint,
+    has_byte_lines,
+    line_encoding,
+)
 from uertool.io.line_bytes import name_of, open_bytes, read_blocks
 from uertool.tasks.vocab.tallies import (
     COUNTERS,
@@ -40,7 +47,6 @@ if TYPE_CHECKING:
 
 _BLOCK = 8 << 20  # bytes read at a time
 _RANGE = 32 << 20  # bytes of a file that one process counts at a time
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -213,8 +219,10 @@ class CorpusStream(LineStream):
 
     def workers(self, most: int) -> int:
         """How many of at most so many workers have something to do."""
+        encoding = self._counting.encoding
         pieces = sum(
-            most if str(path) == "-" else sum(1 for _ in _ranges(path)) for path in self._files
+            most if str(path) == "-" else sum(1 for _ in _ranges(path, encoding))
+            for path in self._files
         )
         return max(1, min(most, pieces))
 
@@ -240,10 +248,10 @@ class CorpusStream(LineStream):
     def _items(self) -> Iterator[_Range | _Piece]:
         for path in self._files:
             if str(path) != "-":
-                yield from _ranges(path)
+                yield from _ranges(path, self._counting.encoding)
                 continue
             counter = COUNTERS[self._counting.delimiter]()
-            blocks = _blocks(_Range("-", 0, 0, 0), None)
+            blocks = _blocks(_Range("-", 0, 0, 0), self._counting.encoding, None)
             form = self._counting.normalization
             for piece in whole_pieces(blocks, counter.breaks_at, form):
                 yield _Piece(*piece)
@@ -293,7 +301,7 @@ class _Range:
     size: int
 
 
-def _ranges(path: str | Path) -> Iterator[_Range]:
+def _ranges(path: str | Path, encoding: str) -> Iterator[_Range]:
     if str(path) == "-":
         yield _Range("-", 0, 0, 0)
         return
@@ -303,7 +311,10 @@ def _ranges(path: str | Path) -> Iterator[_Range]:
         whole = not path.is_file()  # a pipe is read once, from its start
         if not whole:
             with path.open("rb") as stream:
-                whole = stream.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+                first = stream.read(4)
+            whole = first.startswith(_GZIP_MAGIC) or not has_byte_lines(
+                encoding_by_mark(first) or encoding
+            )
     except OSError as error:
         raise InputError(f"The corpus {path} cannot be read: {error.strerror}.") from None
     if whole:
@@ -318,7 +329,7 @@ def _count_range(piece: _Range, counting: Counting) -> Iterator[tuple[int, Tally
     """Bytes as they are done, and at last the tally."""
     done: list[int] = []
     counter: TokenCounter = COUNTERS[counting.delimiter]()
-    blocks = _blocks(piece, done.append)
+    blocks = _blocks(piece, counting.encoding, done.append)
     for text, starts, ends in whole_pieces(blocks, counter.breaks_at, counting.normalization):
         counter.count(text, starts, ends)
         yield sum(done), None
@@ -326,36 +337,37 @@ def _count_range(piece: _Range, counting: Counting) -> Iterator[tuple[int, Tally
     yield sum(done), counter.tally()
 
 
-def _blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterator[str]:
+def _blocks(piece: _Range, encoding: str, report: Callable[[int], None] | None) -> Iterator[str]:
     """The text of a range in blocks, with every line end written as a line feed."""
-    encoding = "utf-8-sig" if piece.start == 0 else "utf-8"
-    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    lines_encoding = line_encoding(encoding)
+    if lines_encoding == UTF8 and piece.start == 0:
+        lines_encoding = "utf-8-sig"
+    decoder = codecs.getincrementaldecoder(lines_encoding)("strict")
     held = ""  # a carriage return, which may be the first half of a line end
-    lines = offset = 0
-    for block in _byte_blocks(piece, report):
-        if offset == 0 and piece.start == 0 and block.startswith(_UTF16_MARKS):
-            raise InputError(f"{name_of(piece.path)} is UTF-16 text.", "Save it as UTF-8.")
+    lines = 0
+    for block in _byte_blocks(piece, encoding, report):
         try:
             text = held + decoder.decode(block)
         except UnicodeDecodeError as error:
-            raise _bad_bytes(piece, lines, error) from None
+            raise _bad_bytes(piece, encoding, lines, error) from None
         held = ""
         if "\r" in text:  # io.IncrementalNewlineDecoder does the same, but takes longer without
             held = "\r" if text.endswith("\r") else ""
             text = text.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
         lines += text.count("\n") if piece.path == "-" else 0
         yield text
-        offset += len(block)
     try:
         yield held.replace("\r", "\n") + decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise _bad_bytes(piece, lines, error) from None
+        raise _bad_bytes(piece, encoding, lines, error) from None
 
 
-def _byte_blocks(piece: _Range, report: Callable[[int], None] | None) -> Iterator[bytes]:
+def _byte_blocks(
+    piece: _Range, encoding: str, report: Callable[[int], None] | None
+) -> Iterator[bytes]:
     with open_bytes(piece.path) as stream:
         if piece.end == 0:
-            yield from read_blocks(stream, name_of(piece.path), report)
+            yield from read_blocks(stream, name_of(piece.path), report, encoding=encoding)
             return
         start, end = _line_start(stream, piece.start), _line_start(stream, piece.end)
         stream.seek(start)
@@ -387,15 +399,17 @@ def _line_start(stream: BinaryIO, offset: int) -> int:
     return at
 
 
-def _bad_bytes(piece: _Range, lines: int, error: UnicodeDecodeError) -> InputError:
+def _bad_bytes(piece: _Range, encoding: str, lines: int, error: UnicodeDecodeError) -> InputError:
     if piece.path == "-":
         line = lines + error.object.count(b"\n", 0, error.start) + 1
         return InputError(
-            f"standard input, line {line}: invalid UTF-8, 0x{error.object[error.start]:02x}."
+            f"standard input, line {line}: invalid {encoding.upper()}, "
+            f"0x{error.object[error.start]:02x}.",
+            encoding_hint("-", error.object),
         )
     try:
-        for _ in read_lines(piece.path):
+        for _ in read_lines(piece.path, encoding=encoding):
             pass
     except InputError as located:
         return located
-    return InputError(f"{piece.path} is not UTF-8 text.")
+    return InputError(f"{piece.path} is not {encoding.upper()} text.")

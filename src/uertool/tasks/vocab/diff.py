@@ -174,9 +174,10 @@ def _without_blanks(duplicates: dict[str, tuple[int, ...]]) -> dict[str, tuple[i
 def _coverages(vocabs: tuple[Vocab, Vocab], settings: DiffSettings) -> tuple[Coverage, Coverage]:
     files = corpus_files(settings.corpus_path)
     makers = [_tokenizer(settings, vocab) for vocab in vocabs]
-    tally = count_corpus(files, Counting(settings.delimiter), workers=settings.workers_num)
+    counting = Counting(settings.delimiter, encoding=settings.encoding)
+    tally = count_corpus(files, counting, workers=settings.workers_num)
     tokens, unknown = [0, 0], [0, 0]
-    for batch in _batches(files):
+    for batch in _batches(files, settings.encoding):
         for place, maker in enumerate(makers):
             for ids in maker.encode_batch(batch):
                 tokens[place] += len(ids)
@@ -204,9 +205,12 @@ def _tokenizer(settings: DiffSettings, vocab: Vocab) -> Tokenizer:
     return CharTokenizer(vocab) if settings.tokenizer == "char" else SpaceTokenizer(vocab)
 
 
-def _batches(files: Iterable[str | Path]) -> Iterator[list[str]]:
+def _batches(files: Iterable[str | Path], encoding: str) -> Iterator[list[str]]:
     lines = (
-        line.text for file in files for line in read_lines(file, limit=None) if line.text.strip()
+        line.text
+        for file in files
+        for line in read_lines(file, limit=None, encoding=encoding)
+        if line.text.strip()
     )
     while batch := list(islice(lines, _LINES_AT_A_TIME)):
         yield batch

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from uertool.errors import SettingError, UsageError
 from uertool.settings import Setting, Settings
+from uertool.text.settings import Encoding
 
 _COUNTED = "Counted vocabularies"
 _TRAINED = "Trained subword vocabularies"
@@ -33,6 +34,7 @@ class BuildSettings(Settings):
         tuple[str, ...],
         Setting("The same as CORPUS; several may be named", several=True, metavar="FILE"),
     ] = ()
+    encoding: Encoding = "utf-8"
     output_path: Annotated[
         str | None,
         Setting(
@@ -144,6 +146,7 @@ class DiffSettings(Settings):
 
     vocab_1: Annotated[Path | None, Setting("A vocabulary", metavar="FILE")] = None
     vocab_2: Annotated[Path | None, Setting("Another vocabulary", metavar="FILE")] = None
+    encoding: Encoding = "utf-8"
     list: Annotated[
         tuple[str, ...],
         Setting(f"Also list {', '.join(DIFF_LISTS)}; may be repeated", metavar="WHAT"),

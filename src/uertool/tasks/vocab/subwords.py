@@ -76,7 +76,8 @@ def train_vocab(
     order = _Order(
         size, list(start), unk, settings.min_count, settings.do_lower_case, settings.form
     )
-    rust = _TRAINERS[settings.model](_corpus_lines(corpus_files(corpus), on_bytes), order)
+    lines = _corpus_lines(corpus_files(corpus), settings.encoding, on_bytes)
+    rust = _TRAINERS[settings.model](lines, order)
     table: dict[str, int] = rust.get_vocab(with_added_tokens=True)
     tokens = sorted(table, key=table.__getitem__)
     if len(tokens) <= len(start):
@@ -90,7 +91,7 @@ def train_vocab(
 
 
 def _corpus_lines(
-    files: Sequence[str | Path], on_bytes: Callable[[int], None] | None
+    files: Sequence[str | Path], encoding: str, on_bytes: Callable[[int], None] | None
 ) -> Iterator[str]:
     """The lines that are not blank.
 
@@ -99,7 +100,7 @@ def _corpus_lines(
     """
     blank = True
     for file in files:
-        for line in read_lines(file, on_bytes=on_bytes, limit=None):
+        for line in read_lines(file, on_bytes=on_bytes, limit=None, encoding=encoding):
             if line.text.strip():
                 blank = False
                 yield line.text

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from uertool.io.encodings import UTF8, encoding_named
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -32,10 +34,15 @@ class Counting:
         delimiter: "char" counts every character of a line, "space" the words between blanks. As
             UER-py's tokenizers do, both cut off the blanks around a line first.
         normalization: a Unicode normal form to bring the text into before, or None.
+        encoding: of the text.
     """
 
     delimiter: Delimiter
     normalization: Normalization | None = None
+    encoding: str = UTF8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoding", encoding_named(self.encoding))
 
 
 @dataclass
