@@ -10,6 +10,7 @@ import pytest
 from uertool import bundled
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.config import ACTIVATIONS, ModelConfig
+from uertool.loading.settings import BUNDLED_LM, BUNDLED_MODEL
 from uertool.text.vocab import Vocab
 
 #: Keys of UER-py's configuration files that only its training reads.
@@ -28,8 +29,8 @@ def test_a_bundled_model_is_complete(name: str) -> None:
     assert (folder / "README.md").stat().st_size > 0
 
 
-def test_there_is_a_bundled_model_and_a_text_for_it() -> None:
-    assert "zh-mlm-small" in bundled.bundled_models()
+def test_there_are_bundled_models_and_a_text_for_cloze() -> None:
+    assert {BUNDLED_MODEL, BUNDLED_LM} == set(bundled.bundled_models())
     lines = bundled.DEMO_TEXT.read_text("utf-8").splitlines()
     assert lines
     assert all("[MASK]" in line for line in lines)

@@ -301,8 +301,17 @@ def test_a_model_of_another_kind_is_an_error_that_names_its_command(
     assert "uertool generate seq2seq" in capsys.readouterr().err
     assert main(["generate", "seq2seq", "--model", SMALL, "酒店"]) == 2
     assert "uertool generate lm" in capsys.readouterr().err
-    assert main(["generate", "lm", "酒店"]) == 2
+    assert main(["generate", "seq2seq", "酒店"]) == 2
     assert "--load-model-path" in capsys.readouterr().err
+
+
+def test_without_a_model_the_bundled_one_goes_on(capsys: CaptureFixture[str]) -> None:
+    asked = ["今天天气", "--greedy", "--seq-length", "20", "-q", "--device", "cpu"]
+    assert main(["generate", "lm", *asked]) == 0
+    written = capsys.readouterr().out
+    assert main(["generate", "lm", "--model", SMALL, *asked]) == 0
+    assert capsys.readouterr().out == written
+    assert written.startswith("今天天气") and len(written) > 10
 
 
 def test_a_long_prompt_in_a_file_is_reported_before_anything_is_generated(

@@ -6,15 +6,17 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from uertool.bundled import bundled_models
 from uertool.checkpoints.companions import find_companion
 from uertool.config import Activation, EncoderName, MaskName
+from uertool.errors import UsageError
 from uertool.settings import Setting, Settings
 
-#: The model that runs when none is named.
+#: The models that run when none is named: for cloze and vectors, and for generation.
 BUNDLED_MODEL = "zh-mlm-small"
+BUNDLED_LM = "zh-lm-small"
 
 EmbeddingPart = Literal["word", "pos", "seg", "task", "sinusoidalpos", "dual"]
 
@@ -24,20 +26,25 @@ _shape = partial(Setting, panel="Model settings (each overrides the config file)
 _device = partial(Setting, panel="Device and speed")
 
 
+def model_path(default: str | None) -> Setting:
+    """The declaration of the model that runs, and of the one that runs if none is named."""
+    return _model(
+        "A checkpoint of UER-py, a Hugging Face folder, a TensorFlow prefix, hf:owner/name, "
+        "or a bundled model",
+        names=("model", "m"),
+        metavar="MODEL",
+        default=default,
+    )
+
+
 @dataclass(frozen=True)
 class ModelSettings(Settings):
     """Which model, and UER-py's settings of its architecture; None means not given."""
 
-    load_model_path: Annotated[
-        str | None,
-        _model(
-            "A checkpoint of UER-py, a Hugging Face folder, a TensorFlow prefix, hf:owner/name, "
-            "or a bundled model",
-            names=("model", "m"),
-            metavar="MODEL",
-            default=BUNDLED_MODEL,
-        ),
-    ] = None
+    #: The bundled model that runs if none is named.
+    bundled: ClassVar[str | None] = BUNDLED_MODEL
+
+    load_model_path: Annotated[str | None, model_path(BUNDLED_MODEL)] = None
     config_path: Annotated[Path | None, _model("JSON configuration with UER-py's field names")] = (
         None
     )
@@ -115,8 +122,15 @@ class ModelSettings(Settings):
 
     @property
     def reference(self) -> str:
-        """The model that was named, or the bundled one."""
-        return self.load_model_path or BUNDLED_MODEL
+        """The model that was named, or the bundled one.
+
+        Raises:
+            UsageError: no model was named, and none is bundled for the command.
+        """
+        found = self.load_model_path or self.bundled
+        if found is None:
+            raise UsageError("No model was named.", "Name one with `load_model_path`.")
+        return found
 
     def overrides(self) -> dict[str, Any]:
         """The settings that were given, apart from files, as `load_model` takes them."""

@@ -48,7 +48,7 @@ def lm(
     Tokens are drawn from the 70 best unless other options are given. Every line has a random stream
     of its own, so its text depends on the line and `--seed` only.
 
-        uertool generate lm "今天天气" --model gpt2.bin --vocab-path vocab.txt
+        uertool generate lm "今天天气"
 
         uertool generate lm --test-path beginnings.txt -o texts.jsonl --greedy
 

@@ -315,11 +315,6 @@ def load_generator(model: LmModel, device: DeviceSettings) -> Generator:
     Raises:
         UertoolError: there is no such model, or it cannot generate.
     """
-    if model.load_model_path is None:
-        raise UsageError(
-            "No model was named, and the bundled one does not generate.",
-            "Name one with `load_model_path`.",
-        )
     from uertool.loading.device import resolve_devices
     from uertool.loading.registry import forget_models, load_from_settings
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from uertool.errors import SettingError, UsageError
-from uertool.loading.settings import EmbeddingPart, ModelSettings
+from uertool.loading.settings import BUNDLED_LM, EmbeddingPart, ModelSettings, model_path
 from uertool.settings import Setting, Settings
 
 Truncate = Literal["left", "right", "error"]
@@ -356,11 +356,14 @@ class Seq2seqText(TextSettings):
 class LmModel(ModelSettings):
     """Which language model generates."""
 
+    bundled: ClassVar[str | None] = BUNDLED_LM
+
+    load_model_path: Annotated[str | None, model_path(BUNDLED_LM)] = None
     has_lmtarget_bias: Annotated[
         bool | None,
         Setting(
             "The output layer has a bias; found from the tensors by default",
-            panel="Model settings (each overrides the config file; seldom needed)",
+            panel="Model settings (each overrides the config file)",
             rare=True,
         ),
     ] = None
@@ -370,6 +373,9 @@ class LmModel(ModelSettings):
 class Seq2seqModel(LmModel):
     """Which encoder-decoder generates."""
 
+    bundled: ClassVar[str | None] = None
+
+    load_model_path: Annotated[str | None, model_path(None)] = None
     tgt_vocab_path: Annotated[
         Path | None, Setting("Vocabulary of the target", panel=_TOKENIZER)
     ] = None
