@@ -290,9 +290,9 @@ class TextSettings(Settings):
     stream: Annotated[
         bool, Setting("Show each text while it is generated, one by one", panel=_OUTPUT)
     ] = False
-    interactive: Annotated[bool, Setting("Ask for prompts, one after the other", panel="Input")] = (
-        False
-    )
+    interactive: Annotated[
+        bool, Setting("Ask for prompts, one after the other", panel="Input", rare=True)
+    ] = False
     target: Annotated[
         tuple[Target, ...],
         Setting(

@@ -69,7 +69,9 @@ class SearchSettings(Settings):
     ] = None
     query_vectors: Annotated[
         str | None,
-        Setting("Vectors of the queries in place of texts", panel=_SEARCH, metavar="PATH"),
+        Setting(
+            "Vectors of the queries in place of texts", panel=_SEARCH, metavar="PATH", rare=True
+        ),
     ] = None
     topn: Annotated[int, Setting("Results for each query", min=1, names=("n",), panel=_SEARCH)] = 10
     threshold: Annotated[
