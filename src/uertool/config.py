@@ -145,6 +145,8 @@ class ModelConfig:
     norm_eps: float = 1e-6
     feed_forward: Literal["dense", "gated"] = "dense"
     remove_transformer_bias: bool = False
+    remove_layernorm_bias: bool = False  # no beta
+    remove_first_layernorm: bool = False  # before the first attention
     qkv_bias: bool = False  # biases of query, key, value despite remove_transformer_bias
     attention_output_bias: bool = False  # and of the layer after attention
     qk_norm: bool = False  # a norm of every query and key (Qwen3)
@@ -158,6 +160,11 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     rotary_value: bool = False  # values are turned as well as queries and keys
     max_relative_position: int = 0  # NEZHA's vectors of clipped distances; 0: none
+    local_attention: int = (
+        0  # tokens that a query of a local layer sees around it; 0: no such layer
+    )
+    global_attn_every_n_layers: int = 3  # layers 0, n, 2n, ... see all tokens
+    local_rope_theta: float = 10000.0
     factorized_embedding_parameterization: bool = False
     parameter_sharing: bool = False
     has_residual_attention: bool = False
@@ -181,6 +188,7 @@ class ModelConfig:
     lm_scale: float = 1.0
     #: Activation inside the MLM head; None is hidden_act, as UER-py has it.
     mlm_act: Activation | None = None
+    remove_mlm_bias: bool = False  # of the first layer of the MLM head
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -193,6 +201,10 @@ class ModelConfig:
     def kv_heads(self) -> int:
         """Heads of keys and values; several heads of queries may share one."""
         return self.local_kv_heads_num or self.heads_num
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, sees the tokens nearby only."""
+        return self.local_attention > 0 and layer % self.global_attn_every_n_layers > 0
 
     @property
     def word_size(self) -> int:

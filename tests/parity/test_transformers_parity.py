@@ -25,6 +25,7 @@ LIMIT = 1e-5
 #: Settings besides sizes that tell an architecture from a similar one.
 TELLING: dict[tuple[str, str], dict[str, Any]] = {
     ("t5", "mt5"): {"feed_forward_proj": "relu"},
+    ("modernbert", "modernbert"): {"local_attention": 6, "pad_token_id": 0},
     ("t5-v1_1", "t5"): {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
 }
 
@@ -81,6 +82,21 @@ VARIANTS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("electra", "electra", "rtd", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3}),
     ("roformer", "roformer", "mlm", {"rotary_value": True, "hidden_act": "relu"}),
     ("roformer", "roformer", "mlm", {"embedding_size": 32, "layer_norm_eps": 1e-3}),
+    (
+        "modernbert",
+        "modernbert",
+        "mlm",
+        {
+            "pad_token_id": 0,
+            "local_attention": 4,
+            "global_attn_every_n_layers": 2,
+            "hidden_activation": "silu",
+            "classifier_activation": "relu",
+            "norm_eps": 1e-3,
+            "global_rope_theta": 1000.0,
+            "local_rope_theta": 50.0,
+        },
+    ),
     ("bert", "bert", "mlm", {"hidden_act": "silu", "tie_word_embeddings": False}),
     ("xlm-roberta", "roberta", "mlm", {"type_vocab_size": 2, "hidden_act": "relu"}),
     ("xlm-roberta", "xlm-roberta", "mlm", {"pad_token_id": 4, "layer_norm_eps": 1e-3}),

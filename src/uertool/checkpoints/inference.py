@@ -138,7 +138,7 @@ def _transformer(shape: _Shapes, names: list[str]) -> dict[str, Any]:
     found["feed_forward"] = (
         "gated" if shape.has(f"{layer}feed_forward.linear_gate.weight") else "dense"
     )
-    found.update(_norm_of(shape, f"{layer}layer_norm_1"))
+    found.update(_norm_of(shape, layer, names))
     pre = shape.has("layer_norm.gamma") or shape.has("layer_norm.weight")
     found["layernorm_positioning"] = "pre" if pre else "post"
     found["factorized_embedding_parameterization"] = shape.has("linear.weight")
@@ -160,12 +160,19 @@ def _relative(bias: tuple[int, ...] | None, query: tuple[int, ...] | None) -> di
     return found
 
 
-def _norm_of(shape: _Shapes, name: str) -> dict[str, Any]:
-    if shape.has(f"{name}.gamma"):
-        return {"layernorm": "normal"}
-    if shape.has(f"{name}.weight"):
+def _norm_of(shape: _Shapes, layer: str, names: list[str]) -> dict[str, Any]:
+    """The kind of norm. Without any bias (ModernBERT), the first layer may lack its first norm."""
+    first, second = f"{layer}layer_norm_1", f"{layer}layer_norm_2"
+    if shape.has(f"{second}.weight"):
         return {"layernorm": "t5", "norm": "rms"}
-    return {}
+    if not shape.has(f"{second}.gamma"):
+        return {}
+    bare = not any(name.endswith(".beta") for name in names)
+    return {
+        "layernorm": "normal",
+        "remove_layernorm_bias": bare,
+        "remove_first_layernorm": bare and not shape.has(f"{first}.gamma"),
+    }
 
 
 def _recurrent(shape: _Shapes, names: list[str]) -> dict[str, Any]:
@@ -248,6 +255,9 @@ def _target(checkpoint: Names, names: list[str]) -> dict[str, Any]:
         heads = getattr(checkpoint, "heads", ())
         targets.append("token_cls" if "token_cls" in heads or rows != (2,) else "qa")
     found["target"] = tuple(targets)
+    if "target.mlm.linear_1.weight" in names:
+        parts = ("linear_1.bias", "layer_norm.beta")
+        found["remove_mlm_bias"] = not any(f"target.mlm.{part}" in names for part in parts)
     found["has_lmtarget_bias"] = checkpoint.has("target.lm.output_layer.bias")
     for name in ("output_layer_2.weight", "output_layer.weight", "classifier.weight"):
         if name in names and (shape := checkpoint.info(name).shape):

@@ -78,6 +78,13 @@ JOIN3 = Transform(
     "query, key, value joined", lambda parts: _cat(parts), lambda tensor: _thirds(tensor, 0)
 )
 
+#: The two matrices of a gated feed-forward layer as one.
+JOIN2 = Transform(
+    "gate and inner layer joined",
+    lambda parts: _cat(parts),
+    lambda tensor: tuple(tensor.tensor_split(2, 0)),
+)
+
 #: UER-py's segment table has a first row for padding that no other library has.
 DROP_PAD_ROW = Transform(
     "first row (padding) dropped",

@@ -355,7 +355,7 @@ class _Reading:
         except (RuntimeError, IndexError):
             return False
         elements = sum(math.prod(shape) for shape in shapes)
-        if count == 3:
+        if count > 1 and not transform.twins:
             return elements == info.numel
         # Rows may be added, but a config.json must not ask for arbitrarily many.
         fits = elements <= 4 * info.numel + (1 << 20)

@@ -111,6 +111,8 @@ def _assume_positions(
             continue
         if values.get("relative_position_embedding") or checkpoint.layout != "uer":
             continue
+        if values.get("rotary_position_embedding"):
+            continue
         if checkpoint.generation == "legacy":
             continue  # it would have stored them
         values[name] = ("word", "sinusoidalpos")

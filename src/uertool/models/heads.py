@@ -18,7 +18,7 @@ class MlmHead(nn.Module):
         factorized = config.factorized_embedding_parameterization
         size = config.word_size if factorized else config.hidden_size
         self.activation: Activation = config.mlm_act or config.hidden_act
-        self.linear_1 = Dense(config.hidden_size, size)
+        self.linear_1 = Dense(config.hidden_size, size, bias=not config.remove_mlm_bias)
         self.layer_norm = make_normal_norm(config, size)
         self.linear_2 = Dense(size, config.vocab_size)
 

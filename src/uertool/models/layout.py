@@ -153,7 +153,8 @@ def attention_mask(
         visible = segs > 0
         if bool(visible.all()):
             return None
-        visible = visible | (keys == 0)  # a row of padding alone must not divide zero by zero
+        # A row of padding alone must not divide zero by zero.
+        visible = visible | ~visible.any(1, keepdim=True)
         return visible[:, None, None, :]
     queries = keys[None] if positions is None else positions
     visible = keys <= queries[..., None]

@@ -63,16 +63,25 @@ class LayerNorm(nn.Module):
         eps: added to the variance, inside the root.
         folded: whether gamma is a `uer_gamma`, so that it computes UER-py's norm.
         exact: correct for UER-py's epsilon outside the root; gamma must then be folded.
+        bias: whether there is a beta.
     """
 
-    def __init__(self, size: int, eps: float, *, folded: bool = False, exact: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        eps: float,
+        *,
+        folded: bool = False,
+        exact: bool = False,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.size = (size,)
         self.eps = eps
         self.folded = folded
         self.exact = exact
         self.gamma = nn.Parameter(torch.empty(size))
-        self.beta = nn.Parameter(torch.empty(size))
+        self.beta = nn.Parameter(torch.empty(size)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.exact:
@@ -80,7 +89,8 @@ class LayerNorm(nn.Module):
         normed, _, inverse_std = torch.native_layer_norm(x.float(), self.size, None, None, self.eps)
         eps = UER_EPS * uer_factor(self.size[0])
         normed = normed / (1.0 + eps * inverse_std)
-        return (normed * self.gamma + self.beta).to(x.dtype)
+        scaled = normed * self.gamma
+        return (scaled if self.beta is None else scaled + self.beta).to(x.dtype)
 
 
 class RmsNorm(nn.Module):
@@ -111,8 +121,9 @@ def make_norm(config: ModelConfig, size: int, *, near_embedding: bool = False) -
 
 def make_normal_norm(config: ModelConfig, size: int, *, near_embedding: bool = False) -> nn.Module:
     """The norm of embeddings and of the masked-language head, never T5's; see `make_norm`."""
+    bias = not config.remove_layernorm_bias
     if config.norm == "standard":
-        return LayerNorm(size, config.norm_eps)
+        return LayerNorm(size, config.norm_eps, bias=bias)
     if config.encoder == "gatedcnn":
         return LiteralUerNorm(size)
-    return LayerNorm(size, FUSED_EPS, folded=True, exact=near_embedding)
+    return LayerNorm(size, FUSED_EPS, folded=True, exact=near_embedding, bias=bias)

@@ -11,7 +11,7 @@ from uertool.config import ModelConfig
 from uertool.models.attention import ContextAttention, SelfAttention, attention_scale
 from uertool.models.cache import KeyValueCache, LayerCache, SourceMemory
 from uertool.models.feed_forward import FeedForward
-from uertool.models.layout import Layout, PaddedLayout, StepLayout, make_layout
+from uertool.models.layout import Layout, PackedLayout, PaddedLayout, StepLayout, make_layout
 from uertool.models.linear import Dense
 from uertool.models.norm import make_norm
 from uertool.models.positions import RelativePositionBias, sinusoid_legacy
@@ -33,7 +33,11 @@ class TransformerLayer(nn.Module):
         # With pre layer norm and no norm in the embedding, the first layer norms raw embeddings.
         near = self.pre and first and config.remove_embedding_layernorm
         self.self_attn = SelfAttention(config)
-        self.layer_norm_1 = make_norm(config, config.hidden_size, near_embedding=near)
+        self.layer_norm_1: nn.Module = (
+            nn.Identity()
+            if first and config.remove_first_layernorm
+            else make_norm(config, config.hidden_size, near_embedding=near)
+        )
         self.context_attn = ContextAttention(config) if decoder else None
         self.layer_norm_2 = make_norm(config, config.hidden_size)
         self.feed_forward = FeedForward(config)
@@ -179,6 +183,7 @@ class TransformerEncoder(Transformer):
         super().__init__(config, config.layers_num)
         factorized = config.factorized_embedding_parameterization
         self.linear = Dense(config.word_size, config.hidden_size) if factorized else None
+        self.local_rotary = Rotary.of(config.replace(rope_theta=config.local_rope_theta))
 
     def forward(
         self,
@@ -203,20 +208,13 @@ class TransformerEncoder(Transformer):
         """
         if self.linear is not None:
             vectors = self.linear(vectors)
-        config = self.config
-        layout = make_layout(
-            segs,
-            config.mask,
-            self.bias(segs.shape[1], vectors),
-            residual=config.has_residual_attention,
-            rotary=self.rotary,
-            clipped=self.clipped(vectors),
-        )
+        layouts = self._layouts(segs, vectors)
         if cache is not None:
             cache.set_lengths((segs > 0).sum(1).tolist())
-        x = layout.pack(vectors)
+        x = layouts[0].pack(vectors)
         found = [vectors] if 0 in wanted else []
-        for number, layer in enumerate(self.layers, start=1):
+        stack = zip(self.layers, layouts, strict=True)
+        for number, (layer, layout) in enumerate(stack, start=1):
             last = number == self.layers_num
             x = layer(
                 x,
@@ -230,7 +228,27 @@ class TransformerEncoder(Transformer):
                 found.append(x if last and positions is not None else layout.unpack(x))
         return found
 
-    def clipped(self, like: Tensor) -> Tensor | None:
+    def _layouts(self, segs: Tensor, vectors: Tensor) -> list[PaddedLayout | PackedLayout]:
+        """The layout of every layer; local ones have a window, and rotary positions of their own.
+
+        They order tokens alike, so that what one has packed another can read.
+        """
+        config = self.config
+        layout = make_layout(
+            segs,
+            config.mask,
+            self.bias(segs.shape[1], vectors),
+            residual=config.has_residual_attention,
+            rotary=self.rotary,
+            clipped=self._clipped(vectors),
+        )
+        if not config.local_attention:
+            return [layout] * self.layers_num
+        window = config.local_attention // 2
+        local = make_layout(segs, config.mask, None, rotary=self.local_rotary, window=window)
+        return [local if config.is_local(layer) else layout for layer in range(self.layers_num)]
+
+    def _clipped(self, like: Tensor) -> Tensor | None:
         """NEZHA's vectors of distances [2m + 1, head size], or None without them."""
         most = self.config.max_relative_position
         table = sinusoid_legacy(2 * most + 1, self.config.head_size) if most else None

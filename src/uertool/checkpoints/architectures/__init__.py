@@ -24,6 +24,7 @@ _REGISTERED: Mapping[str, tuple[str, str]] = {
     "electra": ("electra", "ARCHITECTURE"),
     "nezha": ("nezha", "ARCHITECTURE"),
     "roformer": ("roformer", "ARCHITECTURE"),
+    "modernbert": ("modernbert", "ARCHITECTURE"),
 }
 
 NAMES: tuple[str, ...] = tuple(_REGISTERED)
