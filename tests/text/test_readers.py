@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import sys
 import tracemalloc
 from pathlib import Path
@@ -17,6 +18,7 @@ from uertool.errors import InputError, UsageError
 from uertool.io import line_bytes
 from uertool.io.encodings import encoding_by_mark
 from uertool.text.readers import BadLine, Line, as_texts, parse_shard, read_lines
+from uertool.text.sniffing import table_notice
 
 
 def texts(source: object, **options: object) -> list[str]:
@@ -327,3 +329,41 @@ def test_what_is_no_text_is_one_sentence(texts: list[object]) -> None:
 def test_one_text_is_a_list_of_one() -> None:
     assert as_texts("今天") == ["今天"]
     assert as_texts(iter(["a", "b"])) == ["a", "b"]
+
+
+# -- comma-separated values, and tables that are taken for text -----------------------------------
+
+
+def test_a_column_of_a_csv_file_may_be_in_quotes(tmp_path: Path) -> None:
+    data = b'label,text_a\n1,"good, ""very"""\n0,bad\n1,"torn\n'
+    path = write(tmp_path, data, "in.csv")
+    bad: list[BadLine] = []
+    rows = list(read_lines(path, column="text_a", on_bad=bad.append))
+    assert [(row.text, row.fields["label"]) for row in rows] == [
+        ('good, "very"', "1"),
+        ("bad", "0"),
+    ]
+    assert bad[0].reason.startswith("a quote is not closed")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "hint"),
+    [
+        ("a.tsv", "label\ttext_a\n1\t今天很好\n0\t不行\n", "'label', 'text_a', .* `column` text_a"),
+        ("a.txt", "1\t今天很好\n0\t不行\n", "the columns '0', '1', .* `column` 1"),
+        ("a.csv", 'label,text\n1,"很好,是吗"\n', "'label', 'text', .* `column` text"),
+        ("a.jsonl", '{"id": "a", "body": "今天"}\n', "'id', 'body', .* `field` body"),
+    ],
+)
+def test_a_table_that_is_read_as_text_is_noticed(
+    tmp_path: Path, name: str, text: str, hint: str
+) -> None:
+    assert re.search(hint, table_notice(write(tmp_path, text.encode(), name)) or "")
+
+
+@pytest.mark.parametrize(
+    "text", ["今天\n很好\n", "a, b\nc\n", "今天\t很好\n不行\n", "", "\n", "{1}\n{2}\n", "a\tb\n"]
+)
+def test_text_is_not_taken_for_a_table(tmp_path: Path, text: str) -> None:
+    assert table_notice(write(tmp_path, text.encode())) is None
+    assert table_notice(tmp_path / "none.txt") is None

@@ -45,6 +45,7 @@ class Call:
         texts: texts on the command line.
         what: what is missing if there is no input, for messages.
         inputs: further files that decide the results, for the record of the run.
+        tabs: whether the lines of the input have tabs in any case.
         details: what was reported about the model, for the record of the run.
     """
 
@@ -56,6 +57,7 @@ class Call:
     texts: Sequence[str] | None = None
     what: str = "text"
     inputs: Sequence[str | Path | None] = ()
+    tabs: bool = False
     details: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class Call:
             refuse_same(self.text.test_path, self.target)
         if self.engine.resume and not self.output.to_file:
             raise UsageError("`resume` needs an output file.", "Name one with `prediction_path`.")
+        if not self.tabs:
+            warn_of_table(self.text)
 
     @property
     def is_ray(self) -> bool:
@@ -172,6 +176,17 @@ class Call:
                 settings=settings,
                 results=results,
             )
+
+
+def warn_of_table(text: InputSettings) -> None:
+    """Warn if an input that is read line by line looks like a table."""
+    if text.test_path is None or text.column is not None or text.field is not None:
+        return
+    from uertool.text.sniffing import table_notice
+
+    notice = table_notice(text.test_path, text.encoding)
+    if notice is not None:
+        console.warn(notice)
 
 
 class JsonLines:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -115,16 +116,30 @@ def as_lines_of_bytes(blocks: Iterable[bytes], encoding: str, name: str) -> Iter
             yield start
         yield from stream
         return
+    hint = "Is the file complete?" if marked else None
+    yield from _recoded(itertools.chain([start], stream), encoding, name, hint)
+
+
+def as_utf8(blocks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
+    """Blocks of a text of any encoding as UTF-8; see `as_lines_of_bytes`."""
+    found = as_lines_of_bytes(blocks, encoding, name)
+    coded = line_encoding(encoding)
+    return found if coded == UTF8 else _recoded(found, coded, name, None)
+
+
+def _recoded(
+    blocks: Iterable[bytes], encoding: str, name: str, hint: str | None
+) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)("strict")
+    block = b""
     try:
-        if start:
-            yield decoder.decode(start).encode()
-        for block in stream:
+        for block in blocks:
             yield decoder.decode(block).encode()
         yield decoder.decode(b"", final=True).encode()
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        hint = "Is the file complete?" if marked else encoding_hint(name, start)
-        raise InputError(f"{name} is not {encoding} text: {error.reason}.", hint) from None
+        raise InputError(
+            f"{name} is not {encoding} text: {error.reason}.", hint or encoding_hint(name, block)
+        ) from None
 
 
 def decoded(data: bytes, encoding: str, *, cut: bool = False) -> str:

@@ -120,12 +120,13 @@ def read_blocks(
     Raises:
         InputError: the stream or the archive is broken, or the text is of another encoding.
     """
-    return as_lines_of_bytes(_read_blocks(stream, name, on_bytes), encoding, name)
+    return as_lines_of_bytes(read_bytes(stream, name, on_bytes), encoding, name)
 
 
-def _read_blocks(
-    stream: BinaryIO, name: str, on_bytes: Callable[[int], None] | None
+def read_bytes(
+    stream: BinaryIO, name: str, on_bytes: Callable[[int], None] | None = None
 ) -> Iterator[bytes]:
+    """As `read_blocks`, without a look at the encoding."""
     archive = getattr(stream, "fileobj", None)
     done = 0
     while True:

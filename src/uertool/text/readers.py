@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from uertool.errors import InputError, UsageError, listed, shown
+from uertool.errors import InputError, UsageError, listed
 from uertool.io.encodings import UTF8, decoded, encoding_hint, encoding_named, line_encoding
 from uertool.io.line_bytes import LINE_LIMIT, name_of, open_bytes, raw_lines, read_blocks
 from uertool.io.small_files import parse_json
+from uertool.text.tables import BadContentError, Table
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def read_lines(
 
     Args:
         source: a path, "-" for standard input, or an open stream.
-        column: read tab-separated values and give this column: the name of a column of the header
+        column: read tab-separated values, or comma-separated ones where the name ends in .csv,
+            and give this column: the name of a column of the header
             line, or a number from 0 for a file without header.
         field: read one JSON object a line and give this field.
         shard: (i, n) keeps the lines i - 1, i - 1 + n, i - 1 + 2n, ...
@@ -183,7 +185,7 @@ class LineParser:
         encoding: str = UTF8,
     ) -> None:
         self._name = name
-        self._table = _Table(column, name) if column is not None else None
+        self._table = Table(column, name) if column is not None else None
         self._field = field
         self._encoding = line_encoding(encoding)
 
@@ -220,7 +222,10 @@ class LineParser:
         """
         text = self._decoded(data, cut)
         if self._table is not None:
-            return self._table.line(number, text, cut)
+            if not text.strip():
+                return Line(number, "", cut=cut)
+            cell, fields, is_last = self._table.row(text)
+            return Line(number, cell, fields, cut and is_last)
         if self._field is not None:
             return _record(number, text, self._field, cut)
         return Line(number, text, cut=True) if cut else Line(number, text)
@@ -235,52 +240,6 @@ class LineParser:
                 error.start,
                 encoding_hint(self._name, data),
             ) from None
-
-
-class BadContentError(Exception):
-    """What is wrong within a line, before its place in the input is known."""
-
-    def __init__(self, reason: str, offset: int = 0, hint: str | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.offset = offset
-        self.hint = hint
-
-
-class _Table:
-    """Tab-separated rows with a header line, or without one when the column is a number."""
-
-    def __init__(self, column: str | int, name: str) -> None:
-        self.name = name
-        self.wanted = column
-        numbered = isinstance(column, int) or column.isdecimal()
-        self.index = int(column) if numbered else -1
-        if numbered and self.index < 0:
-            raise UsageError(f"The column {column} does not exist.", "Columns are counted from 0.")
-        self.columns: list[str] | None = None
-        self.wants_header = not numbered
-
-    def read_header(self, text: str) -> None:
-        self.columns = text.split("\t")
-        self.wants_header = False
-        if self.wanted not in self.columns:
-            known = listed((repr(shown(column, 40)) for column in self.columns), 20)
-            raise InputError(
-                f"{self.name} has no column {self.wanted!r}; its columns are {known}.",
-                "Name one of them with `column`, or a number from 0 for a file without header.",
-            )
-        self.index = self.columns.index(str(self.wanted))
-
-    def line(self, number: int, text: str, cut: bool) -> Line:
-        if not text.strip():
-            return Line(number, "", cut=cut)
-        cells = text.split("\t")
-        if self.index >= len(cells):
-            there = "1 column" if len(cells) == 1 else f"{len(cells)} columns"
-            raise BadContentError(f"it has {there}, so column {self.wanted!r} is missing")
-        columns = self.columns or [str(i) for i in range(len(cells))]
-        fields = dict(zip(columns, cells, strict=False))
-        return Line(number, cells[self.index], fields, cut and self.index == len(cells) - 1)
 
 
 def _record(number: int, text: str, wanted: str, cut: bool) -> Line:

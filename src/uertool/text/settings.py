@@ -33,7 +33,7 @@ class InputSettings(Settings):
         ),
     ] = None
     column: Annotated[
-        str | None, Setting("Read tab-separated values and take this column", panel=_INPUT)
+        str | None, Setting("Read a TSV or .csv table and take this column", panel=_INPUT)
     ] = None
     field: Annotated[
         str | None, Setting("Read JSON lines and take this field", panel=_INPUT, rare=True)

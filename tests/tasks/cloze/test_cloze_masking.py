@@ -49,6 +49,9 @@ def unmasked(masked: Masked) -> list[int | None]:
     return ids
 
 
+WHOLE = ClozeSettings(whole_word=True)
+
+
 # -- one at random --------------------------------------------------------------------------------
 
 
@@ -145,6 +148,26 @@ def test_a_word_list_makes_words_of_characters() -> None:
     assert seen == {(1, 2, 3), (4,), (5, 6)}
 
 
+def test_chinese_words_need_no_list() -> None:
+    seen = {mask("我们去北京大学读书", WHOLE, number=n).positions for n in range(200)}
+    assert seen == {(1, 2), (3,), (4, 5, 6, 7), (8, 9)}
+
+
+def test_words_of_the_list_come_before_those_of_the_segmentation() -> None:
+    rule = ClozeSettings(whole_word=True, words=frozenset({"去北"}))
+    seen = {mask("我们去北京大学读书", rule, number=n).positions for n in range(200)}
+    assert (3, 4) in seen
+    assert (1, 2) in seen
+    assert all(4 not in positions or positions == (3, 4) for positions in seen)
+
+
+def test_tokens_of_a_word_vocabulary_are_words_already(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n北京\n大学\n")
+    words = make_tokenizer("space", vocab_path=tmp_path / "vocab.txt")
+    masker = Masker(words, WHOLE, 128)
+    assert masker.words(words.encode("北京 大学"), range(2)) == [range(0, 1), range(1, 2)]
+
+
 def test_a_share_of_whole_words_masks_no_word_in_part() -> None:
     rule = ClozeSettings(mask_ratio=0.5, whole_word=True, words=frozenset({"今天", "天气", "很好"}))
     for number in range(50):
@@ -187,6 +210,13 @@ def test_written_masks_are_masked_and_nothing_else() -> None:
         assert masked.positions == (3, 5, 6)
         assert masked.labels == (None, None, None)
         assert len(masked.ids) == 9
+
+
+@pytest.mark.parametrize(
+    "written", ["[mask]", "[Mask]", "【MASK】", "［ＭＡＳＫ］", "【mask】", "<mask>"]
+)
+def test_a_mask_may_be_written_in_small_or_full_width_letters(written: str) -> None:
+    assert mask(f"今天{written}好") == mask("今天[MASK]好")
 
 
 def test_a_written_mask_needs_no_blanks_around_it_and_may_have_some() -> None:

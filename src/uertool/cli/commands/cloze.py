@@ -87,11 +87,6 @@ def cloze(
 
 def _report(summary: ClozeSummary, seconds: float, settings: ClozeSettings) -> None:
     console.note(summary_line(summary, seconds, settings.best))
-    if settings.whole_word and not settings.words:
-        console.note(
-            "Without `word_list` each Chinese character counts as a word; "
-            "words of letters were kept whole"
-        )
     for reason, count in summary.unmasked.items():
         console.note(
             f"Nothing is masked in {counted(count, 'line')}: {_REASONS.get(reason, reason)}"

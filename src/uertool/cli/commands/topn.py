@@ -173,7 +173,7 @@ def dep(
     lines = _one_line(pair, text)
     what = "word with a sentence"
     inputs = [settings.cand_vocab_path]
-    call = Call(engine, model, text, device, output, lines, what, inputs)
+    call = Call(engine, model, text, device, output, lines, what, inputs, tabs=True)
     shown = output.form
 
     from uertool.tasks.embeddings.substitutes import SubstituteSummary

@@ -13,7 +13,8 @@ from uertool.engine.inputs.sources import Reading, Source, open_raw, open_stream
 from uertool.engine.storage.files import reason_of, require_pyarrow
 from uertool.errors import InputError
 from uertool.io.line_bytes import RawLine, name_of, open_bytes, raw_lines, read_blocks
-from uertool.text.readers import BadContentError, Line, LineParser
+from uertool.text.readers import Line, LineParser
+from uertool.text.tables import BadContentError
 
 OnBad = Callable[[BadPlace], None]
 

@@ -16,7 +16,8 @@ from uertool.engine.storage.manifest import MANIFEST
 from uertool.errors import InputError, UsageError
 from uertool.io.encodings import UTF8, encoding_by_mark, encoding_named, has_byte_lines
 from uertool.io.line_bytes import raw_lines, read_blocks, unzipped
-from uertool.text.readers import BadContentError, LineParser
+from uertool.text.readers import LineParser
+from uertool.text.tables import BadContentError
 
 #: "wide" is text that is read from its start only, since its lines cannot be found in its bytes;
 #: "whole" is a file that is worked on as it is: its only line is its path.

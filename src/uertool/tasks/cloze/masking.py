@@ -7,19 +7,25 @@ neither batches nor shards change it.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from uertool.errors import UsageError, VocabError
 from uertool.tasks.cloze.settings import ClozeSettings
+from uertool.text.detokenize import UNDERLINE
+from uertool.text.segmentation import chinese_words
 from uertool.text.tokenizers.base import Tokenizer
 
 #: Why a line has nothing masked.
 Unmasked = Literal["blank", "no known token", "no such word", "beyond the cut"]
 
-#: How a mask may be written in a text, besides the name that the vocabulary gives it.
-WRITTEN_MASK = "[MASK]"
+#: How a mask may be written in a text, besides the name that the vocabulary gives it: [MASK] in
+#: capitals or not, also in full-width letters or brackets, and <mask>.
+_WRITTEN_MASK = re.compile(
+    r"\[mask\]|［(?:mask|ｍａｓｋ)］|【(?:mask|ｍａｓｋ)】|<mask>", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ class Masker:
 
     def canonical(self, text: str) -> str:
         """The text with every mask written as the vocabulary names it."""
-        return text.replace(WRITTEN_MASK, self._name)
+        return _WRITTEN_MASK.sub(lambda _: self._name, text)
 
     def _split(self, text: str) -> list[str]:
         """The stretches of text between written masks."""
@@ -207,33 +213,27 @@ class Masker:
         Args:
             ids: the line.
             tokens: positions that are its text.
-            listed: whether neighbours that are an entry of the word list are one word.
+            listed: whether neighbours that are a Chinese word, or an entry of the word list, are
+                one word.
         """
         names = self._tokenizer.tokens(ids[tokens.start : tokens.stop])
         grouped = self._tokenizer.whole_words(names)
-        if listed and self._longest > 1:
-            grouped = _longest_entries(names, grouped, self._settings.words, self._longest)
+        if listed:
+            texts = [self._written(names, ids, tokens.start, group) for group in grouped]
+            words = chinese_words(
+                texts,
+                self._settings.words,
+                self._longest,
+                segment=self._tokenizer.joining != "blanks",  # its tokens are words
+            )
+            grouped = [range(grouped[w.start].start, grouped[w.stop - 1].stop) for w in words]
         return [range(tokens.start + g.start, tokens.start + g.stop) for g in grouped]
 
-
-def _longest_entries(
-    names: Sequence[str], grouped: Sequence[range], entries: frozenset[str], longest: int
-) -> list[range]:
-    """Join neighbouring words that together are an entry, the longest first."""
-    joined: list[range] = []
-    start = 0
-    while start < len(grouped):
-        best = start + 1
-        text = ""
-        for end in range(start, len(grouped)):
-            text += "".join(names[i].removeprefix("##") for i in grouped[end])
-            if len(text) > longest:
-                break
-            if text in entries:
-                best = end + 1
-        joined.append(range(grouped[start].start, grouped[best - 1].stop))
-        start = best
-    return joined
+    def _written(self, names: Sequence[str], ids: Sequence[int], start: int, group: range) -> str:
+        """What some tokens are in a text, without blanks."""
+        if self._tokenizer.joining == "bytes":
+            return self._tokenizer.decode(ids[start + group.start : start + group.stop]).strip()
+        return "".join(names[i].removeprefix("##").removeprefix(UNDERLINE) for i in group)
 
 
 def read_word_list(lines: Iterable[str]) -> frozenset[str]:

@@ -28,8 +28,8 @@ class ClozeSettings(Settings):
     """The settings of a cloze test.
 
     Attributes:
-        words: with `whole_word`, what counts as a word in text without blanks; on the command line
-            it is read from the file `word_list`.
+        words: with `whole_word`, words that come before those of the segmentation; on the command
+            line they are read from the file `word_list`.
         seed: of every random choice.
     """
 
@@ -81,7 +81,8 @@ class ClozeSettings(Settings):
     word_list: Annotated[
         Path | None,
         Setting(
-            "For `whole_word`: Chinese words, one a line; the longest match is used",
+            "For `whole_word`: words of your own, one a line; the longest match is used, and "
+            "between matches jieba's words",
             panel=_MASKS,
         ),
     ] = None

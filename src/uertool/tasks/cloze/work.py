@@ -16,6 +16,7 @@ from uertool.tasks.cloze.job import ClozeJob
 from uertool.tasks.cloze.results import ClozeResult, ClozeSummary
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.tasks.cloze.writing import writer_for
+from uertool.text.segmentation import segmenter
 
 
 def cloze_work(
@@ -37,6 +38,8 @@ def identity(settings: ClozeSettings, form: str) -> dict[str, Any]:
     plain = asdict(settings)
     plain["words"] = sorted(settings.words)
     del plain["word_list"]
+    if settings.whole_word:
+        plain["segmenter"] = segmenter()
     return {**plain, "form": form}
 
 

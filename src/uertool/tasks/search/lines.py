@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from uertool.errors import InputError
-from uertool.io.line_bytes import LINE_LIMIT, name_of, open_bytes, raw_lines, read_blocks
-from uertool.text.readers import BadContentError, Line, LineParser
+from uertool.io.encodings import UTF8, as_utf8, encoding_by_mark, encoding_named
+from uertool.io.line_bytes import (
+    LINE_LIMIT,
+    name_of,
+    open_bytes,
+    raw_lines,
+    read_blocks,
+    read_bytes,
+)
+from uertool.text.readers import Line, LineParser
 from uertool.text.settings import InputSettings
+from uertool.text.tables import BadContentError
 
 T = TypeVar("T")
 
@@ -91,7 +101,9 @@ def _without_end(piece: bytes) -> bytes:
 
 
 def open_lines(settings: InputSettings, scratch: Path) -> LineFile:
-    """The lines of an input; standard input and archives are copied into a scratch folder first.
+    """The lines of an input.
+
+    Standard input, archives and other text than UTF-8 are copied into a scratch folder first.
 
     Raises:
         InputError: it is missing or cannot be read.
@@ -100,8 +112,11 @@ def open_lines(settings: InputSettings, scratch: Path) -> LineFile:
     path = Path(source)
     name = name_of(source)
     with open_bytes(source) as stream:
-        if source == "-" or not path.is_file() or hasattr(stream, "fileobj"):
+        encoding = encoding_named(settings.encoding)
+        start = cast(io.BufferedReader, stream).peek(4)
+        is_utf8 = encoding == (encoding_by_mark(start) or UTF8) == UTF8
+        if source == "-" or not path.is_file() or hasattr(stream, "fileobj") or not is_utf8:
             path = scratch / "lines"
             with path.open("wb") as copy:
-                copy.writelines(read_blocks(stream, name))
+                copy.writelines(as_utf8(read_bytes(stream, name), encoding, name))
     return LineFile(path, name, settings)
