@@ -41,7 +41,7 @@ def table_notice(path: str | Path, encoding: str = UTF8) -> str | None:
     if rows is None:
         return None
     names = rows[0]
-    if len(set(names)) < len(names) or any(not 0 < len(name) <= _LONGEST_NAME for name in names):
+    if len(set(names)) < len(names) or not all(map(_may_be_name, names)):
         names = [str(number) for number in range(len(names))]  # there is no header
     column = _longest(names, ["".join(cells) for cells in zip(*rows[1:], strict=True)])
     return (
@@ -74,6 +74,10 @@ def _rows(texts: Sequence[str], *, commas: bool) -> list[list[str]] | None:
         return None
     widths = {len(row) for row in rows}
     return rows if len(rows) > 1 and len(widths) == 1 and widths != {1} else None
+
+
+def _may_be_name(cell: str) -> bool:
+    return 0 < len(cell) <= _LONGEST_NAME and not cell.replace(".", "").isdecimal()
 
 
 def _named(names: Sequence[str] | dict[str, str]) -> str:
