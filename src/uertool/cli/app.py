@@ -73,6 +73,13 @@ COMMANDS: tuple[Entry, ...] = (
         _VECTORS,
     ),
     Entry(
+        "dedupe",
+        "uertool.cli.commands.dedupe",
+        "dedupe",
+        "Leave out duplicates and near-duplicates of lines.",
+        _VECTORS,
+    ),
+    Entry(
         "extract-embeddings",
         "uertool.cli.commands.embeddings",
         "extract_embeddings",

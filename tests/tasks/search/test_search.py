@@ -174,17 +174,19 @@ def test_a_difference_of_identities_is_named() -> None:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_lines_are_read_in_any_order(zipped: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
+def test_lines_are_read_in_any_order(zipped: bool, encoding: str, tmp_path: Path) -> None:
     import gzip
 
     path, scratch = tmp_path / "lines.tsv", tmp_path / "scratch"
     scratch.mkdir()
-    data = "\ufefflabel\ttext_a\r\n1\t一行\r\n0\t二行\n\n1\t最后".encode()
+    mark = "\ufeff" if encoding == "utf-8" else ""
+    data = f"{mark}label\ttext_a\r\n1\t一行\r\n0\t二行\n\n1\t最后".encode(encoding)
     path.write_bytes(gzip.compress(data) if zipped else data)
-    lines = open_lines(CorpusSettings(str(path), column="text_a"), scratch)
+    lines = open_lines(CorpusSettings(str(path), column="text_a", encoding=encoding), scratch)
     assert [line.text for line in lines] == ["一行", "二行", "", "最后"]
     assert lines.line(1).number == 2
-    assert lines.raw(0) == "1\t一行\r\n".encode()
+    assert lines.whole(0) == "1\t一行"
     assert lines.row_of(2) == 1
 
 

@@ -7,7 +7,7 @@ import functools
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from uertool.tasks.search.index import SavedIndex
     from uertool.tasks.search.job import Corpus
     from uertool.tasks.search.vectors import Floats
+    from uertool.text.readers import Line
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def search(
     output.apply()
     _check(settings, corpus, texts)
     encoder = Encoder(model, device, features, corpus.load_whitening)
+    named = InputSettings(settings.queries, encoding=corpus.encoding)
+    lines = functools.partial(lines_of, named, texts, "query")
 
     from uertool.loading.device import resolve_devices, set_threads
 
@@ -137,7 +140,7 @@ def search(
         asked = found = 0
         started = time.perf_counter()
         with output.opened(lambda: asked) as stream:
-            for names, vectors in _queries(settings, texts, encoder, opened):
+            for names, vectors in _queries(lines, settings, encoder, opened):
                 with console.progress(None, "Comparing", unit="rows") as advance:
                     near = job.search(
                         vectors, opened, settings, index=index, device=where, on_rows=advance
@@ -268,7 +271,10 @@ def _state(path: Path) -> list[Any]:
 
 
 def _queries(
-    settings: SearchSettings, texts: Sequence[str] | None, encoder: Encoder, corpus: Corpus
+    lines: Callable[[], Iterator[Line]],
+    settings: SearchSettings,
+    encoder: Encoder,
+    corpus: Corpus,
 ) -> Iterator[tuple[list[str], Floats]]:
     """Queries in groups: their texts and vectors of length 1."""
     from uertool.engine.batching import windows_of
@@ -281,7 +287,6 @@ def _queries(
         for block in Vectors(files, corpus.vectors.whitening).blocks():
             yield [note.text for note in block.notes], block.units
         return
-    lines = lines_of(InputSettings(settings.queries), texts, "query")
-    for window in windows_of(lines, GROUP):
+    for window in windows_of(lines(), GROUP):
         check_space(encoder.job, corpus)
         yield [line.text for line in window], query_vectors(encoder.job, window, corpus.vectors)

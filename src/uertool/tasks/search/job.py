@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,18 +123,23 @@ def open_corpus(
             "There is nothing to search in.",
             "Name lines with `test_path`, vectors of them with `vectors`, or both.",
         )
-    whitening = None
-    if settings.load_whitening is not None:
-        whitening = Whitening.load(settings.load_whitening)
-    files = find_files(settings.vectors) if settings.vectors else []
-    lines = None
+    vectors, lines = given_vectors(settings), None
     if settings.test_path is not None:
         lines = open_lines(settings, scratch)
         if not len(lines):
             raise InputError(f"{lines.name} holds no lines.")
-        if not files and computes:
-            files = list(write_vectors(make_job(), lines, scratch / "vectors.npy", on_lines).files)
-    return Corpus(Vectors(files, whitening), lines)
+        if not vectors.files and computes:
+            made = write_vectors(make_job(), lines, scratch / "vectors.npy", on_lines)
+            vectors = replace(vectors, files=made.files)
+    return Corpus(vectors, lines)
+
+
+def given_vectors(settings: CorpusSettings) -> Vectors:
+    """The vectors that settings name, maybe none, and the whitening."""
+    whitening = None
+    if settings.load_whitening is not None:
+        whitening = Whitening.load(settings.load_whitening)
+    return Vectors(find_files(settings.vectors) if settings.vectors else (), whitening)
 
 
 def check_size(size: int, found: int) -> None:

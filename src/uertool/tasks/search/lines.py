@@ -14,7 +14,7 @@ import numpy.typing as npt
 from uertool.errors import InputError
 from uertool.io.encodings import UTF8, as_utf8, encoding_by_mark, encoding_named
 from uertool.io.line_bytes import (
-    LINE_LIMIT,
+    RawLine,
     name_of,
     open_bytes,
     raw_lines,
@@ -35,27 +35,30 @@ class LineFile:
 
     Attributes:
         name: what the input is called in messages.
-        header: the header line of a table with its end, or nothing.
+        header: the header line of a table, or None.
+
+    Raises:
+        InputError: it has no header with the column, or is not text.
     """
 
     def __init__(self, path: Path, name: str, settings: InputSettings) -> None:
         self.name = name
         self._parser = LineParser(name, settings.column, settings.field)
         with open_bytes(path) as stream:
-            found = (line.offset for line in raw_lines(read_blocks(stream, name)))
-            starts = np.fromiter(found, dtype=np.int64)
+            lines = raw_lines(read_blocks(stream, name))
+            starts = np.fromiter((line.offset for line in lines), dtype=np.int64)
         self._starts: npt.NDArray[np.int64] = np.append(starts, path.stat().st_size)
-        with path.open("rb") as file:
-            self._bytes = (
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if starts.size else b""
-            )
-        self.header = b""
+        self._bytes: mmap.mmap | bytes = b""
+        if starts.size:
+            with path.open("rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.header: str | None = None
         self._first = 0
         if self._parser.wants_header:
             if not starts.size:
                 raise InputError(f"{name} is empty, so it has no column {settings.column!r}.")
-            self.header, self._first = self._piece(0), 1
-            self._parsed(0, lambda: self._parser.read_header(_without_end(self.header)))
+            self.header = self._parsed(0, self._parser.read_header, self._raw(0).data)
+            self._first = 1
 
     def __len__(self) -> int:
         return len(self._starts) - 1 - self._first
@@ -63,9 +66,9 @@ class LineFile:
     def __iter__(self) -> Iterator[Line]:
         return (self.line(row) for row in range(len(self)))
 
-    def raw(self, row: int) -> bytes:
-        """A line as it is in the file, with its end."""
-        return self._piece(row + self._first)
+    def whole(self, row: int) -> str:
+        """All of a line, with the other columns of a table."""
+        return self._piece(row + self._first).decode().rstrip("\r\n")
 
     def line(self, row: int) -> Line:
         """A line.
@@ -73,31 +76,27 @@ class LineFile:
         Raises:
             InputError: it cannot be read.
         """
-        number = row + self._first
-        data = _without_end(self._piece(number))
-        cut = len(data) > LINE_LIMIT
-        if cut:  # between two characters
-            data = data[:LINE_LIMIT].decode("utf-8", "ignore").encode()
-        return self._parsed(number, lambda: self._parser.line(number, data, cut))
+        raw = self._raw(row + self._first)
+        return self._parsed(raw.number, self._parser.line, raw.number, raw.data, raw.cut)
 
     def row_of(self, number: int) -> int:
         """The row of a line's number in the whole input."""
         return number - self._first
 
+    def _raw(self, number: int) -> RawLine:
+        start = int(self._starts[number])
+        return next(raw_lines([self._piece(number)], number=number, offset=max(start, 1)))
+
     def _piece(self, number: int) -> bytes:
         return bytes(self._bytes[self._starts[number] : self._starts[number + 1]])
 
-    def _parsed(self, number: int, parse: Callable[[], T]) -> T:
+    def _parsed(self, number: int, parse: Callable[..., T], *given: object) -> T:
         try:
-            return parse()
+            return parse(*given)
         except BadContentError as error:
             raise InputError(
                 f"{self.name}, line {number + 1}: {error.reason}.", error.hint
             ) from None
-
-
-def _without_end(piece: bytes) -> bytes:
-    return piece.rstrip(b"\r\n")
 
 
 def open_lines(settings: InputSettings, scratch: Path) -> LineFile:
@@ -109,8 +108,7 @@ def open_lines(settings: InputSettings, scratch: Path) -> LineFile:
         InputError: it is missing or cannot be read.
     """
     source = str(settings.test_path)
-    path = Path(source)
-    name = name_of(source)
+    path, name = Path(source), name_of(source)
     with open_bytes(source) as stream:
         encoding = encoding_named(settings.encoding)
         start = cast(io.BufferedReader, stream).peek(4)

@@ -93,9 +93,9 @@ class DedupeSettings(Settings):
     """Which lines are duplicates, and which of them is kept."""
 
     threshold: Annotated[
-        float,
+        float | None,
         Setting("Lines with at least this cosine are duplicates", min=-1, max=1, panel=_SEARCH),
-    ] = 0.95
+    ] = None
     only_exact: Annotated[
         bool, Setting("Find equal lines only, without vectors", panel=_SEARCH)
     ] = False

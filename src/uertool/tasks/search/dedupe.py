@@ -1,0 +1,297 @@
+"""Near-duplicates: equal lines first, then lines with vectors of a large cosine.
+
+Lines are taken by priority: in their order, or the longest first. A line is kept unless its cosine
+with a line that was kept before is at least the threshold; then it belongs to the group of the
+kept line that is nearest to it. So no two kept lines are duplicates of one another, every other
+line is a duplicate of the one that is kept in its place, and the result does not depend on chance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uertool.errors import InputError, UsageError
+from uertool.tasks.features.job import FeatureJob, real_rows
+from uertool.tasks.search.exact import nearest
+from uertool.tasks.search.lines import LineFile
+from uertool.tasks.search.settings import DedupeSettings
+from uertool.tasks.search.vectors import BLOCK, Floats, Rows, Vectors, write_vectors
+
+#: Lines whose nearest neighbours a histogram shows.
+SAMPLE = 2000
+
+Numbers = npt.NDArray[np.int64]
+OnRows = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Which line is kept for each line.
+
+    Attributes:
+        kept: for each line the row that is kept in its place; itself if it is kept [lines].
+        cosines: the cosine of both [lines].
+        are_equal: whether a line is equal to an earlier one [lines].
+    """
+
+    kept: Numbers
+    cosines: Floats
+    are_equal: npt.NDArray[np.bool_]
+
+    @property
+    def are_kept(self) -> npt.NDArray[np.bool_]:
+        """Which lines are kept [lines]."""
+        return np.asarray(self.kept == np.arange(len(self.kept)), dtype=np.bool_)
+
+    def groups(self) -> Iterator[tuple[int, Numbers]]:
+        """The kept row and the other rows of every group with several lines, in order."""
+        others = np.flatnonzero(~self.are_kept)
+        others = others[np.lexsort((others, self.kept[others]))]
+        keys, starts = np.unique(self.kept[others], return_index=True)
+        if len(keys):
+            yield from zip(keys.tolist(), np.split(others, starts[1:]), strict=True)
+
+    def figures(self) -> dict[str, int]:
+        """How many lines there are of each kind."""
+        sizes = np.bincount(self.kept) if len(self.kept) else np.zeros(1, dtype=np.int64)
+        kept, equal = int(self.are_kept.sum()), int(self.are_equal.sum())
+        return {
+            "lines": len(self.kept),
+            "kept": kept,
+            "equal": equal,
+            "near": len(self.kept) - kept - equal,
+            "groups": int((sizes > 1).sum()),
+            "largest_group": int(sizes.max()),
+        }
+
+
+def equal_lines(lines: LineFile, on_lines: OnRows) -> tuple[Numbers, Numbers]:
+    """For each line the first with the same text [lines], and its characters [lines].
+
+    Blanks around a text do not count. Texts are compared by digests of 128 bits.
+    """
+    digests = np.empty((len(lines), 2), dtype=np.uint64)
+    lengths = np.empty(len(lines), dtype=np.int64)
+    for row, line in enumerate(lines):
+        text = line.text.strip()
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        digests[row] = np.frombuffer(digest, dtype=np.uint64)
+        lengths[row] = len(text)
+        on_lines(1)
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal ones in their order
+    ordered = digests[order]
+    begins = np.append(True, (ordered[1:] != ordered[:-1]).any(axis=1))[: len(order)]
+    first = np.empty(len(lines), dtype=np.int64)
+    first[order] = order[begins][np.cumsum(begins) - 1]
+    return first, lengths
+
+
+@dataclass(frozen=True)
+class Units:
+    """Vectors of chosen lines in a mapped file.
+
+    Attributes:
+        rows: the lines, in order [chosen].
+        units: their vectors of length 1, or zero [chosen, size].
+    """
+
+    rows: Numbers
+    units: Floats
+
+    def blocks(self) -> Iterator[Rows]:
+        """All vectors in order."""
+        for start in range(0, len(self.units), BLOCK):
+            block = np.array(self.units[start : start + BLOCK])
+            yield Rows(block, ~real_rows(block), [])
+
+
+def units_of(
+    lines: LineFile,
+    chosen: Numbers,
+    scratch: Path,
+    make_job: Callable[[], FeatureJob],
+    given: Vectors,
+    on_lines: OnRows,
+) -> Units:
+    """The vectors of chosen lines: taken from files, or computed if there are none.
+
+    Args:
+        lines: all lines.
+        chosen: their rows, ascending.
+        scratch: a folder for files that are mapped.
+        make_job: loads the model, if it is needed.
+        given: vectors of all lines, or no files; its whitening is applied in any case.
+        on_lines: called with the number of further lines whose vectors are computed.
+
+    Raises:
+        InputError: there are not as many vectors as lines.
+        UsageError: they are of tokens.
+    """
+    wanted = np.full(len(lines), -1, dtype=np.int64)
+    wanted[chosen] = np.arange(len(chosen))
+    vectors = given
+    if not given.files:
+        texts = (lines.line(row) for row in chosen.tolist())
+        path = scratch / "vectors.npy"
+        vectors = Vectors(write_vectors(make_job(), texts, path, on_lines).files, given.whitening)
+        wanted = np.arange(len(chosen))
+    units: Any = None
+    there = np.zeros(len(chosen), dtype=np.bool_)
+    start = 0
+    for block in vectors.blocks():
+        if units is None:
+            shape = (len(chosen), block.units.shape[1])
+            units = np.memmap(scratch / "units", np.float32, "w+", shape=shape)
+        numbers = np.arange(start, start + len(block.units))
+        if vectors.have_notes:
+            if block.notes[0].position is not None:
+                raise UsageError("Vectors of tokens were given, but lines are to be compared.")
+            numbers = np.array([lines.row_of(note.line) for note in block.notes])
+        start += len(block.units)
+        if numbers.max() >= len(wanted) or numbers.min() < 0:
+            raise InputError(
+                f"There are more vectors than the {len(lines):,} lines of {lines.name}.",
+                "Name the file that the vectors were extracted from.",
+            )
+        places = wanted[numbers]
+        units[places[places >= 0]] = block.units[places >= 0]
+        there[places[places >= 0]] = True
+    if not there.all():
+        line = int(chosen[~there][0]) + 1
+        raise InputError(
+            f"There is no vector of line {line} of {lines.name}.",
+            "Extract the vectors of this file again, without `blank` skip.",
+        )
+    return Units(chosen, units)
+
+
+def find_duplicates(
+    first: Numbers,
+    lengths: Numbers,
+    units: Units | None,
+    settings: DedupeSettings,
+    scratch: Path,
+    *,
+    device: torch.device | None = None,
+    on_rows: OnRows = lambda _: None,
+) -> Duplicates:
+    """Which line is kept for each line, see the module's docstring.
+
+    Args:
+        first, lengths: see `equal_lines`.
+        units: vectors of the lines that are equal to no earlier one; None if only equal lines are
+            duplicates.
+        settings: the threshold, and which line is kept.
+        scratch: a folder for a file of the kept vectors.
+        device: where products are computed.
+        on_rows: called with the number of further lines that are decided.
+    """
+    kept = first.copy()
+    cosines = np.ones(len(first), dtype=np.float32)
+    if units is not None and settings.threshold is not None:
+        order = np.arange(len(units.rows))
+        if settings.keep == "longest":
+            order = np.lexsort((order, -lengths[units.rows]))
+        leaders = _Leaders(units.units, scratch / "kept", device or torch.device("cpu"))
+        for start in range(0, len(order), BLOCK):
+            some = order[start : start + BLOCK]
+            leader, cosine = leaders.take(some, settings.threshold)
+            kept[units.rows[some]] = units.rows[leader]
+            cosines[units.rows[some]] = cosine
+            on_rows(len(some))
+        # Equal lines follow the first of them.
+        kept, cosines = kept[first], cosines[first]
+    return Duplicates(kept, cosines, first != np.arange(len(first)))
+
+
+class _Leaders:
+    """The rows that are kept so far, with their vectors in a file."""
+
+    def __init__(self, units: Floats, path: Path, device: torch.device) -> None:
+        self._units = units
+        self._device = device
+        self._kept: Floats = np.memmap(path, np.float32, "w+", shape=units.shape)
+        self._rows = np.zeros(len(units), dtype=np.int64)
+        self._count = 0
+
+    def take(self, rows: Numbers, threshold: float) -> tuple[Numbers, Floats]:
+        """Decide on further rows, by priority: the leader of each, and the cosine of both."""
+        vectors = np.array(self._units[rows])
+        is_real = real_rows(vectors)
+        block = torch.from_numpy(vectors).to(self._device)
+        best = torch.full((len(rows),), -torch.inf, device=self._device)
+        leader = torch.zeros(len(rows), dtype=torch.int64, device=self._device)
+        for start in range(0, self._count, BLOCK):
+            end = min(start + BLOCK, self._count)
+            part = torch.from_numpy(np.array(self._kept[start:end])).to(self._device)
+            values, places = (block @ part.T).max(dim=1)
+            nearer = values > best
+            best = torch.where(nearer, values, best)
+            leader = torch.where(nearer, places + start, leader)
+        # Pairs of a row and a prior one; nothing is near a row of zeros.
+        real = torch.from_numpy(is_real).to(self._device)
+        best[~real] = -torch.inf
+        pairs = real[:, None] & real & torch.ones_like(real).expand(len(rows), -1).tril(-1)
+        among = (block @ block.T).masked_fill_(~pairs, -torch.inf)
+        is_kept = _kept_of(among >= threshold, best < threshold)
+        among[:, torch.from_numpy(~is_kept).to(self._device)] = -torch.inf
+        values, places = among.max(dim=1)
+        nearer_among = (values > best).cpu().numpy()
+        found = self._rows[leader.cpu().numpy()]
+        found = np.where(nearer_among, rows[places.cpu().numpy()], found)
+        cosines: Floats = torch.maximum(values, best).cpu().numpy()
+        found[is_kept], cosines[is_kept] = rows[is_kept], 1
+        self._add(rows[is_kept & is_real])
+        return found, cosines
+
+    def _add(self, rows: Numbers) -> None:
+        end = self._count + len(rows)
+        self._kept[self._count : end] = self._units[rows]
+        self._rows[self._count : end] = rows
+        self._count = end
+
+
+def _kept_of(near: torch.Tensor, is_free: torch.Tensor) -> npt.NDArray[np.bool_]:
+    """Which rows are kept [n], where `near` [n, n] are pairs of a row and a prior one.
+
+    A row is kept if it is free and near no prior row that is kept.
+    """
+    pairs = near.cpu().numpy()
+    kept: npt.NDArray[np.bool_] = is_free.cpu().numpy().copy()
+    for row in np.flatnonzero(pairs.any(axis=1) & kept).tolist():
+        kept[row] = not (pairs[row] & kept).any()
+    return kept
+
+
+def nearest_cosines(units: Units, device: torch.device | None = None) -> Floats:
+    """The cosine of the nearest other line, for at most `SAMPLE` lines spread over all of them."""
+    real = np.flatnonzero(units.units.any(axis=1))
+    chosen = real[np.unique(np.linspace(0, len(real) - 1, min(SAMPLE, len(real))).astype(int))]
+    sample = np.array(units.units[chosen])
+    found = nearest(sample, units.blocks(), 1, own=chosen, device=device)
+    cosines: Floats = found.cosines[found.rows[:, 0] >= 0, 0]
+    return cosines
+
+
+def group_record(
+    lines: LineFile, found: Duplicates, row: int, others: Numbers
+) -> Mapping[str, Any]:
+    """A group as JSON types; lines are counted from 1."""
+    leader = lines.line(row)
+    duplicates = [
+        {
+            "line": lines.line(other).number + 1,
+            "score": float(f"{found.cosines[other]:.6g}"),
+            "text": lines.line(other).text,
+        }
+        for other in others.tolist()
+    ]
+    return {"line": leader.number + 1, "text": leader.text, "duplicates": duplicates}
