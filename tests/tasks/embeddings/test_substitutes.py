@@ -195,3 +195,31 @@ def test_encoders_that_read_padding_get_it() -> None:
 def test_invalid_settings_are_refused() -> None:
     with pytest.raises(UsageError, match="`occurrence`: 0"):
         SubstituteSettings(occurrence=0)
+
+
+# -- candidates of the vocabulary -----------------------------------------------------------------
+
+
+def test_candidates_are_whole_words_in_the_script_of_the_target(small: LoadedModel) -> None:
+    everything = SubstituteSettings(topn=10_000, all_candidates=True)
+    usual = SubstituteSearch(small, settings=SubstituteSettings(topn=10_000)).find("好", SENTENCE)
+    found = SubstituteSearch(small, settings=everything).find("好", SENTENCE)
+    words = {one.word for one in usual.neighbours}
+    chinese = {w for w in small.tokenizer.vocab.tokens if len(w) == 1 and "一" <= w <= "龥"}
+    assert words == chinese - {"好"}
+    assert usual.compared == len(chinese)
+    assert {"[MASK]", "##s"} <= {one.word for one in found.neighbours}
+    assert found.compared == len(small.tokenizer.vocab.tokens)
+    scores = {one.word: one.score for one in found.neighbours}
+    assert all(one.score == pytest.approx(scores[one.word], abs=1e-5) for one in usual.neighbours)
+
+
+def test_a_latin_target_gets_latin_words(small: LoadedModel) -> None:
+    found = SubstituteSearch(small).find("iphone", "我的iphone很好")
+    assert found.neighbours
+    assert all(one.word.isascii() and one.word.isalpha() for one in found.neighbours)
+
+
+def test_named_candidates_are_compared_as_they_are(small: LoadedModel) -> None:
+    found = substitutes(small, [("好", SENTENCE)], ["##s", "cpa", "坏"])
+    assert {one.word for one in found[0].neighbours} == {"##s", "cpa", "坏"}

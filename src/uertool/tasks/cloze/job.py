@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 #: Tokens of a line that are read unless something else is asked for.
 DEFAULT_LENGTH = 128
 
-_UNUSED = re.compile(r"\[unused\d+\]")
+#: Names of entries that a vocabulary keeps free.
+UNUSED = re.compile(r"\[unused\d+\]")
 
 
 # -- running --------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ class ClozeJob:
         vocab = self.tokenizer.vocab
         kinds = [
             None
-            if n in vocab.special_ids or not token.strip() or _UNUSED.fullmatch(token)
+            if n in vocab.special_ids or not token.strip() or UNUSED.fullmatch(token)
             else self._kind(token)
             for n, token in enumerate(vocab.tokens)
         ]

@@ -131,3 +131,10 @@ class SubstituteSettings(Settings):
             default="the model's vocabulary",
         ),
     ] = None
+    all_candidates: Annotated[
+        bool,
+        Setting(
+            "Compare with the whole vocabulary: ## pieces, special tokens and other scripts too",
+            panel=_ASKED,
+        ),
+    ] = False

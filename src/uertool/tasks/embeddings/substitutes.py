@@ -16,8 +16,10 @@ from torch import Tensor
 
 from uertool.engine.work import Figures
 from uertool.loading.device import token_budget
-from uertool.tasks.cloze.job import length_for
+from uertool.tasks.cloze.job import UNUSED, length_for
 from uertool.tasks.embeddings.settings import SubstituteSettings
+from uertool.text.detokenize import UNDERLINE
+from uertool.text.scripts import scripts_of
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
@@ -45,6 +47,7 @@ class Substitutes:
         problem: why there are none, a sentence, or None.
         remark: what a user should know although there are some, or None.
         left_out: candidates that could not stand there.
+        compared: all candidates.
     """
 
     target: str
@@ -54,6 +57,7 @@ class Substitutes:
     problem: str | None = None
     remark: str | None = None
     left_out: int = 0
+    compared: int = 0
 
 
 class SubstituteSearch:
@@ -61,7 +65,9 @@ class SubstituteSearch:
 
     Args:
         loaded: any model with an encoder.
-        candidates: words; what is no entry of the vocabulary is cut into tokens.
+        candidates: words; what is no entry of the vocabulary is cut into tokens. None stands for
+            the entries of the vocabulary that are whole words in the script of the target, or for
+            all of them, see `all_candidates`.
         settings: how.
 
     Attributes:
@@ -74,14 +80,16 @@ class SubstituteSearch:
     def __init__(
         self,
         loaded: LoadedModel,
-        candidates: Sequence[str],
+        candidates: Sequence[str] | None = None,
         settings: SubstituteSettings | None = None,
     ) -> None:
         self.settings = settings or SubstituteSettings()
         self.model = loaded.model
         self.device = loaded.device
         self.tokenizer = loaded.tokenizer
-        self.candidates = candidates
+        self.candidates = self.tokenizer.vocab.tokens if candidates is None else candidates
+        self._is_usual = candidates is None and not self.settings.all_candidates
+        self._by_scripts: dict[frozenset[str], list[int]] | None = None
         self.unknown = 0
         self.prefix: tuple[int, ...] = ()
         self.suffix: tuple[int, ...] = ()
@@ -116,7 +124,8 @@ class SubstituteSearch:
         wanted = self._states(frame, [own])[0]
         best: list[tuple[float, int, str]] = []
         left_out = 0
-        for start, chunk in self._spelled():
+        words = self._candidates_for(target)
+        for start, chunk in self._spelled(words):
             kept, lost = self._compare(frame, own, wanted, start, chunk)
             best = sorted([*best, *kept], key=lambda row: (-row[0], row[1]))[: self.settings.topn]
             left_out += lost
@@ -129,6 +138,7 @@ class SubstituteSearch:
             tuple(Substitute(word, score) for score, _, word in best),
             remark=remark,
             left_out=left_out,
+            compared=len(words),
         )
 
     # -- the target -------------------------------------------------------------------------------
@@ -180,10 +190,39 @@ class SubstituteSearch:
 
     # -- candidates -------------------------------------------------------------------------------
 
-    def _spelled(self) -> Iterator[tuple[int, list[tuple[str, tuple[int, ...]]]]]:
+    def _candidates_for(self, target: str) -> Sequence[str]:
+        """The candidates for one target."""
+        if not self._is_usual:
+            return self.candidates
+        if self._by_scripts is None:
+            self._by_scripts = {}
+            for number, word in self._whole_words():
+                self._by_scripts.setdefault(scripts_of(word), []).append(number)
+        wanted = scripts_of(target)
+        numbers = [
+            n for scripts, some in self._by_scripts.items() if scripts <= wanted for n in some
+        ]
+        return [self.candidates[number] for number in sorted(numbers)]
+
+    def _whole_words(self) -> Iterator[tuple[int, str]]:
+        """The entries of the vocabulary that are not special nor go on a word, as they are read."""
+        vocab = self.tokenizer.vocab
+        for number, token in enumerate(vocab.tokens):
+            word = token
+            if self.tokenizer.joining == "bytes":
+                word = self.tokenizer.decode([number])
+            elif self.tokenizer.joining == "wordpieces" and token.startswith("##") and token[2:]:
+                continue
+            word = word.replace(UNDERLINE, " ").strip()
+            if word and number not in vocab.special_ids and not UNUSED.fullmatch(token):
+                yield number, word
+
+    def _spelled(
+        self, candidates: Sequence[str]
+    ) -> Iterator[tuple[int, list[tuple[str, tuple[int, ...]]]]]:
         """Candidates with their ids in chunks; those without ids cannot be spelled."""
         vocab, unk = self.tokenizer.vocab, self.tokenizer.unk_id
-        stream = iter(self.candidates)
+        stream = iter(candidates)
         start = 0
         self.unknown = 0
         while words := list(itertools.islice(stream, CHUNK)):
@@ -304,7 +343,7 @@ class SubstituteSummary(Figures):
 def substitutes(
     loaded: LoadedModel,
     pairs: Iterable[tuple[str, str]],
-    candidates: Sequence[str],
+    candidates: Sequence[str] | None = None,
     settings: SubstituteSettings | None = None,
 ) -> list[Substitutes]:
     """Substitutes for targets in their sentences; see `SubstituteSearch`.
@@ -312,7 +351,7 @@ def substitutes(
     Args:
         loaded: any model with an encoder.
         pairs: (target, sentence) each.
-        candidates: words that may take a target's place.
+        candidates: words that may take a target's place, see `SubstituteSearch`.
         settings: how.
     """
     search = SubstituteSearch(loaded, candidates, settings)

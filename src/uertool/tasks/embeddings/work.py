@@ -52,7 +52,9 @@ class _Processor:
         vocab = loaded.tokenizer.vocab
         self.form = work.form
         self.vocab_size = len(vocab)
-        self.search = SubstituteSearch(loaded, (candidates or vocab).tokens, work.settings)
+        self.search = SubstituteSearch(
+            loaded, None if candidates is None else candidates.tokens, work.settings
+        )
         self.notices: Sequence[str] = loaded.notes
         self.details: Sequence[str] = loaded.described()
 
@@ -81,7 +83,7 @@ class _Processor:
         found = self.search.find(parts[0].strip(), parts[1])
         summary.add(found)
         if found.problem is None:
-            summary.compared += len(self.search.candidates)
+            summary.compared += found.compared
         for said in (found.problem, found.remark):
             if said is not None:
                 yield Notice(f"line {number + 1}: {said}", once=True)
