@@ -11,7 +11,6 @@ text within 1.5 s and over ten times the loop; binary at most 2 times the plain 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -75,7 +74,6 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[dict[str, objec
         {"what": "old loop / text", "ratio": seconds["old loop"] / seconds["text"]},
         {"what": "binary / plain copy", "ratio": seconds["binary"] / seconds["plain copy"]},
         {"what": "text reads back exactly" if exact else "TEXT DOES NOT READ BACK EXACTLY"},
-        {"what": f"pyarrow is {'there' if importlib.util.find_spec('pyarrow') else 'missing'}"},
     ]
 
 

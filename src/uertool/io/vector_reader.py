@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
 from uertool.io.line_bytes import open_bytes, raw_lines, read_blocks
@@ -143,6 +142,8 @@ def _npy(path: Path, rows: int) -> Blocks:
 
 
 def _torch(path: Path, rows: int) -> Blocks:
+    import torch
+
     # Files of torch before 1.6 are not zip archives and cannot be mapped.
     mapped = zipfile.is_zipfile(path)
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

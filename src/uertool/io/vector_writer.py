@@ -16,11 +16,10 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from uertool.errors import InputError, MissingExtraError, OutputError, UsageError
 from uertool.io.atomic import atomic_path
-from uertool.io.float_text import join_rows
+from uertool.io.float_text import rows_as_text
 
 Precision = Literal["float32", "float16", "int8", "binary"]
 Rows = npt.NDArray[Any]
@@ -183,8 +182,13 @@ class _Torch(_Matrix):
     def finish(self) -> None:
         shape = (0, stored_size(self.size, self.precision))
         blocks = self.blocks or [np.zeros(shape, _DTYPES[self.precision])]
-        torch.save(torch.from_numpy(np.concatenate(blocks)), self.stream)
-        self._save_scales(lambda stream, scales: torch.save(torch.from_numpy(scales), stream))
+        import torch
+
+        def save(stream: IO[bytes], rows: Rows) -> None:
+            torch.save(torch.from_numpy(rows), stream)
+
+        save(self.stream, np.concatenate(blocks))
+        self._save_scales(save)
 
 
 class _Safetensors(Sink):
@@ -244,7 +248,7 @@ class _Jsonl(Sink):
 
     def _add(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
         texts = (
-            join_rows(rows, ",")
+            [row.decode() for row in rows_as_text(rows, b",")]
             if self.precision == "float32"
             else [",".join(map(str, row)) for row in rows.tolist()]
             if self.precision != "float16"
@@ -400,10 +404,17 @@ def scales_of(path: str | Path) -> Path | None:
     return found if fits and scales.shape == rows.shape[:1] else None
 
 
+def _load_torch(path: Path) -> Rows:
+    import torch
+
+    rows: Rows = torch.load(path, map_location="cpu", weights_only=True, mmap=True).numpy()
+    return rows
+
+
 #: Arrays of files, mapped, by the suffixes of files that hold one array.
 LOADERS: Mapping[str, Callable[[Path], Rows]] = {
     ".npy": lambda path: np.load(path, mmap_mode="r", allow_pickle=False),
-    ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True, mmap=True).numpy(),
+    ".pt": _load_torch,
 }
 
 

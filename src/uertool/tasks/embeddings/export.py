@@ -18,7 +18,7 @@ import torch
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, UsageError, counted
 from uertool.io.atomic import atomic_path, atomic_text, refuse_existing
-from uertool.io.float_text import ROWS, text_blocks
+from uertool.io.float_text import ROWS, text_lines
 from uertool.tasks.embeddings.word_files import escape, words_path
 from uertool.tasks.embeddings.word_vectors import WordTable
 
@@ -59,7 +59,6 @@ def export_words(
     binary: bool = False,
     drop_unused: bool = False,
     overwrite: bool = False,
-    threads: int = 2,
 ) -> ExportReport:
     """Write word vectors.
 
@@ -75,7 +74,6 @@ def export_words(
         binary: the binary format whatever the suffix.
         drop_unused: leave out what `unused_rows` finds.
         overwrite: whether an existing file may be replaced.
-        threads: threads that write numbers as text.
 
     Raises:
         CheckpointError: a vector holds NaN or infinity.
@@ -87,7 +85,7 @@ def export_words(
         table = table.without(dropped)
     _check_finite(table)
     form = _form_of(path, binary)
-    FORMS[form](table, path, overwrite, threads)
+    FORMS[form](table, path, overwrite)
     return ExportReport(len(table), table.size, len(dropped), _notices(table))
 
 
@@ -146,7 +144,7 @@ def _blocks(table: WordTable) -> Iterator[tuple[Sequence[str], Block]]:
         yield [escape(word) for word in table.words[part]], table.vectors[part]
 
 
-def _write_text(table: WordTable, path: str | Path, overwrite: bool, threads: int) -> None:
+def _write_text(table: WordTable, path: str | Path, overwrite: bool) -> None:
     with ExitStack() as stack:
         stream: IO[bytes]
         if str(path) == "-":
@@ -156,11 +154,11 @@ def _write_text(table: WordTable, path: str | Path, overwrite: bool, threads: in
             partial = stack.enter_context(atomic_path(path, overwrite=overwrite))
             stream = stack.enter_context(open(partial, "wb"))
         stream.write(f"{len(table)} {table.size}\n".encode())
-        for text in text_blocks(_blocks(table), threads):
-            stream.write(text)
+        for words, vectors in _blocks(table):
+            stream.write(text_lines(words, vectors))
 
 
-def _write_binary(table: WordTable, path: str | Path, overwrite: bool, threads: int) -> None:
+def _write_binary(table: WordTable, path: str | Path, overwrite: bool) -> None:
     with (
         atomic_path(path, overwrite=overwrite) as partial,
         open(partial, "wb") as stream,
@@ -174,7 +172,7 @@ def _write_binary(table: WordTable, path: str | Path, overwrite: bool, threads: 
             stream.write(b"".join(parts))
 
 
-def _write_npy(table: WordTable, path: str | Path, overwrite: bool, threads: int) -> None:
+def _write_npy(table: WordTable, path: str | Path, overwrite: bool) -> None:
     with (
         atomic_text(words_path(Path(path)), overwrite=overwrite) as words,
         atomic_path(path, overwrite=overwrite) as partial,
@@ -184,14 +182,14 @@ def _write_npy(table: WordTable, path: str | Path, overwrite: bool, threads: int
         np.save(stream, np.ascontiguousarray(table.vectors, dtype="<f4"))
 
 
-def _write_safetensors(table: WordTable, path: str | Path, overwrite: bool, threads: int) -> None:
+def _write_safetensors(table: WordTable, path: str | Path, overwrite: bool) -> None:
     tensors = {"vectors": torch.from_numpy(np.ascontiguousarray(table.vectors, dtype=np.float32))}
     metadata = {"words": json.dumps(table.words, ensure_ascii=False)}
     save_tensors(tensors, path, format="safetensors", metadata=metadata, overwrite=overwrite)
 
 
 #: What writes a file, by its suffix.
-FORMS: Mapping[str, Callable[[WordTable, str | Path, bool, int], None]] = {
+FORMS: Mapping[str, Callable[[WordTable, str | Path, bool], None]] = {
     ".txt": _write_text,
     ".bin": _write_binary,
     ".npy": _write_npy,
