@@ -29,7 +29,7 @@ def peak():  # getrusage would begin with what the parent had
 small, large, out, to = sys.argv[1:]
 suffix = "" if to == "hf" else ".bin"
 for source, name in ((small, "small"), (large, "large")):
-    options = ConvertSettings(heads_num=4, max_shard_size="20MB")
+    options = ConvertSettings(heads_num=4, max_shard_size="20MB", verify_full=True)
     report = convert(source, f"{out}/{name}{suffix}", to, options)
     assert report.verification.differences, report.verification.notes
     print(peak())

@@ -109,7 +109,7 @@ def test_what_cannot_be_run_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
     assert "memory are free" in report.verification.notes[0]
     monkeypatch.undo()
     monkeypatch.setattr(verification, "transformers_outputs", lambda *_: None)
-    report = convert(MLM, tmp_path / "b", "hf")
+    report = convert(MLM, tmp_path / "b", "hf", ConvertSettings(verify_full=True))
     assert report.verification is not None
     assert set(report.verification.differences) == {SOURCE_AND_OUTPUT}
     assert "not installed" in report.verification.notes[0]
@@ -217,7 +217,7 @@ def test_a_folder_that_transformers_cannot_load_is_not_kept(
     monkeypatch.setattr(plan, "config_json", config_json)
     monkeypatch.setattr(verification, "resolve_config", lambda *_: right)  # uertool is deceived
     with pytest.raises(CheckpointError, match=r"transformers finds .* missing keys such as bert"):
-        convert(MLM, tmp_path / "hf", "hf")
+        convert(MLM, tmp_path / "hf", "hf", ConvertSettings(verify_full=True))
     assert not (tmp_path / "hf").exists()
 
 

@@ -117,6 +117,14 @@ class ConvertSettings(Settings):
         ),
     ] = None
     verify: Annotated[bool, _output("Read the output back, compare it and run both")] = True
+    verify_full: Annotated[
+        bool,
+        _output(
+            "Also run a Hugging Face output in transformers, whose import takes seconds",
+            default="only if transformers is loaded already",
+            rare=True,
+        ),
+    ] = False
     allow_nan: Annotated[bool, _output("Accept NaN and infinite weights", rare=True)] = False
     allow_loss: Annotated[
         bool, _output("Continue if the output format cannot hold some tensors", rare=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def _run_both(plan: ConversionPlan, place: Path, count: int) -> Verification:
     same = options.exact_norm and not options.allow_loss and options.dtype is None
     found = {SOURCE_AND_OUTPUT: _compared(plan, source, output, SOURCE_AND_OUTPUT, must=same)}
     cosine = _cosine(plan, place, source, output, probe)
-    if plan.to != "hf" or plan.weights_only:
+    in_transformers = options.verify_full or "transformers" in sys.modules
+    if plan.to != "hf" or plan.weights_only or not in_transformers:
         return Verification(count, found, notes)
     if any(planned.info.dtype is not torch.float32 for planned in plan.tensors.tensors):
         # transformers maps what it need not change.
