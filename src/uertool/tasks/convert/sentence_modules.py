@@ -24,9 +24,8 @@ from uertool.io.small_files import parse_json, read_json_object
 from uertool.tasks.cloze.job import DEFAULT_LENGTH
 from uertool.tasks.convert.hf_tokenizer import TokenizerSource, json_text, write_json
 from uertool.tasks.convert.settings import ConvertSettings
-from uertool.tasks.features.job import finish
 from uertool.tasks.features.pooling import POOLINGS, How, pool
-from uertool.tasks.features.whitening import Whitening
+from uertool.tasks.features.whitening import Whitening, finish
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 
 #: How tokens become one vector, and the setting that says so.

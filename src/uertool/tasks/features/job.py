@@ -26,7 +26,7 @@ from uertool.loading.device import token_budget
 from uertool.tasks.cloze.job import length_for
 from uertool.tasks.features.pooling import find_pooling, pool, resolve_layers
 from uertool.tasks.features.settings import FeatureSettings
-from uertool.tasks.features.whitening import Whitening, unit_rows
+from uertool.tasks.features.whitening import Whitening, finish, real_rows
 from uertool.text.readers import Line, as_texts
 
 if TYPE_CHECKING:
@@ -230,19 +230,3 @@ def encode(
     elif isinstance(whitening, (str, Path)):
         whitening = Whitening.load(whitening)
     return finish(vectors, whitening, normalize)
-
-
-def finish(
-    vectors: npt.NDArray[np.float32], whitening: Whitening | None, normalize: bool | None
-) -> npt.NDArray[np.float32]:
-    """Vectors [n, size] whitened and scaled to length 1 as asked; blank lines' rows stay zero."""
-    if whitening is not None:
-        done = whitening.transform(vectors, normalize=normalize is not False)
-        done[~real_rows(vectors)] = 0
-        return done
-    return unit_rows(vectors) if normalize else vectors
-
-
-def real_rows(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Which rows [n] are not those of blank lines, which are all zero."""
-    return np.asarray(vectors.any(axis=1), dtype=np.bool_)

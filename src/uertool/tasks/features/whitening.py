@@ -17,10 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from uertool.checkpoints.formats.opener import open_tensor_file
-from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, InputError, SettingError, UsageError
 
 Vectors = npt.NDArray[np.floating[Any]]
@@ -32,6 +29,7 @@ BLOCK = 4096
 _FORMAT = "uertool-whitening-1"
 _SUFFIX = ".safetensors"
 _TENSORS = ("mean", "kernel", "variances")
+_HOW = "Fit one with `save_whitening` or with: uertool whiten fit."
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
 
 
@@ -279,6 +277,10 @@ class Whitening:
             UsageError: another suffix.
             OutputError: the file exists already or cannot be written.
         """
+        import torch
+
+        from uertool.checkpoints.writer import save_tensors
+
         check_path(path)
         tensors = {
             name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _TENSORS
@@ -296,25 +298,14 @@ class Whitening:
             InputError: the file is missing, or is no whitening.
             CheckpointError: it is broken.
         """
-        how = "Fit one with `save_whitening` or with: uertool whiten fit."
         if not Path(path).is_file():
             raise InputError(f"The whitening {path} does not exist.", "Check the path.")
-        try:
-            opened = open_tensor_file(path)
-        except CheckpointError as error:
-            if Path(path).suffix.lower() == _SUFFIX:
-                raise
-            message = f"{path} is not a whitening, which is a {_SUFFIX} file."
-            raise InputError(message, how) from error
-        with opened as file:
-            about = dict(file.metadata)
-            if about.get("whitening") != _FORMAT or not set(_TENSORS) <= set(file.keys()):
-                raise InputError(f"{path} is not a whitening.", how)
-            mean, kernel, variances = (
-                file.tensor(name).to(torch.float64).numpy().copy() for name in _TENSORS
-            )
+        about, found = _stored(path)
+        if about.get("whitening") != _FORMAT or not set(_TENSORS) <= set(found):
+            raise InputError(f"{path} is not a whitening.", _HOW)
+        mean, kernel, variances = (found[name].astype(np.float64) for name in _TENSORS)
         if kernel.ndim != 2 or mean.shape != variances.shape or len(kernel) != len(mean):
-            raise InputError(f"{path} is not a whitening: its tensors do not fit together.", how)
+            raise InputError(f"{path} is not a whitening: its tensors do not fit together.", _HOW)
         start = "about."
         try:
             count, rank = int(about["count"]), int(about["rank"])
@@ -322,7 +313,7 @@ class Whitening:
             beta, gamma = float(about.get("beta", 1)), float(about.get("gamma", 1))
         except (KeyError, ValueError):
             raise InputError(
-                f"{path} is not a whitening: its metadata lacks count or rank.", how
+                f"{path} is not a whitening: its metadata lacks count or rank.", _HOW
             ) from None
         return cls(
             mean,
@@ -334,6 +325,42 @@ class Whitening:
             beta,
             gamma,
         )
+
+
+def _stored(path: str | Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    """Metadata and tensors of a file, without torch, whose import takes longer than all else.
+
+    Raises:
+        InputError: it is another kind of file.
+        CheckpointError: it is broken.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            names = [name for name in file.keys() if name in _TENSORS]
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, TypeError) as error:  # TypeError: numbers that numpy does not have
+        if Path(path).suffix.lower() == _SUFFIX:
+            raise CheckpointError(f"{path} is broken: {error}.", _HOW) from None
+        message = f"{path} is not a whitening, which is a {_SUFFIX} file."
+        raise InputError(message, _HOW) from None
+
+
+def finish(
+    vectors: npt.NDArray[np.float32], whitening: Whitening | None, normalize: bool | None
+) -> npt.NDArray[np.float32]:
+    """Vectors [n, size] whitened and scaled to length 1 as asked; blank lines' rows stay zero."""
+    if whitening is not None:
+        done = whitening.transform(vectors, normalize=normalize is not False)
+        done[~real_rows(vectors)] = 0
+        return done
+    return unit_rows(vectors) if normalize else vectors
+
+
+def real_rows(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Which rows [n] are not those of blank lines, which are all zero."""
+    return np.asarray(vectors.any(axis=1), dtype=np.bool_)
 
 
 def direction_weights(variances: Floats, rank: int, gamma: float) -> Floats:

@@ -23,8 +23,15 @@ from uertool.engine.work import Counts, Event, Finished, Progress, Tasks, clause
 from uertool.errors import InputError, UertoolError
 from uertool.io.vector_reader import open_vectors
 from uertool.io.vector_writer import open_sink
-from uertool.tasks.features.job import finish, real_rows
-from uertool.tasks.features.whitening import BLOCK, MeanCosine, Moments, Whitening, check_size
+from uertool.tasks.features.whitening import (
+    BLOCK,
+    MeanCosine,
+    Moments,
+    Whitening,
+    check_size,
+    finish,
+    real_rows,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -30,9 +30,17 @@ from uertool.io.atomic import atomic_text
 from uertool.io.vector_reader import open_vectors
 from uertool.io.vector_writer import Note, open_sink
 from uertool.loading.settings import DeviceSettings, ModelSettings
-from uertool.tasks.features.job import FeatureJob, Features, finish, real_rows
+from uertool.tasks.features.job import FeatureJob, Features
 from uertool.tasks.features.settings import FeatureSettings, VectorSettings
-from uertool.tasks.features.whitening import BLOCK, MeanCosine, Moments, Whitening, check_size
+from uertool.tasks.features.whitening import (
+    BLOCK,
+    MeanCosine,
+    Moments,
+    Whitening,
+    check_size,
+    finish,
+    real_rows,
+)
 from uertool.tasks.features.whitening_work import read_sums, save_sums
 
 #: Vectors that a picture is drawn of.

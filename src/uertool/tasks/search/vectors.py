@@ -16,8 +16,8 @@ from uertool.engine.jobs import run_job
 from uertool.errors import InputError, UsageError
 from uertool.io.vector_reader import open_vectors
 from uertool.io.vector_writer import Note, open_sink
-from uertool.tasks.features.job import FeatureJob, finish
-from uertool.tasks.features.whitening import Whitening
+from uertool.tasks.features.job import FeatureJob
+from uertool.tasks.features.whitening import Whitening, finish
 from uertool.tasks.features.work import rows_and_notes
 from uertool.text.readers import Line
 
