@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 
 from uertool.errors import InputError, UsageError
-from uertool.tasks.features.job import FeatureJob, real_rows
+from uertool.tasks.features.job import FeatureJob
+from uertool.tasks.features.whitening import real_rows
 from uertool.tasks.search.exact import nearest
 from uertool.tasks.search.lines import LineFile
 from uertool.tasks.search.settings import DedupeSettings
