@@ -144,7 +144,9 @@ def cloze(
         )
     words = frozenset[str]()
     if settings.word_list is not None:
-        words = read_word_list(line.text for line in read_lines(settings.word_list))
+        words = read_word_list(
+            line.text for line in read_lines(settings.word_list, encoding=text.encoding)
+        )
     asked = ClozeSettings(
         whole_word=settings.whole_word or bool(words),
         words=words,

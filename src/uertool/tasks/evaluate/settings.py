@@ -138,7 +138,8 @@ class EveryWordSettings(Settings):
     word_list: Annotated[
         Path | None,
         Setting(
-            "For `whole_word`: Chinese words, one a line; the longest match is used",
+            "For `whole_word`: words of your own, one a line; the longest match is used, and "
+            "between matches jieba's words",
             panel="What is masked",
         ),
     ] = None
