@@ -51,8 +51,9 @@ format: $(TEST_READY) ## format the sources with ruff
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-tables: $(TEST_READY) ## update the option tables in docs/
+tables: $(TEST_READY) ## update the option tables in docs/ and the stub of the Python functions
 	$(BIN)/python tools/option_tables.py
+	$(BIN)/python tools/python_stub.py
 
 clean: ## remove .venv, caches and builds
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

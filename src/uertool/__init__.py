@@ -4,64 +4,64 @@
 
     model = uertool.load_model("zh-mlm-small")
     model.cloze(["今天天气很[MASK]。"])
+    uertool.convert("bert.bin", "bert_folder", to="hf", vocab_path="vocab.txt")
 
-The names below are imported when they are first used, so that `import uertool` costs nothing.
+The names below are imported when they are first used, so that `import uertool` costs nothing. Type
+checkers read `__init__.pyi`, which `python tools/python_stub.py` writes.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
 from uertool.version import __version__
 
-if TYPE_CHECKING:
-    from uertool.api import Model, load_model
-    from uertool.checkpoints.reader import Checkpoint, open_checkpoint
-    from uertool.config import ModelConfig
-    from uertool.errors import UertoolError
-    from uertool.tasks.embeddings.neighbours import nearest
-    from uertool.tasks.features.whitening import Whitening
-    from uertool.text.tokenizers.base import Tokenizer
-    from uertool.text.tokenizers.factory import make_tokenizer
-    from uertool.text.vocab import Vocab
-
-#: Public name -> the module that defines it.
-_PUBLIC = {
+#: Public name -> the module that defines it. The functions are the commands.
+PUBLIC = {
+    "average": "uertool.api.checkpoints",
+    "check": "uertool.api.checkpoints",
+    "cloze": "uertool.api.models",
+    "compare": "uertool.api.checkpoints",
+    "convert": "uertool.api.checkpoints",
+    "convert_folder": "uertool.api.checkpoints",
+    "encode": "uertool.api.models",
+    "ensemble_fit": "uertool.api.ensembles",
+    "ensemble_predict": "uertool.api.ensembles",
+    "ensemble_search": "uertool.api.ensembles",
+    "extract_embeddings": "uertool.api.vectors",
+    "extract_features": "uertool.api.vectors",
+    "generate": "uertool.api.models",
+    "load_model": "uertool.api.models",
+    "make_tokenizer": "uertool.text.tokenizers.factory",
+    "nearest": "uertool.tasks.embeddings.neighbours",
+    "open_checkpoint": "uertool.checkpoints.reader",
+    "score": "uertool.api.models",
+    "shards_merge": "uertool.api.shards",
+    "shards_verify": "uertool.api.shards",
+    "topn_dep": "uertool.api.models",
+    "topn_indep": "uertool.api.vectors",
+    "vocab_adapt": "uertool.api.checkpoints",
+    "vocab_build": "uertool.api.checkpoints",
+    "vocab_diff": "uertool.api.checkpoints",
+    "whiten_apply": "uertool.api.vectors",
+    "whiten_fit": "uertool.api.vectors",
     "Checkpoint": "uertool.checkpoints.reader",
-    "Model": "uertool.api",
+    "Model": "uertool.api.models",
     "ModelConfig": "uertool.config",
     "Tokenizer": "uertool.text.tokenizers.base",
     "UertoolError": "uertool.errors",
     "Vocab": "uertool.text.vocab",
     "Whitening": "uertool.tasks.features.whitening",
-    "load_model": "uertool.api",
-    "make_tokenizer": "uertool.text.tokenizers.factory",
-    "nearest": "uertool.tasks.embeddings.neighbours",
-    "open_checkpoint": "uertool.checkpoints.reader",
 }
 
-__all__ = [
-    "Checkpoint",
-    "Model",
-    "ModelConfig",
-    "Tokenizer",
-    "UertoolError",
-    "Vocab",
-    "Whitening",
-    "__version__",
-    "load_model",
-    "make_tokenizer",
-    "nearest",
-    "open_checkpoint",
-]
+__all__ = ["__version__", *PUBLIC]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used."""
-    if name not in _PUBLIC:
+    if name not in PUBLIC:
         raise AttributeError(f"module 'uertool' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    value = getattr(importlib.import_module(PUBLIC[name]), name)
     globals()[name] = value
     return value
 

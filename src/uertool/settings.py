@@ -278,7 +278,7 @@ def as_keywords(*without: str) -> Callable[[Callable[..., Result]], Callable[...
 
     def make(function: Callable[..., Result]) -> Callable[..., Result]:
         made = spread(function, parameter=_keyword, value=_plain, without=without)
-        made.__doc__ = _documented(function.__doc__ or "", made.settings)  # type: ignore[attr-defined]
+        made.__doc__ = documented(function.__doc__ or "", map(entry, made.settings))  # type: ignore[attr-defined]
         return made
 
     return make
@@ -286,7 +286,8 @@ def as_keywords(*without: str) -> Callable[[Callable[..., Result]], Callable[...
 
 def _keyword(field: Field) -> inspect.Parameter:
     kind: Any = Literal[field.choices] if field.choices else field.kind
-    if kind is Path or (kind is str and (field.setting.metavar or field.name.endswith("_path"))):
+    of_path = field.name.endswith("_path") or field.setting.metavar in _PATHS
+    if kind is Path or (kind is str and of_path):
         kind = str | Path
     if field.is_tuple:
         kind = Sequence[kind]
@@ -296,6 +297,10 @@ def _keyword(field: Field) -> inspect.Parameter:
         default=field.default,
         annotation=typing.Optional[kind] if field.optional else kind,  # noqa: UP045
     )
+
+
+#: Placeholders of values in help that are paths.
+_PATHS = ("FILE", "PATH", "MODEL", "OUT")
 
 
 def _plain(field: Field, given: Any) -> Any:
@@ -318,17 +323,17 @@ def _one(field: Field, given: Any) -> Any:
     return given.item() if hasattr(given, "item") and field.kind in (bool, int, float) else given
 
 
-def _documented(text: str, fields: Sequence[Field]) -> str:
-    """A docstring with its arguments completed by those of the fields."""
+def documented(text: str, entries: Iterable[str]) -> str:
+    """A docstring with more arguments, each as `entry` writes it."""
     parts = re.split(r"\n\n(?=(?:Returns|Yields|Raises):)", inspect.cleandoc(text), maxsplit=1)
     head, *rest = parts
     if "\nArgs:\n" not in head:
         head += "\n\nArgs:"
-    return "\n\n".join(["\n".join([head, *map(_entry, fields)]), *rest]) + "\n"
+    return "\n\n".join(["\n".join([head, *entries]), *rest]) + "\n"
 
 
-def _entry(field: Field) -> str:
-    """One argument in a docstring."""
+def entry(field: Field) -> str:
+    """The argument of a field in a docstring."""
     setting = field.setting
     remarks = [setting.range, f"default: {setting.default}" if setting.default else ""]
     known = "; ".join(filter(None, remarks))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import FIXTURES, MODELS, fixture_folders
-from uertool.api import Model, load_model
+from uertool import Model, load_model
 from uertool.errors import UsageError
 from uertool.loading.registry import forget_models
 from uertool.models.cache import CHUNK

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.conftest import FIXTURES, fixture_folders
-from uertool.api import Model, load_model
+from uertool import Model, load_model
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.tasks.convert.job import convert
 from uertool.tasks.convert.settings import ConvertSettings

@@ -20,6 +20,7 @@ from uertool.engine.storage.shards import Shards
 from uertool.engine.storage.store import Store
 from uertool.errors import InputError, UsageError, counted
 from uertool.io.atomic import atomic_path, refuse_existing
+from uertool.io.display import Report
 from uertool.io.vector_reader import stored_vectors
 from uertool.io.vector_writer import Note, open_sink
 
@@ -70,8 +71,8 @@ def _files(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 # -- checking -------------------------------------------------------------------------------------
 
 
-@dataclass
-class ShardsReport:
+@dataclass(repr=False)
+class ShardsReport(Report):
     """The result of a check.
 
     Attributes:

@@ -111,6 +111,10 @@ def as_texts(texts: str | Iterable[str]) -> list[str]:
     Raises:
         InputError: one of them is not text.
     """
+    if not isinstance(texts, Iterable):
+        raise InputError(
+            f"Text is expected, not {texts!r:.100}.", "Give one text, or several as a list."
+        )
     found = [texts] if isinstance(texts, str) else list(texts)
     for number, text in enumerate(found):
         if not isinstance(text, str):

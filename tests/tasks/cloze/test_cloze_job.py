@@ -359,10 +359,9 @@ def test_invalid_settings_are_refused(model: LoadedModel, wrong: dict[str, objec
         model.cloze(["今天"], **wrong)
 
 
-def test_settings_together_with_single_ones_are_refused(model: LoadedModel) -> None:
-    with pytest.raises(UsageError, match="topn"):
-        model.cloze(["今天"], settings=ClozeSettings(), topn=3)
-    assert model.cloze(["今天"], settings=ClozeSettings(seed=1))[0].masks
+def test_an_unknown_setting_is_refused_with_the_nearest_name(model: LoadedModel) -> None:
+    with pytest.raises(UsageError, match="`topm`. Perhaps `topn` is meant"):
+        model.cloze(["今天"], topm=3)
 
 
 def test_more_tokens_than_positions_are_refused(model: LoadedModel) -> None:

@@ -16,7 +16,6 @@ from uertool.tasks.embeddings.substitutes import (
     SubstituteSearch,
     SubstituteSettings,
     SubstituteSummary,
-    substitutes,
 )
 from uertool.text.vocab import Vocab
 
@@ -166,8 +165,9 @@ def test_results_do_not_depend_on_batches(small: LoadedModel) -> None:
 def test_a_summary_counts(small: LoadedModel) -> None:
     pairs = [("好", SENTENCE), ("坏", SENTENCE), ("好", "好好"), ("龘", "")]
     summary = SubstituteSummary()
-    for found in substitutes(small, pairs, ["坏", "冷"]):
-        summary.add(found)
+    search = SubstituteSearch(small, ["坏", "冷"])
+    for pair in pairs:
+        summary.add(search.find(*pair))
     assert (summary.lines, summary.found, summary.remarked) == (4, 2, 1)
     assert sum(summary.problems.values()) == 2
     assert not summary.is_clean
@@ -221,5 +221,5 @@ def test_a_latin_target_gets_latin_words(small: LoadedModel) -> None:
 
 
 def test_named_candidates_are_compared_as_they_are(small: LoadedModel) -> None:
-    found = substitutes(small, [("好", SENTENCE)], ["##s", "cpa", "坏"])
-    assert {one.word for one in found[0].neighbours} == {"##s", "cpa", "坏"}
+    found = SubstituteSearch(small, ["##s", "cpa", "坏"]).find("好", SENTENCE)
+    assert {one.word for one in found.neighbours} == {"##s", "cpa", "坏"}

@@ -11,7 +11,7 @@ import torch
 
 import uertool
 from tests.conftest import FIXTURES, MODELS, fixture_folders
-from uertool.api import Model, load_model
+from uertool import Model, load_model
 from uertool.engine.batching import collate
 from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, InputError, UsageError

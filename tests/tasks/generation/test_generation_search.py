@@ -10,7 +10,7 @@ import torch
 
 from tests.conftest import FIXTURES
 from tests.tasks.generation import peers
-from uertool.api import Model, load_model
+from uertool import Model, load_model
 from uertool.cli.app import main
 from uertool.errors import UsageError
 from uertool.tasks.generation.job import Generated

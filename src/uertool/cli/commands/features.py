@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,7 +50,7 @@ def extract_features(
     call = Call(engine, model, text, device, output, texts, inputs=[vectors.load_whitening])
     vectors.check(call.target, in_shards=call.is_ray)
 
-    from uertool.tasks.features.work import Extraction, extract, job_loader
+    from uertool.tasks.features.work import Extraction, extract, job_loader, space_of
 
     draw = None
     if vectors.plot is not None:
@@ -81,14 +80,6 @@ def extract_features(
         {**dataclasses.asdict(settings), **dataclasses.asdict(vectors), "path": call.target},
         {**report.to_json(), "seconds": round(meter.seconds, 3)},
     )
-
-
-def space_of(model: ModelSettings, settings: FeatureSettings) -> dict[str, str]:
-    """The space that vectors are in, for the whitening to remember."""
-    about = {"model": Path(model.reference).name, "pooling": settings.pooling}
-    if settings.layers:
-        about["layers"] = ",".join(map(str, settings.layers))
-    return about
 
 
 def _report(report: FeatureReport, call: Call, rate: float) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from uertool.cli import console, run_record
-from uertool.cli.commands.features import space_of
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, lines_of, report_model, source_of, with_settings
 from uertool.cli.render.search import HEADER, WRITERS, Answer
@@ -79,6 +78,7 @@ class Encoder:
 
     def _compare(self, path: Path) -> None:
         from uertool.tasks.features.whitening import Whitening
+        from uertool.tasks.features.work import space_of
 
         fitted = Whitening.load(path).about
         mine = space_of(self.model, self.features)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,6 @@ from uertool.cli.console import counted
 from uertool.cli.options import WriteSettings, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import report_errors, show_plan, watching
-from uertool.engine.ordering import check_engine, new_order
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 from uertool.tasks.features.settings import ApplySettings, FitSettings
@@ -50,39 +48,14 @@ def fit(
     Rows of zeros (blank lines) are ignored.
     """
     output.apply()
-    check_engine(engine)
-    if settings.save_whitening is None:
-        raise UsageError("There is no output.", "Name a file with `save_whitening`.")
-    if engine.shard_lines is not None:
-        raise UsageError("`shard_lines` has no meaning here: a file is a block.")
+    from uertool.tasks.features.whitening_orders import fit_order
+    from uertool.tasks.features.whitening_work import fit as run
 
-    from uertool.engine.inputs.sources import Reading
-    from uertool.tasks.features import whitening_work
-    from uertool.tasks.features.whitening import check_path
-
-    check_path(settings.save_whitening)
-    order = new_order(
-        engine,
-        work=whitening_work.MomentsWork(whitening_size=settings.whitening_size),
-        inputs=vectors,
-        output=str(settings.save_whitening),
-        identity={name: getattr(settings, name) for name in ("whitening_size", "beta", "gamma")},
-        reading=Reading(whole=True),
-        overwrite=output.overwrite,
-        joins=False,
-    )
+    order = fit_order(vectors, settings, engine, overwrite=output.overwrite)
     if engine.dry_run:
         show_plan(order, as_json=output.json)
-    about = {"vectors": ", ".join(Path(path).name for path in vectors)}
     with watching("Fitting", "files", engine) as (_, watch):
-        report, found = whitening_work.fit(
-            order,
-            settings.whitening_size,
-            beta=settings.beta,
-            gamma=settings.gamma,
-            about=about,
-            watch=watch,
-        )
+        report, found = run(order, settings, watch)
     report_errors(found, order.output)
     _report(report, as_json=output.json)
     if output.save_run:
@@ -103,55 +76,23 @@ def apply(
     uertool whiten apply features.npy -w whitening.safetensors -o whitened.npy
     """
     output.apply()
-    check_engine(engine)
     target = settings.prediction_path
-    if settings.load_whitening is None:
-        raise UsageError("No whitening was named.", "Name one with `load_whitening`.")
-    if target is None:
-        raise UsageError("There is no output.", "Name a file with `prediction_path`.")
     if output.json and target == "-":
         raise UsageError("`json` and the vectors cannot both go to standard output.")
 
-    from uertool.engine.inputs.sources import Reading
-    from uertool.io.atomic import sha256_of
-    from uertool.io.vector_writer import check_output
-    from uertool.tasks.features import whitening_work
-    from uertool.tasks.features.whitening import Whitening
+    from uertool.tasks.features.whitening_orders import apply_order
+    from uertool.tasks.features.whitening_work import apply as run
 
-    check_output(target.rstrip("/"), settings.precision)
-    whitening = Whitening.load(settings.load_whitening).cut(settings.whitening_size)
-    on_ray = engine.engine == "ray"
-    suffix = ".jsonl" if target == "-" else Path(target.rstrip("/")).suffix.lower()
-    order = new_order(
-        engine,
-        work=whitening_work.ApplyWork(
-            suffix=suffix,
-            whitening=whitening,
-            normalize=settings.normalize,
-            precision=settings.precision,
-            sums=not on_ray,
-        ),
-        inputs=vectors,
-        output=target,
-        identity={
-            "whitening": sha256_of(settings.load_whitening),
-            "size": settings.whitening_size,
-            "normalize": settings.normalize,
-            "precision": settings.precision,
-        },
-        reading=Reading(whole=True),
-        overwrite=output.overwrite,
-        in_shards=on_ray,
-    )
+    order, whitening = apply_order(vectors, settings, engine, overwrite=output.overwrite)
     if engine.dry_run:
         show_plan(order, as_json=output.json)
     with watching("Whitening", "files", engine) as (_, watch):
-        report, found = whitening_work.apply(order, whitening, watch)
-    report_errors(found, target)
+        report, found = run(order, whitening, watch)
+    report_errors(found, order.output)
     _report(report, as_json=output.json)
-    if output.save_run and target != "-":
+    if output.save_run and order.output != "-":
         run_record.write(
-            target, inputs=[*vectors, settings.load_whitening], results=report.to_json()
+            order.output, inputs=[*vectors, settings.load_whitening], results=report.to_json()
         )
 
 

@@ -19,6 +19,7 @@ from uertool.checkpoints.model_folder import model_folder
 from uertool.checkpoints.writer import is_weight_file, save_tensors
 from uertool.errors import CheckpointError, UsageError, counted, listed
 from uertool.io.atomic import refuse_existing
+from uertool.io.display import Report
 from uertool.tasks.average.merging import Dare, Mean, Merger, Slerp, Ties
 from uertool.tasks.average.settings import DENSITIES, MergeSettings
 
@@ -50,8 +51,8 @@ class SoupStep:
     kept: bool
 
 
-@dataclass
-class MergeReport:
+@dataclass(repr=False)
+class MergeReport(Report):
     """What a merge did.
 
     Attributes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from uertool.checkpoints.formats.pickle_scan import PickleReport
 from uertool.errors import UertoolError
+from uertool.io.display import Report, table
 from uertool.tasks.check.capabilities import Service
 from uertool.tasks.check.tensor_health import Health
 
@@ -58,8 +59,8 @@ class ConfigValue:
     how: str = ""
 
 
-@dataclass
-class Inspection:
+@dataclass(repr=False)
+class Inspection(Report):
     """All that a check found.
 
     Attributes:
@@ -103,6 +104,16 @@ class Inspection:
     security: list[PickleReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     run: TrialRun | None = None
+
+    def _shown(self) -> list[tuple[str, Any]]:
+        shown = ("format", "layout", "architecture", "heads", "tensors", "parameters", "bytes")
+        found = [("path", str(self.path)), *((n, v) for n in shown if (v := getattr(self, n)))]
+        return [*found, ("problems", len(self.problems)), ("warnings", len(self.warnings))]
+
+    def _repr_html_(self) -> str:
+        findings = [(found.kind, found.what, found.hint or "") for found in self.findings]
+        above = super()._repr_html_()
+        return above + (table(("", "finding", "hint"), findings) if findings else "")
 
     @property
     def good(self) -> bool:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,16 +24,16 @@ from torch import Tensor
 from uertool.engine.batching import Batch, Encoded, Limits
 from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, UsageError, VocabError
+from uertool.io.display import Results
 from uertool.loading.device import token_budget
-from uertool.tasks.cloze.masking import Masked, Masker
+from uertool.loading.registry import LoadedModel
+from uertool.settings import as_keywords
+from uertool.tasks.cloze.masking import Masked, Masker, read_word_list
 from uertool.tasks.cloze.results import ClozeResult, Guess, MaskResult, SlotResult, WordScore
 from uertool.tasks.cloze.scoring import FIRST, INNER, Draft, Filler, Kind, sample, score_words
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.detokenize import UNDERLINE
-from uertool.text.readers import Line, as_texts
-
-if TYPE_CHECKING:
-    from uertool.loading.registry import LoadedModel
+from uertool.text.readers import Line, as_texts, read_lines
 
 #: Tokens of a line that are read unless something else is asked for.
 DEFAULT_LENGTH = 128
@@ -307,50 +308,40 @@ def neighbours(positions: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
+@as_keywords("target", "word_list")
 def cloze(
     loaded: LoadedModel,
     texts: str | Iterable[str],
-    settings: ClozeSettings | None = None,
-    **changes: Any,
-) -> list[ClozeResult]:
-    """Cloze tests of a few texts with a model in hand.
+    *,
+    settings: ClozeSettings,
+    word_list: str | Path | Iterable[str] | None = None,
+    seed: int = 7,
+) -> Results[ClozeResult]:
+    """Fill in masked tokens, score given words in their place, or write variants of texts.
 
     Args:
-        loaded: a model with a masked-language head.
-        texts: a line or several; write [MASK] where something is to be guessed.
-        settings: what is asked; or its parts by the names of the command's options:
-        changes: `topn`, `targets`, `fill_order`, `augment`, `temperature`, `mask_word`,
-            `mask_ratio`, `whole_word`, `word_list`, `seed`, `seq_length`, `batch_size`.
+        texts: a text or several; write [MASK] where something is to be guessed. In a text without,
+            a random token is masked.
+        word_list: for `whole_word`: words, or a file with one a line.
+        seed: of all that is random.
 
     Returns:
         One result for each text, in their order; with `augment` one for each variant.
 
     Raises:
-        UertoolError: the model has no such head, or a setting is invalid.
+        UertoolError: the model has no masked-language head, or a setting is invalid.
     """
-    chosen = settings or _settings(changes)
-    if settings is not None and changes:
-        raise UsageError(
-            f"`settings` and {', '.join(changes)} were both given.", "Give one of the two."
-        )
-    given = as_texts(texts)
-    lines = (Line(number, text) for number, text in enumerate(given))
-    return list(run_job(ClozeJob(loaded, chosen), lines))
-
-
-def _settings(changes: Mapping[str, Any]) -> ClozeSettings:
-    known = {f.name for f in dataclasses.fields(ClozeSettings)} - {"words", "target"}
-    unknown = [name for name in changes if name not in known]
-    if unknown:
-        raise UsageError(
-            f"unknown setting: {', '.join(unknown)}.", f"Settings are {', '.join(sorted(known))}."
-        )
-    given = dict(changes)
-    if "word_list" in given:
-        given["words"] = frozenset(given.pop("word_list"))
-    if "targets" in given:
-        given["targets"] = split_words(given["targets"])
-    return ClozeSettings(**given)
+    words: Iterable[str] = word_list if isinstance(word_list, Iterable) else ()
+    if isinstance(word_list, (str, Path)):
+        words = read_word_list(line.text for line in read_lines(word_list))
+    chosen = dataclasses.replace(
+        settings,
+        targets=tuple(word for given in settings.targets for word in split_words(given)),
+        words=frozenset(words),
+        seed=seed,
+    )
+    lines = (Line(number, text) for number, text in enumerate(as_texts(texts)))
+    return Results(run_job(ClozeJob(loaded, chosen), lines))
 
 
 def split_words(words: str | Iterable[str]) -> tuple[str, ...]:

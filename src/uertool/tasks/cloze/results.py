@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from uertool.engine.work import Figures
+from uertool.io.display import Report, table
 from uertool.tasks.cloze.masking import Unmasked
 
 
@@ -61,8 +63,8 @@ class SlotResult:
     words: tuple[WordScore, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ClozeResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class ClozeResult(Report):
     """One line (or one variant of it) and what was found.
 
     Attributes:
@@ -97,6 +99,23 @@ class ClozeResult:
         ]
         words = [f"{word.text} {word.share:.1%}" for slot in self.slots for word in slot.words]
         return f"{self.text}  {self.filled or ', '.join(words or found)}"
+
+    def __repr__(self) -> str:
+        found = [guess.token for mask in self.masks for guess in mask.guesses]
+        words = [word.text for slot in self.slots for word in slot.words]
+        shown = self.filled or " ".join((words or found)[:10]) or self.reason
+        return f"ClozeResult({self.text[:80]!r}: {shown})"
+
+    def _repr_html_(self) -> str:
+        columns = [
+            [f"{word.text} {word.share:.1%}" for word in slot.words] for slot in self.slots
+        ] or [
+            [f"{guess.token} {guess.probability:.1%}" for guess in mask.guesses]
+            for mask in self.masks
+        ]
+        header = [f"mask {number}" for number in range(1, len(columns) + 1)]
+        header[:1] = [self.filled or self.reason or "mask"] if len(columns) < 2 else header[:1]
+        return table(header, zip_longest(*columns, fillvalue=""), caption=self.text)
 
 
 @dataclass

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uertool.io.display import Report
+
 
 @dataclass(frozen=True)
 class MappingRow:
@@ -38,8 +40,8 @@ class Verification:
     cosine: float | None = None
 
 
-@dataclass(frozen=True)
-class ConversionReport:
+@dataclass(frozen=True, repr=False)
+class ConversionReport(Report):
     """What a conversion did, or would do.
 
     Attributes:
@@ -73,6 +75,16 @@ class ConversionReport:
     files: tuple[Path, ...] = ()
     verification: Verification | None = None
     seconds: float = 0.0
+
+    def _shown(self) -> list[tuple[str, Any]]:
+        shown = ("source", "target", "direction", "architecture", "heads", "norm", "notes")
+        found = [(name, value) for name in shown if (value := getattr(self, name))]
+        if self.verification is not None:
+            found.append(("verified", f"{self.verification.tensors} tensors, bit for bit"))
+            for what, differences in self.verification.differences.items():
+                largest = max(differences.values(), default=0.0)
+                found.append((what, f"largest difference {largest:.2g}"))
+        return [(name, str(value) if isinstance(value, Path) else value) for name, value in found]
 
     def to_json(self, *, rows: bool = False) -> dict[str, Any]:
         """The report as JSON types; `rows` with the whole mapping."""

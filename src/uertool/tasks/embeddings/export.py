@@ -18,6 +18,7 @@ import torch
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, UsageError, counted
 from uertool.io.atomic import atomic_path, atomic_text, refuse_existing
+from uertool.io.display import Report
 from uertool.io.float_text import ROWS, text_lines
 from uertool.tasks.embeddings.word_files import escape, words_path
 from uertool.tasks.embeddings.word_vectors import WordTable
@@ -27,8 +28,8 @@ Block = npt.NDArray[np.float32]
 _UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>|\[UNUSED\d+\]")
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(Report):
     """What was written.
 
     Attributes:

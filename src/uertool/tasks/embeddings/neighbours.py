@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from uertool.errors import UsageError
+from uertool.io.display import Results
 from uertool.loading.registry import LoadedModel
+from uertool.settings import as_keywords
 from uertool.tasks.embeddings.settings import NeighbourSettings
 from uertool.tasks.embeddings.word_files import WordFile, WordSource
 from uertool.tasks.embeddings.word_vectors import WordTable
@@ -130,27 +132,21 @@ def neighbours(
     return results
 
 
+@as_keywords("vectors")
 def nearest(
     source: LoadedModel | WordSource | str | Path,
     words: str | Iterable[str],
     *,
-    topn: int = 15,
-    by: Measure = "cosine",
-    plus: Sequence[str] = (),
-    minus: Sequence[str] = (),
-) -> list[list[Neighbour]]:
-    """The nearest words of each word, itself left out.
+    settings: NeighbourSettings,
+) -> Results[Results[Neighbour]]:
+    """The nearest words of each word by their vectors in the embedding layer, itself left out.
 
     Args:
-        source: a model, whose embedding layer is taken; the path of a file of word vectors; or
-            what is one already.
+        source: a model; a file of word vectors; or a `WordSource`.
         words: one word or several.
-        topn: how many neighbours of each.
-        by: "cosine", "dot" or "euclidean".
-        plus, minus: words to add to each and to subtract, for analogies.
 
     Returns:
-        One list for each word, in their order, nearest first.
+        A list for each word, in their order, nearest first.
 
     Raises:
         UsageError: a word is not in the vocabulary.
@@ -162,12 +158,12 @@ def nearest(
     else:
         table = source
     asked = as_texts(words)
-    queries = [Query((word, *plus), tuple(minus)) for word in asked]
-    found = neighbours(table, queries, topn=topn, by=by)
+    queries = [Query((word, *settings.plus), settings.minus) for word in asked]
+    found = neighbours(table, queries, topn=settings.topn, by=settings.by)
     for one in found:
         if one.problem is not None:
             raise UsageError(f"{one.query}: {one.problem}")
-    return [list(one.neighbours) for one in found]
+    return Results(Results(one.neighbours) for one in found)
 
 
 def _vector(query: Query, known: dict[str, tuple[int, npt.NDArray[np.float32]]]) -> Tensor:

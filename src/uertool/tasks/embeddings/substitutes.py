@@ -7,22 +7,24 @@ compared with its own, as UER-py's topn_words_dep.py does.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from uertool.engine.work import Figures
+from uertool.errors import UsageError
+from uertool.io.display import Report, table
 from uertool.loading.device import token_budget
+from uertool.loading.registry import LoadedModel
+from uertool.settings import as_keywords
 from uertool.tasks.cloze.job import UNUSED, length_for
 from uertool.tasks.embeddings.settings import SubstituteSettings
 from uertool.text.detokenize import UNDERLINE
+from uertool.text.readers import as_texts
 from uertool.text.scripts import scripts_of
-
-if TYPE_CHECKING:
-    from uertool.loading.registry import LoadedModel
+from uertool.text.vocab import Vocab
 
 #: Candidates that are tokenized, grouped by length and compared together.
 CHUNK = 4096
@@ -36,8 +38,8 @@ class Substitute:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Substitutes:
+@dataclass(frozen=True, slots=True, repr=False)
+class Substitutes(Report):
     """What was found for one target in its sentence.
 
     Attributes:
@@ -58,6 +60,10 @@ class Substitutes:
     remark: str | None = None
     left_out: int = 0
     compared: int = 0
+
+    def _repr_html_(self) -> str:
+        caption = f"{self.target} in: {self.sentence} {self.problem or ''}"
+        return table(("word", "score"), ((n.word, n.score) for n in self.neighbours), caption)
 
 
 class SubstituteSearch:
@@ -306,6 +312,42 @@ class _Frame:
     suffix: list[int] = field(default_factory=list)
 
 
+@as_keywords()
+def substitutes(
+    loaded: LoadedModel,
+    word: str,
+    sentence: str,
+    *,
+    candidates: Sequence[str] | None = None,
+    settings: SubstituteSettings,
+) -> Substitutes:
+    """Words that could replace a word in a sentence, by the model's last states in its place.
+
+    Args:
+        word: a word of the sentence.
+        sentence: a text.
+        candidates: words that are compared; None for those of `cand_vocab_path`, or the model's
+            vocabulary.
+
+    Raises:
+        UsageError: the word is not in the sentence, or not in the vocabulary.
+    """
+    as_texts([word, sentence])
+    found = search_with(loaded, settings, candidates).find(word, sentence)
+    if found.problem is not None:
+        raise UsageError(found.problem)
+    return found
+
+
+def search_with(
+    loaded: LoadedModel, settings: SubstituteSettings, candidates: Sequence[str] | None = None
+) -> SubstituteSearch:
+    """The search among given candidates, those of a file, or the model's vocabulary."""
+    if candidates is None and settings.cand_vocab_path is not None:
+        candidates = Vocab.load(settings.cand_vocab_path).tokens
+    return SubstituteSearch(loaded, candidates, settings)
+
+
 @dataclass
 class SubstituteSummary(Figures):
     """Figures of a run, added up line by line.
@@ -338,21 +380,3 @@ class SubstituteSummary(Figures):
     def is_clean(self) -> bool:
         """Whether every line was understood without a doubt."""
         return self.found == self.lines and not self.remarked and not self.unread
-
-
-def substitutes(
-    loaded: LoadedModel,
-    pairs: Iterable[tuple[str, str]],
-    candidates: Sequence[str] | None = None,
-    settings: SubstituteSettings | None = None,
-) -> list[Substitutes]:
-    """Substitutes for targets in their sentences; see `SubstituteSearch`.
-
-    Args:
-        loaded: any model with an encoder.
-        pairs: (target, sentence) each.
-        candidates: words that may take a target's place, see `SubstituteSearch`.
-        settings: how.
-    """
-    search = SubstituteSearch(loaded, candidates, settings)
-    return [search.find(target, sentence) for target, sentence in pairs]

@@ -13,8 +13,7 @@ from uertool.errors import counted
 from uertool.io.json_text import json_text
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.embeddings.settings import SubstituteSettings
-from uertool.tasks.embeddings.substitutes import Substitutes, SubstituteSearch, SubstituteSummary
-from uertool.text.vocab import Vocab
+from uertool.tasks.embeddings.substitutes import Substitutes, SubstituteSummary, search_with
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,10 @@ class _Processor:
     def __init__(self, work: SubstituteWork, device: torch.device | None) -> None:
         from uertool.loading.registry import load_from_settings
 
-        path = work.settings.cand_vocab_path
-        candidates = None if path is None else Vocab.load(path)
         loaded = load_from_settings(work.model, work.device.on(device), heads=())
-        vocab = loaded.tokenizer.vocab
         self.form = work.form
-        self.vocab_size = len(vocab)
-        self.search = SubstituteSearch(
-            loaded, None if candidates is None else candidates.tokens, work.settings
-        )
+        self.vocab_size = len(loaded.tokenizer.vocab)
+        self.search = search_with(loaded, work.settings)
         self.notices: Sequence[str] = loaded.notes
         self.details: Sequence[str] = loaded.described()
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from uertool.errors import InputError, UsageError, shown
 from uertool.io.atomic import sha256_of
+from uertool.io.display import Report
 from uertool.io.small_files import read_json_object
 from uertool.tasks.ensemble import scores
 from uertool.tasks.ensemble.data import (
@@ -252,8 +253,8 @@ def load_ensemble(path: str | Path) -> Ensemble:
 # -- predictions ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Predicted:
+@dataclass(frozen=True, repr=False)
+class Predicted(Report):
     """Predictions on new lines.
 
     Attributes:

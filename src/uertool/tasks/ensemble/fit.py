@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uertool.errors import InputError, UsageError, counted
+from uertool.io.display import Report
 from uertool.settings import fields_of
 from uertool.tasks.ensemble import data as inputs
 from uertool.tasks.ensemble import ensemble as results
@@ -28,8 +29,8 @@ _LEAST_LINES = 4
 _LEAK = 0.1  # accuracy that a base model may lose between training and test lines
 
 
-@dataclass(frozen=True)
-class Fitted:
+@dataclass(frozen=True, repr=False)
+class Fitted(Report):
     """An ensemble and its scores.
 
     Attributes:

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from uertool.errors import InputError, UsageError
+from uertool.io.display import Report
 from uertool.tasks.ensemble import ensemble, fit, parameters
 from uertool.tasks.ensemble.data import LabelledData, Labels, inputs_of
 from uertool.tasks.ensemble.parameters import Value, lightgbm, optuna
@@ -30,8 +31,8 @@ _WARM_UP = 20  # rounds before a trial may be pruned
 _CACHED = 4  # binned data of so many choices of base models is kept
 
 
-@dataclass(frozen=True)
-class Found:
+@dataclass(frozen=True, repr=False)
+class Found(Report):
     """The result of a search.
 
     Attributes:

@@ -9,10 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +22,13 @@ from uertool.engine.batching import Batch, Encoded, Limits
 from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, InputError, UsageError, VocabError
 from uertool.loading.device import token_budget
+from uertool.loading.registry import LoadedModel
+from uertool.settings import as_keywords
 from uertool.tasks.cloze.job import length_for
 from uertool.tasks.features.pooling import find_pooling, pool, resolve_layers
 from uertool.tasks.features.settings import FeatureSettings
 from uertool.tasks.features.whitening import Whitening, finish, real_rows
 from uertool.text.readers import Line, as_texts
-
-if TYPE_CHECKING:
-    from uertool.loading.registry import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,43 +181,26 @@ def _around(loaded: LoadedModel, add_sep: bool | None) -> tuple[tuple[int, ...],
     )
 
 
+@as_keywords("tokens")
 def encode(
     loaded: LoadedModel,
     sentences: str | Iterable[str],
     *,
-    pooling: str = "first",
+    settings: FeatureSettings,
     whitening: Whitening | int | str | Path | None = None,
-    layers: Sequence[int] = (),
     normalize: bool | None = None,
-    seq_length: int | None = None,
-    batch_size: int | None = None,
-    add_sep: bool | None = None,
 ) -> npt.NDArray[np.float32]:
     """Vectors [sentences, size] of sentences.
 
     Args:
-        loaded: any model with an encoder.
-        sentences: texts; a single one gives a single row. A blank one gives zeros.
-        pooling: first, mean, max, last, cls-pooler, last4-mean or first-last-mean.
+        sentences: texts; a single one gives a single row.
         whitening: one that was fitted, or the file of one; a number fits one on these sentences and
             keeps so many directions.
-        layers: layers whose vectors are averaged before pooling; 0 is what enters the first layer.
         normalize: whether vectors are scaled to length 1; None does so where they are whitened.
-        seq_length: most tokens of a text, special ones included; None is 128, or as many as the
-            model has positions for.
-        batch_size: most texts of a batch; None leaves it to the number of tokens.
-        add_sep: whether [SEP] follows the tokens, see `FeatureSettings`.
 
     Raises:
         UertoolError: a setting is invalid, or does not fit the model.
     """
-    settings = FeatureSettings(
-        pooling=pooling,
-        layers=tuple(layers),
-        seq_length=seq_length,
-        batch_size=batch_size,
-        add_sep=add_sep,
-    )
     job = FeatureJob(loaded, settings)
     texts = as_texts(sentences)
     lines = (Line(number, text) for number, text in enumerate(texts))

@@ -7,7 +7,7 @@ files, then the cosines after whitening.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,8 +21,10 @@ from uertool.engine.storage.files import file_system
 from uertool.engine.storage.shards import Shards
 from uertool.engine.work import Counts, Event, Finished, Progress, Tasks, clause
 from uertool.errors import InputError, UertoolError
+from uertool.io.display import Report
 from uertool.io.vector_reader import open_vectors
 from uertool.io.vector_writer import open_sink
+from uertool.tasks.features.settings import FitSettings
 from uertool.tasks.features.whitening import (
     BLOCK,
     MeanCosine,
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
 _SUMS = ".sums.npz"
 
 
-@dataclass
-class WhiteningReport:
+@dataclass(repr=False)
+class WhiteningReport(Report):
     """Figures of a whitening.
 
     Attributes:
@@ -177,33 +179,32 @@ def _load_moments(path: Path) -> Moments:
 
 
 def fit(
-    order: Order,
-    size: int | None,
-    *,
-    beta: float = 1.0,
-    gamma: float = 1.0,
-    about: Mapping[str, str] | None = None,
-    watch: Watch | None = None,
+    order: Order, settings: FitSettings, watch: Watch | None = None
 ) -> tuple[WhiteningReport, Gathered]:
     """Fit a whitening on all vectors of some files and save it.
 
     Args:
-        order: its work is a `MomentsWork`, its inputs the files and its output the whitening.
-        size: directions to keep; None keeps all.
-        beta, gamma: see `Whitening.fit`.
-        about: what is remembered of where the vectors come from.
+        order: of `whitening_orders.fit_order`.
+        settings: the same.
         watch: called while it goes on.
 
     Raises:
         InputError: vectors have different sizes, or there is nothing to fit on.
     """
+    about = {"vectors": ", ".join(Path(path).name for path in order.inputs)}
     watch = watch or Watch()
     with gather(order, watch) as found:
         if found.is_complete:
             whitening = Whitening.load(order.output)
         else:
             moments = _merged(found.shards)
-            whitening = Whitening.from_moments(moments, size, beta=beta, gamma=gamma, about=about)
+            whitening = Whitening.from_moments(
+                moments,
+                settings.whitening_size,
+                beta=settings.beta,
+                gamma=settings.gamma,
+                about=about,
+            )
         before, _ = read_sums(found.shards)
         work = MomentsWork(whitening=whitening)
         with gather(_second(order, work), replace(watch, total=lambda _: None)) as second:
@@ -306,8 +307,7 @@ def apply(
     """Whiten the vectors of files into one file, or on a cluster into a shard for each file.
 
     Args:
-        order: its work is an `ApplyWork`, its inputs are the files.
-        whitening: that of the work.
+        order, whitening: of `whitening_orders.apply_order`.
         watch: called while it goes on.
     """
     with gather(order, watch) as found:

@@ -27,6 +27,7 @@ from uertool.engine.storage.shards import Shards
 from uertool.engine.work import Work, Write
 from uertool.errors import InputError
 from uertool.io.atomic import atomic_text
+from uertool.io.display import Report
 from uertool.io.vector_reader import open_vectors
 from uertool.io.vector_writer import Note, open_sink
 from uertool.loading.settings import DeviceSettings, ModelSettings
@@ -58,6 +59,14 @@ def job_loader(model: ModelSettings, device: DeviceSettings, settings: FeatureSe
     """What loads a job's model on a device; picklable."""
     make = functools.partial(FeatureJob, settings=settings)
     return functools.partial(load_job, model, device, settings.heads, make)
+
+
+def space_of(model: ModelSettings, settings: FeatureSettings) -> dict[str, str]:
+    """The space that vectors are in, for the whitening to remember."""
+    about = {"model": Path(model.reference).name, "pooling": settings.pooling}
+    if settings.layers:
+        about["layers"] = ",".join(map(str, settings.layers))
+    return about
 
 
 # -- shards ---------------------------------------------------------------------------------------
@@ -143,8 +152,8 @@ def rows_and_notes(window: Sequence[Features]) -> tuple[Block, list[Note]]:
 # -- a run ----------------------------------------------------------------------------------------
 
 
-@dataclass
-class FeatureReport:
+@dataclass(repr=False)
+class FeatureReport(Report):
     """Figures of a run.
 
     Attributes:

@@ -6,24 +6,26 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uertool.errors import UsageError
+from uertool.io.display import Report, Results
+from uertool.loading.registry import LoadedModel, forget_models, load_from_settings
 from uertool.models.linear import Precision
 from uertool.models.states import make_incremental
+from uertool.settings import as_keywords
 from uertool.tasks.generation.beam import Hypothesis
 from uertool.tasks.generation.filling import Gaps
 from uertool.tasks.generation.logits import rules_of
 from uertool.tasks.generation.prompts import Origin, Prompt, PromptReader
 from uertool.tasks.generation.search import Beams, Independent, Request, Result, search
-from uertool.tasks.generation.settings import Decoding, LmModel, Truncate, make_decoding
+from uertool.tasks.generation.settings import Decoding, LmModel, Truncate
 from uertool.tasks.generation.special_tokens import find_special_tokens, stop_ids, word_ids
 from uertool.tasks.generation.stopping import Reason, Stopping
 from uertool.tasks.generation.text import LiveText, OnText, continuation
 from uertool.text.readers import as_texts
 
 if TYPE_CHECKING:
-    from uertool.loading.registry import LoadedModel
     from uertool.loading.settings import DeviceSettings
     from uertool.text.tokenizers.base import Tokenizer
 
@@ -32,8 +34,8 @@ _ROWS = {"cpu": 16}
 _ROWS_ELSEWHERE = 64
 
 
-@dataclass(frozen=True)
-class Generated:
+@dataclass(frozen=True, repr=False)
+class Generated(Report):
     """One generated text.
 
     Attributes:
@@ -61,6 +63,9 @@ class Generated:
     score: float
     reason: Reason
     truncated: int = 0
+
+    def _shown(self) -> list[tuple[str, object]]:
+        return [(name, getattr(self, name)) for name in ("text", "log_probability", "reason")]
 
 
 class Generator:
@@ -272,8 +277,8 @@ class Generator:
                 yield Scored(prompt, 0, 0.0)
 
 
-@dataclass(frozen=True)
-class Scored:
+@dataclass(frozen=True, repr=False)
+class Scored(Report):
     """The probability of a line.
 
     Attributes:
@@ -285,6 +290,10 @@ class Scored:
     prompt: Prompt
     tokens: int
     log_probability: float
+
+    def _shown(self) -> list[tuple[str, object]]:
+        shown = (("text", self.prompt.text), ("tokens", self.tokens))
+        return [*shown, ("perplexity", self.perplexity)]
 
     @property
     def perplexity(self) -> float:
@@ -316,7 +325,6 @@ def load_generator(model: LmModel, device: DeviceSettings) -> Generator:
         UertoolError: there is no such model, or it cannot generate.
     """
     from uertool.loading.device import resolve_devices
-    from uertool.loading.registry import forget_models, load_from_settings
 
     if len(resolve_devices(device.device)) > 1:
         raise UsageError(
@@ -365,21 +373,25 @@ def _refuse_unfit(loaded: LoadedModel) -> None:
     )
 
 
+@as_keywords()
 def generate(
     loaded: LoadedModel,
     prompts: str | Iterable[str],
     *,
+    decoding: Decoding,
     precision: Precision = "native",
-    **settings: Any,
-) -> list[list[Generated]]:
-    """Continues prompts, or transforms sources if the model is an encoder-decoder.
+    seed: int = 7,
+    tokens: int = 8192,
+) -> Results[Results[Generated]]:
+    """Continue prompts, or transform sources if the model is an encoder-decoder.
+
+    Tokens are drawn from the 70 best unless other settings are given.
 
     Args:
-        loaded: a model with a language-model output layer.
-        prompts: the lines.
+        prompts: a text or several.
         precision: "int8" rounds the weights that every step reads (CPU only).
-        settings: see `uertool.tasks.generation.settings.Decoding`, for example `temperature=0`,
-            `beam=4`, `max_new_tokens=50`.
+        seed: of all random streams.
+        tokens: most prompt tokens, padding included, to read at once.
 
     Returns:
         For each prompt, in their order, its texts: one, or `num_return`, beams best first.
@@ -387,6 +399,28 @@ def generate(
     Raises:
         UertoolError: the model cannot generate, a setting is invalid, a prompt is too long.
     """
-    lines = as_texts(prompts)
-    numbered = (Prompt(number, text) for number, text in enumerate(lines))
-    return list(Generator(loaded, precision).generate(numbered, make_decoding(**settings)))
+    numbered = (Prompt(number, text) for number, text in enumerate(as_texts(prompts)))
+    chosen = dataclasses.replace(decoding, seed=seed, tokens=tokens)
+    return Results(map(Results, Generator(loaded, precision).generate(numbered, chosen)))
+
+
+@as_keywords()
+def score(
+    loaded: LoadedModel,
+    texts: str | Iterable[str],
+    *,
+    seq_length: int | None = None,
+    truncate: Truncate = "error",
+) -> Results[Scored]:
+    """The probability and perplexity of texts under a language model.
+
+    Args:
+        texts: a text or several.
+        seq_length: most tokens of a text; None for what the model holds.
+        truncate: which end of a longer text is cut off: left, right, or error.
+
+    Raises:
+        UertoolError: the model is no language model, or a text is too long.
+    """
+    numbered = (Prompt(number, text) for number, text in enumerate(as_texts(texts)))
+    return Results(Generator(loaded).score(numbered, seq_length=seq_length, truncate=truncate))

@@ -17,6 +17,7 @@ from uertool.checkpoints.reader import CONFIG_KEY, HF_CONFIG_KEY, Checkpoint, op
 from uertool.checkpoints.writer import is_weight_file, save_tensors
 from uertool.errors import CheckpointError, ConfigError, OutputError, UsageError, VocabError, listed
 from uertool.io.atomic import refuse_existing
+from uertool.io.display import Report
 from uertool.loading.assumptions import guessed
 from uertool.loading.config_resolution import resolve_config
 from uertool.loading.registry import local_path
@@ -56,8 +57,8 @@ class AdaptedTensor:
     new_shape: tuple[int, ...]
 
 
-@dataclass
-class AdaptReport:
+@dataclass(repr=False)
+class AdaptReport(Report):
     """What an adaptation does, or did.
 
     Attributes:

@@ -15,14 +15,15 @@ from pathlib import Path
 
 from uertool.errors import InputError, UsageError, listed
 from uertool.io.atomic import atomic_path, atomic_text, refuse_existing
+from uertool.io.display import Report
 from uertool.tasks.vocab.counting import corpus_files, count_corpus
 from uertool.tasks.vocab.settings import BuildSettings
 from uertool.tasks.vocab.tallies import Counting, Tally
 from uertool.text.vocab import Vocab
 
 
-@dataclass(frozen=True)
-class BuiltVocab:
+@dataclass(frozen=True, repr=False)
+class BuiltVocab(Report):
     """A vocabulary and its figures.
 
     Attributes:

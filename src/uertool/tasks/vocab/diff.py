@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from uertool.io.display import Report
 from uertool.tasks.vocab.counting import corpus_files, count_corpus
 from uertool.tasks.vocab.settings import DiffSettings
 from uertool.tasks.vocab.tallies import Counting
@@ -52,8 +53,8 @@ class Coverage:
         return self.unknown / self.tokens if self.tokens else 0.0
 
 
-@dataclass(frozen=True)
-class VocabDiff:
+@dataclass(frozen=True, repr=False)
+class VocabDiff(Report):
     """How two vocabularies differ; blank entries are not counted as tokens.
 
     Attributes:
