@@ -81,6 +81,13 @@ COMMANDS: tuple[Entry, ...] = (
         _VECTORS,
     ),
     Entry(
+        "evaluate",
+        "uertool.cli.commands.evaluate",
+        "app",
+        "How good sentence vectors and masked language models are.",
+        _VECTORS,
+    ),
+    Entry(
         "extract-embeddings",
         "uertool.cli.commands.embeddings",
         "extract_embeddings",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -141,12 +141,7 @@ class Masker:
             ids: what `encode` gave.
             variant: another one, another choice.
         """
-        around = self._tokenizer.prefix_ids
-        full = [*around, *ids, *self._tokenizer.suffix_ids]
-        kept = full[: self._most]
-        was_cut = len(kept) < len(around) + len(ids)
-        end = min(len(around) + len(ids), len(kept))
-        tokens = range(len(around), end)
+        kept, tokens, was_cut = self._cut(ids)
         written = [place for place in tokens if kept[place] == self.mask_id]
         if not ids:
             return Masked(tuple(kept), (), (), was_cut, "blank")
@@ -159,10 +154,33 @@ class Masker:
         else:
             places = self._at_random(number, variant, kept, tokens)
             reason = None if places else "no known token"
-        labels = tuple(kept[place] for place in places)
+        return self._masked(kept, places, was_cut, reason)
+
+    def each_word(self, ids: Sequence[int]) -> Iterator[Masked]:
+        """A line with one of its words masked, for every word that the vocabulary knows."""
+        kept, tokens, was_cut = self._cut(ids)
+        for word in self._known_words(kept, tokens):
+            yield self._masked(kept, word, was_cut)
+
+    def _cut(self, ids: Sequence[int]) -> tuple[list[int], range, bool]:
+        """What fits of a line: its ids, the positions of its text, and whether some are missing."""
+        around = self._tokenizer.prefix_ids
+        kept = [*around, *ids, *self._tokenizer.suffix_ids][: self._most]
+        end = len(around) + len(ids)
+        return kept, range(len(around), min(end, len(kept))), len(kept) < end
+
+    def _masked(
+        self,
+        kept: Sequence[int],
+        places: Sequence[int],
+        was_cut: bool,
+        reason: Unmasked | None = None,
+    ) -> Masked:
+        ids = list(kept)
         for place in places:
-            kept[place] = self.mask_id
-        return Masked(tuple(kept), tuple(places), labels, was_cut, reason)
+            ids[place] = self.mask_id
+        labels = tuple(kept[place] for place in places)
+        return Masked(tuple(ids), tuple(places), labels, was_cut, reason)
 
     def _places_of_word(self, ids: Sequence[int], tokens: range) -> list[int]:
         words = self.words(ids, tokens, listed=False)
@@ -185,13 +203,7 @@ class Masker:
     def _at_random(self, number: int, variant: int, ids: Sequence[int], tokens: range) -> list[int]:
         # A string as the seed: Python hashes it the same on every machine and in every run.
         draw = random.Random(f"{self._settings.seed}/{number}/{variant}")
-        words = (
-            self.words(ids, tokens)
-            if self._settings.whole_word
-            else [range(place, place + 1) for place in tokens]
-        )
-        # A text may hold special tokens too: unknown ones, and some tokenizers read [SEP] as such.
-        words = [word for word in words if not self._never.intersection(ids[p] for p in word)]
+        words = self._known_words(ids, tokens)
         if not words:
             return []
         wanted = (
@@ -206,6 +218,16 @@ class Masker:
             if not places or len(places) + len(word) <= wanted:
                 places.extend(word)
         return sorted(places)
+
+    def _known_words(self, ids: Sequence[int], tokens: range) -> list[range]:
+        """What may be masked together: words, or single tokens."""
+        words = (
+            self.words(ids, tokens)
+            if self._settings.whole_word
+            else [range(place, place + 1) for place in tokens]
+        )
+        # A text may hold special tokens too: unknown ones, and some tokenizers read [SEP] as such.
+        return [word for word in words if not self._never.intersection(ids[p] for p in word)]
 
     def words(self, ids: Sequence[int], tokens: range, *, listed: bool = True) -> list[range]:
         """The words among some positions of `ids`, as ranges of positions.

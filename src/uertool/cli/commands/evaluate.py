@@ -1,0 +1,187 @@
+"""`uertool evaluate`: how good sentence vectors and masked language models are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from uertool.cli import console
+from uertool.cli.options import (
+    ConsoleSettings,
+    JsonSettings,
+    lines_of,
+    report_model,
+    source_of,
+    with_settings,
+)
+from uertool.cli.parser import Command, Group
+from uertool.errors import UsageError
+from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.tasks.evaluate.settings import EveryWordSettings, PairSettings, StsSettings
+from uertool.tasks.features.settings import FittedSettings
+from uertool.text.settings import InputSettings
+
+if TYPE_CHECKING:
+    from uertool.loading.registry import LoadedModel
+    from uertool.tasks.evaluate.pairs import Pairs
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Evaluate sentence vectors and masked language models, several in one table.",
+)
+
+_Models = Annotated[
+    list[str] | None,
+    typer.Argument(help="Models, as for --load-model-path; without any, the bundled one."),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportSettings(JsonSettings, ConsoleSettings):
+    """How results are reported."""
+
+
+@app.command("sts", cls=Command)
+@with_settings
+def sts(
+    models: _Models = None,
+    *,
+    pairs: PairSettings,
+    settings: StsSettings,
+    vectors: FittedSettings,
+    model: ModelSettings,
+    device: DeviceSettings,
+    report: ReportSettings,
+) -> None:
+    r"""How well cosines of sentence vectors agree with scores of pairs.
+
+    The input has a header line with text_a, text_b and score (or label). Correlations are
+    multiplied by 100, as in publications. With two values as scores, the area under the ROC curve
+    is given too. A whitening that is fitted here learns from the texts, not from the scores.
+
+        uertool evaluate sts --test-path pairs.tsv
+
+        uertool evaluate sts bert-base-chinese/ model.bin --test-path pairs.tsv \
+            --pooling first,first-last-mean --whitening-size 256
+    """
+    report.apply()
+    from uertool.cli.render.evaluate import show_sts
+    from uertool.tasks.evaluate.pairs import require_metrics
+    from uertool.tasks.evaluate.sts import evaluate_sts
+
+    require_metrics()
+    found = pairs_of(pairs)
+    results = []
+    poolings = pairs.features()
+    heads = tuple({head for features in poolings for head in features.heads})
+    for name, loaded in _loaded(models, model, device, heads):
+        with console.progress(len(found.texts) * len(poolings), name, unit="texts") as advance:
+            for result in evaluate_sts(
+                loaded,
+                found,
+                pairs,
+                vectors,
+                name=name,
+                resamples=settings.resamples,
+                advance=advance,
+            ):
+                results.append(result)
+                if report.json:
+                    console.json_line(result.to_json())
+    if vectors.load_whitening is not None and not any(result.whitening for result in results):
+        raise UsageError(
+            f"{vectors.load_whitening} was fitted on another pooling than {pairs.pooling}.",
+            "Name its pooling with `pooling`.",
+        )
+    if not report.json:
+        show_sts(results)
+
+
+def pairs_of(settings: PairSettings) -> Pairs:
+    """The pairs that were named."""
+    from uertool.tasks.evaluate.pairs import read_pairs
+
+    if settings.test_path is None:
+        raise UsageError("There are no pairs.", "Name a file with `test_path`.")
+    return read_pairs(settings.test_path, settings)
+
+
+@app.command("cloze", cls=Command)
+@with_settings
+def cloze(
+    models: _Models = None,
+    *,
+    settings: EveryWordSettings,
+    text: InputSettings,
+    model: ModelSettings,
+    device: DeviceSettings,
+    report: ReportSettings,
+) -> None:
+    r"""How well models predict text: every token, or every word, is masked in turn.
+
+    The pseudo-perplexity depends on the vocabulary: compare models that have the same.
+
+        uertool evaluate cloze --test-path lines.txt
+
+        uertool evaluate cloze bert.bin roberta.bin --test-path lines.txt \
+            --whole-word --word-list words.txt
+    """
+    report.apply()
+    from uertool.cli.render.evaluate import show_cloze
+    from uertool.tasks.cloze.masking import read_word_list
+    from uertool.tasks.cloze.settings import ClozeSettings
+    from uertool.tasks.evaluate.cloze import evaluate_cloze
+    from uertool.text.readers import read_lines
+
+    if source_of(text, None, "text") == "-" and len(models or ()) > 1:
+        raise UsageError(
+            "Standard input can be read once, but there are several models.",
+            "Name a file with `test_path`.",
+        )
+    words = frozenset[str]()
+    if settings.word_list is not None:
+        words = read_word_list(
+            line.text for line in read_lines(settings.word_list, encoding=text.encoding)
+        )
+    asked = ClozeSettings(
+        whole_word=settings.whole_word or bool(words),
+        words=words,
+        seq_length=settings.seq_length,
+        batch_size=settings.batch_size,
+    )
+    results = []
+    for name, loaded in _loaded(models, model, device, ("mlm",)):
+        with console.progress(None, name) as advance:
+            result = evaluate_cloze(loaded, lines_of(text, None), asked, name=name, advance=advance)
+        results.append(result)
+        if report.json:
+            console.json_line(result.to_json())
+        if result.cut:
+            console.warn(f"{console.counted(result.cut, 'line')} truncated (see `seq_length`)")
+    if not report.json:
+        show_cloze(results, whole_words=asked.whole_word)
+
+
+def _loaded(
+    models: Sequence[str] | None,
+    settings: ModelSettings,
+    device: DeviceSettings,
+    heads: tuple[str, ...],
+) -> Iterator[tuple[str, LoadedModel]]:
+    """The models one after the other, with their names."""
+    if models and settings.load_model_path is not None:
+        raise UsageError(
+            "Models were given as arguments and as `load_model_path`.", "Give them in one place."
+        )
+    from uertool.loading.registry import forget_models, load_from_settings
+
+    for name in models or [settings.reference]:
+        one = dataclasses.replace(settings, load_model_path=name)
+        loaded = load_from_settings(one, device, heads=heads)
+        report_model(loaded)
+        yield name, loaded
+        forget_models()  # one in memory at a time

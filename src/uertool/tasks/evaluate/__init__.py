@@ -1,0 +1,1 @@
+"""How good sentence vectors and masked language models are, on labelled pairs and on plain text."""

@@ -1,0 +1,162 @@
+"""The settings of `evaluate` and of `whiten tune`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from uertool.errors import SettingError, UsageError
+from uertool.settings import Setting, Settings
+from uertool.tasks.features.settings import FeatureSettings
+
+_pairs = partial(Setting, panel="Pairs")
+_vectors = partial(Setting, panel="What a vector is made of")
+_grid = partial(Setting, panel="What is tried", metavar="A,B,..")
+
+
+@dataclass(frozen=True)
+class PairSettings(Settings):
+    """Pairs of texts with a score or label, and which vectors of the texts are compared."""
+
+    test_path: Annotated[
+        str | None,
+        _pairs(
+            "Pairs: tab-separated values with a header line, or JSON lines (.jsonl)",
+            names=("input", "i"),
+            metavar="FILE",
+        ),
+    ] = None
+    text_columns: Annotated[str, _pairs("Names of the columns of the two texts", metavar="A,B")] = (
+        "text_a,text_b"
+    )
+    score_column: Annotated[
+        str | None, _pairs("Name of the column of scores", default="score, or else label")
+    ] = None
+    pooling: Annotated[str, _vectors("Poolings, see `extract-features`", metavar="A,B,..")] = (
+        "first,mean,first-last-mean"
+    )
+    seq_length: Annotated[
+        int | None,
+        _vectors(
+            "Most tokens of a text, special ones included; longer texts are truncated",
+            min=1,
+            default="128, or the model's positions",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        Setting(
+            "Most texts of a batch",
+            min=1,
+            panel="Device and speed",
+            default="as many as fit the device",
+        ),
+    ] = None
+    add_sep: Annotated[
+        bool | None,
+        _vectors("Whether [SEP] follows the tokens", default="as in `extract-features`"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.columns) != 2:
+            raise SettingError("text_columns", self.text_columns, "must be two names, as a,b")
+        if not self.features():
+            raise SettingError("pooling", self.pooling, "must name a pooling")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns of texts."""
+        return tuple(self.text_columns.split(","))
+
+    def features(self) -> list[FeatureSettings]:
+        """What is computed, for each pooling."""
+        names = dict.fromkeys(name.strip() for name in self.pooling.split(",") if name.strip())
+        return [
+            FeatureSettings(
+                pooling=name,
+                seq_length=self.seq_length,
+                batch_size=self.batch_size,
+                add_sep=self.add_sep,
+            )
+            for name in names
+        ]
+
+
+@dataclass(frozen=True)
+class StsSettings(Settings):
+    """How sure a correlation is."""
+
+    resamples: Annotated[
+        int, Setting("Bootstrap samples for the interval; 0 for none", min=0, panel="Pairs")
+    ] = 1000
+
+
+@dataclass(frozen=True)
+class TuneSettings(Settings):
+    """Which whitenings are tried, and how they are judged."""
+
+    save_whitening: Annotated[
+        Path | None,
+        Setting("The .safetensors file for the best one", names=("output", "o"), panel="Whitening"),
+    ] = None
+    sizes: Annotated[
+        tuple[int, ...],
+        _grid("Dimensions to keep", min=1, default="32, 64, ... and all"),
+    ] = ()
+    betas: Annotated[tuple[float, ...], _grid("Values of beta", min=0, max=1)] = (0.0, 1.0)
+    gammas: Annotated[tuple[float, ...], _grid("Values of gamma", min=0, max=1)] = (
+        0.0,
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+    )
+    folds: Annotated[
+        int, Setting("Parts of the pairs; each is judged by what the others say", min=2)
+    ] = 5
+    seed: Annotated[int, Setting("Decides which pairs are in which part")] = 7
+    plot: Annotated[
+        Path | None, Setting("Draw what was tried, as .png, .svg or .pdf", panel="Output")
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.betas or not self.gammas:
+            raise UsageError("`betas` and `gammas` need a value each.")
+
+
+@dataclass(frozen=True)
+class EveryWordSettings(Settings):
+    """Which tokens are masked together, one after the other."""
+
+    whole_word: Annotated[
+        bool, Setting("Mask all tokens of a word together", panel="What is masked")
+    ] = False
+    word_list: Annotated[
+        Path | None,
+        Setting(
+            "For `whole_word`: words of your own, one a line; the longest match is used, and "
+            "between matches jieba's words",
+            panel="What is masked",
+        ),
+    ] = None
+    seq_length: Annotated[
+        int | None,
+        Setting(
+            "Most tokens of a line, special ones included; longer lines are truncated",
+            min=1,
+            default="128, or the model's positions",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        Setting(
+            "Most rows of a batch",
+            min=1,
+            panel="Device and speed",
+            default="as many as fit the device",
+        ),
+    ] = None
