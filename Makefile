@@ -14,7 +14,7 @@ DEMO_READY := $(VENV)/.uertool-demo
 TEST_READY := $(VENV)/.uertool-test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test quick lint types tests attack format tables clean
+.PHONY: help demo install test quick lint types tests attack format tables docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,12 +51,18 @@ format: $(TEST_READY) ## format the sources with ruff
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-tables: $(TEST_READY) ## update the option tables in docs/ and the stub of the Python functions
+tables: $(TEST_READY) ## update option tables, the terminal picture and the stub of the Python functions
 	$(BIN)/python tools/option_tables.py
+	$(BIN)/python tools/terminal_picture.py
 	$(BIN)/python tools/python_stub.py
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(TEST_READY) ## build the documentation site into site/ and check its links
+	PYTHONPATH=tools $(BIN)/mkdocs build --strict --quiet -f tools/mkdocs.yml
+	@echo "open site/index.html"
+
 clean: ## remove .venv, caches and builds
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

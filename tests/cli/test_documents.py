@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import TESTS
+from tools import terminal_picture
 from uertool.cli.app import COMMANDS, load_command
 from uertool.cli.argv import kebab
 
 ROOT = TESTS.parent
 READMES = (ROOT / "README.md", ROOT / "README.zh.md")
-PAGES = tuple(sorted((ROOT / "docs").glob("*.md")))
+PAGES = tuple(sorted((ROOT / "docs").rglob("*.md")))
 
 #: UER-py's documentation of its scripts.
 SPECIFICATION = TESTS / "data" / "spec" / "uer_scripts_zh.md"
@@ -127,8 +131,58 @@ def test_every_old_script_has_its_row(path: Path) -> None:
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
 def test_every_command_is_shown(path: Path) -> None:
-    shown = {line.split()[1] for line in command_lines(path)}
-    assert {entry.name for entry in COMMANDS} - shown <= {"whiten"}
+    shown = set(re.findall(r"`([a-z-]+)`", path.read_text("utf-8")))
+    assert {entry.name for entry in COMMANDS} <= shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
+def test_the_examples_of_a_readme_run_one_after_the_other(path: Path, tmp_path: Path) -> None:
+    fenced = re.findall(r"^```console\n(.*?)^```$", path.read_text("utf-8"), re.M | re.S)
+    lines = [line for block in fenced for line in block.splitlines() if "pip install" not in line]
+    assert len(lines) >= 5
+    script = 'set -e\nuertool() { "$PYTHON" -m uertool "$@"; }\n' + "\n".join(lines)
+    environment = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src"), **os.environ}
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "房间很干净" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} >= {"reviews.npy", "bert_folder"}
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_warnings(tmp_path: Path) -> None:
+    path = os.pathsep.join((str(ROOT / "src"), str(ROOT / "tools")))
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", "tools/mkdocs.yml"]
+        + ["-d", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = [(tmp_path / "site" / name).read_text("utf-8") for name in ("index.html", "cloze.html")]
+    assert all("uertool cloze" in page for page in pages)
+    reference = (tmp_path / "site" / "reference.html").read_text("utf-8")
+    assert all(f"uertool {entry.name}" in reference for entry in COMMANDS)
+
+
+@pytest.mark.slow
+def test_the_picture_of_a_terminal_is_up_to_date() -> None:
+    def words(svg: str) -> list[str]:
+        texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+        # Numbers, and so the lengths of bars, may differ in the last digit.
+        return [word for text in texts for word in re.sub(r"[\d█▏▎▍▌▋▊▉]", "", text).split()]
+
+    assert words(terminal_picture.picture()) == words(terminal_picture.PICTURE.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("path", (*READMES, *PAGES), ids=lambda path: path.name)
