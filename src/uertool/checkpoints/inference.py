@@ -167,12 +167,11 @@ def _norm_of(shape: _Shapes, layer: str, names: list[str]) -> dict[str, Any]:
         return {"layernorm": "t5", "norm": "rms"}
     if not shape.has(f"{second}.gamma"):
         return {}
-    bare = not any(name.endswith(".beta") for name in names)
-    return {
-        "layernorm": "normal",
-        "remove_layernorm_bias": bare,
-        "remove_first_layernorm": bare and not shape.has(f"{first}.gamma"),
-    }
+    found: dict[str, Any] = {"layernorm": "normal"}
+    if not any(name.endswith(".beta") for name in names):
+        found["remove_layernorm_bias"] = True
+        found["remove_first_layernorm"] = not shape.has(f"{first}.gamma")
+    return found
 
 
 def _recurrent(shape: _Shapes, names: list[str]) -> dict[str, Any]:
@@ -255,9 +254,9 @@ def _target(checkpoint: Names, names: list[str]) -> dict[str, Any]:
         heads = getattr(checkpoint, "heads", ())
         targets.append("token_cls" if "token_cls" in heads or rows != (2,) else "qa")
     found["target"] = tuple(targets)
-    if "target.mlm.linear_1.weight" in names:
-        parts = ("linear_1.bias", "layer_norm.beta")
-        found["remove_mlm_bias"] = not any(f"target.mlm.{part}" in names for part in parts)
+    parts = ("linear_1.bias", "layer_norm.beta")
+    if "mlm" in targets and not any(f"target.mlm.{part}" in names for part in parts):
+        found["remove_mlm_bias"] = True
     found["has_lmtarget_bias"] = checkpoint.has("target.lm.output_layer.bias")
     for name in ("output_layer_2.weight", "output_layer.weight", "classifier.weight"):
         if name in names and (shape := checkpoint.info(name).shape):

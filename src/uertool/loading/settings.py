@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from uertool.bundled import bundled_models
 from uertool.checkpoints.companions import find_companion
-from uertool.config import Activation, EncoderName, MaskName
+from uertool.config import Activation, EncoderName, MaskName, RotaryOrder
 from uertool.errors import UsageError
 from uertool.settings import Setting, Settings
 
@@ -93,6 +93,18 @@ class ModelSettings(Settings):
     ] = None
     max_seq_length: Annotated[int | None, _shape("Rows of the position table", min=1)] = None
     task_type: Annotated[int | None, _shape("Task type of the texts (ERNIE)", min=0)] = None
+    max_relative_position: Annotated[
+        int | None, _shape("Largest distance of NEZHA's relative positions", min=0)
+    ] = None
+    rotary_position_embedding: Annotated[bool | None, _shape("Rotary positions")] = None
+    rotary_order: Annotated[
+        RotaryOrder | None,
+        _shape("Channels that rotary positions turn together: neighbours or halves"),
+    ] = None
+    rope_theta: Annotated[float | None, _shape("Base of rotary angles", above=0)] = None
+    local_attention: Annotated[
+        int | None, _shape("Tokens that ModernBERT's local layers see", min=0)
+    ] = None
     relative_attention_buckets_num: Annotated[
         int | None, _shape("Buckets of relative positions", min=1)
     ] = None
