@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MODELS, TEXT
+from uertool import Whitening
 from uertool.cli.app import main
 
 SMALL = str(MODELS / "zh-mlm-small")
@@ -45,6 +46,50 @@ def test_models_and_poolings_are_in_one_table(
     assert [(record["model"], record["pooling"]) for record in records[::2]] == [
         (name, pooling) for name in (SMALL, str(other)) for pooling in ("mean", "last")
     ]
+
+
+def tune(*arguments: object) -> int:
+    return main(["whiten", "tune", "-m", SMALL, "--device", "cpu", *map(str, arguments)])
+
+
+def test_a_tuned_whitening_is_written_with_what_was_tried(
+    pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "w.safetensors"
+    grid = ("--pooling", "mean,first", "--sizes", "8,16", "--gammas", "0,1", "--folds", 3)
+    assert tune("-i", pairs, "-o", saved, *grid, "--save-run") == 0
+    out, err = capsys.readouterr()
+    assert out.count("mean") >= 4 and "is expected of the best one on new pairs" in err
+    assert Whitening.load(saved).about["model"] == "zh-mlm-small"
+    assert Path(f"{saved}.run.json").exists()
+    assert tune("-i", pairs, "-o", saved, *grid) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert tune("-i", pairs, "-o", saved, *grid, "--overwrite", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert len(record["trials"]) == 16 and record["folds"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("-i", "pairs.tsv"), "There is no output"),
+        (("-o", "w.safetensors"), "There are no pairs"),
+        (("-i", "pairs.tsv", "-o", "w.npy"), "saved as .safetensors"),
+        (("-i", "pairs.tsv", "-o", "w.safetensors", "--plot", "x.txt"), "picture is written as"),
+        (("-i", "pairs.tsv", "-o", "w.safetensors", "--sizes", "900"), "--sizes 900"),
+    ],
+)
+def test_what_cannot_be_tuned_leaves_nothing(
+    arguments: tuple[object, ...],
+    text: str,
+    pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(pairs.parent)
+    assert tune(*arguments) == 2
+    assert text in capsys.readouterr().err
+    assert [item.name for item in pairs.parent.iterdir()] == ["pairs.tsv"]
 
 
 def test_cloze_reads_standard_input_for_one_model(

@@ -65,7 +65,13 @@ COMMANDS: tuple[Entry, ...] = (
         "Sentence or token vectors of every line.",
         _VECTORS,
     ),
-    Entry("whiten", "uertool.cli.commands.whiten", "app", "Fit or apply a whitening.", _VECTORS),
+    Entry(
+        "whiten",
+        "uertool.cli.commands.whiten",
+        "app",
+        "Fit, apply or tune a whitening.",
+        _VECTORS,
+    ),
     Entry(
         "search",
         "uertool.cli.commands.search",

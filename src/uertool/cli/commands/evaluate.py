@@ -26,7 +26,6 @@ from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
-    from uertool.tasks.evaluate.pairs import Pairs
 
 app = typer.Typer(
     cls=Group,
@@ -70,11 +69,11 @@ def sts(
     """
     report.apply()
     from uertool.cli.render.evaluate import show_sts
-    from uertool.tasks.evaluate.pairs import require_metrics
+    from uertool.tasks.evaluate.pairs import read_named_pairs, require_metrics
     from uertool.tasks.evaluate.sts import evaluate_sts
 
     require_metrics()
-    found = pairs_of(pairs)
+    found = read_named_pairs(pairs)
     results = []
     poolings = pairs.features()
     heads = tuple({head for features in poolings for head in features.heads})
@@ -99,15 +98,6 @@ def sts(
         )
     if not report.json:
         show_sts(results)
-
-
-def pairs_of(settings: PairSettings) -> Pairs:
-    """The pairs that were named."""
-    from uertool.tasks.evaluate.pairs import read_pairs
-
-    if settings.test_path is None:
-        raise UsageError("There are no pairs.", "Name a file with `test_path`.")
-    return read_pairs(settings.test_path, settings)
 
 
 @app.command("cloze", cls=Command)

@@ -8,11 +8,13 @@ import typer
 
 from uertool.cli import console, run_record
 from uertool.cli.console import counted
-from uertool.cli.options import WriteSettings, with_settings
+from uertool.cli.options import WriteSettings, report_model, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import report_errors, show_plan, watching
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
+from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.tasks.evaluate.settings import PairSettings, TuneSettings
 from uertool.tasks.features.settings import ApplySettings, FitSettings
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
-    help="Fit or apply a whitening: vectors transformed so that their cosines say more.",
+    help="Fit, apply or tune a whitening: vectors transformed so that their cosines say more.",
 )
 
 _Vectors = Annotated[
@@ -94,6 +96,72 @@ def apply(
         run_record.write(
             order.output, inputs=[*vectors, settings.load_whitening], results=report.to_json()
         )
+
+
+@app.command("tune", cls=Command)
+@with_settings
+def tune(
+    *,
+    pairs: PairSettings,
+    settings: TuneSettings,
+    model: ModelSettings,
+    device: DeviceSettings,
+    output: WriteSettings,
+) -> None:
+    r"""Find the whitening that suits a model and a task, by cross-validation on scored pairs.
+
+    The input has a header line with text_a, text_b and score (or label). Every combination of
+    poolings, sizes, betas and gammas is tried; no pair judges what was chosen by it.
+
+        uertool whiten tune --test-path pairs.tsv -o whitening.safetensors
+
+        uertool whiten tune --model bert.bin --test-path pairs.tsv \
+            -o whitening.safetensors --sizes 128,256 --plot tuning.png
+    """
+    output.apply()
+    if settings.save_whitening is None:
+        raise UsageError("There is no output.", "Name a file with `save_whitening`.")
+
+    from uertool.cli.render.evaluate import show_tuned
+    from uertool.io.atomic import refuse_existing
+    from uertool.loading.registry import load_from_settings
+    from uertool.tasks.evaluate.pairs import read_named_pairs, require_metrics
+    from uertool.tasks.evaluate.tuning import tune
+    from uertool.tasks.features.whitening import check_path
+
+    check_path(settings.save_whitening)
+    refuse_existing(settings.save_whitening, output.overwrite)
+    require_metrics()
+    if settings.plot is not None:
+        from uertool.tasks.features.plots import require_drawing
+
+        require_drawing(settings.plot, overwrite=output.overwrite)
+    found = read_named_pairs(pairs)
+    poolings = pairs.features()
+    heads = {head for features in poolings for head in features.heads}
+    loaded = load_from_settings(model, device, heads=tuple(heads))
+    report_model(loaded)
+    with console.progress(len(found.texts) * len(poolings), "Tuning", unit="texts") as advance:
+        about = {"model": Path(model.reference).name}
+        tuned = tune(loaded, found, pairs, settings, about=about, advance=advance)
+    if settings.plot is not None:
+        from uertool.tasks.evaluate.plots import draw_tuning
+
+        draw_tuning(settings.plot, tuned, overwrite=output.overwrite)
+    tuned.whitening.save(settings.save_whitening, overwrite=output.overwrite)
+    if output.json:
+        console.json_line(tuned.to_json())
+    else:
+        show_tuned(tuned)
+    plain = max(tuned.plain, key=lambda trial: trial.mean)
+    if plain.mean >= tuned.expected:
+        console.warn(
+            f"Whitening does not help here: plain vectors of the pooling {plain.pooling} have "
+            f"{100 * plain.mean:.2f}, and {100 * tuned.expected:.2f} is expected of a whitening."
+        )
+    if output.save_run:
+        inputs = [*model.files(), pairs.test_path]
+        run_record.write(settings.save_whitening, inputs=inputs, results=tuned.to_json())
 
 
 def _report(report: WhiteningReport, *, as_json: bool) -> None:

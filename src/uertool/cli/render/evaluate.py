@@ -10,6 +10,7 @@ from uertool.cli import console
 if TYPE_CHECKING:
     from uertool.tasks.evaluate.cloze import ClozeFigures
     from uertool.tasks.evaluate.sts import StsResult
+    from uertool.tasks.evaluate.tuning import Tuned
 
 
 def show_sts(results: Sequence[StsResult]) -> None:
@@ -39,6 +40,34 @@ def _whitening(result: StsResult) -> tuple[str, int]:
 
 def _hundred(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
+
+
+#: Whitenings in the table of a tuning.
+_MOST_SHOWN = 10
+
+
+def show_tuned(tuned: Tuned) -> None:
+    """The best whitenings that were tried, and vectors without one."""
+    numbers = ["beta", "gamma", "size", tuned.measure, "of parts"]
+    best = sorted(tuned.trials, key=lambda trial: -trial.mean)[:_MOST_SHOWN]
+    rows = []
+    for trial in [*best, *tuned.plain]:
+        powers = ["", ""] if trial.beta is None else [f"{trial.beta:g}", f"{trial.gamma:g}"]
+        worst, highest = _hundred(min(trial.scores)), _hundred(max(trial.scores))
+        row = [trial.pooling, *powers, trial.size, _hundred(trial.mean), f"{worst} to {highest}"]
+        rows.append(row if trial.accuracy is None else [*row, f"{trial.accuracy:.1%}"])
+    if tuned.best.accuracies:
+        numbers.append("accuracy")
+    console.table(("pooling", *numbers), rows, right=numbers)
+    console.note(
+        f"{console.counted(tuned.pairs, 'pair')} in {tuned.folds} parts, each judged by "
+        f"whitenings of the others; {console.counted(len(tuned.trials), 'whitening')} tried; "
+        f"numbers are multiplied by 100"
+    )
+    console.note(
+        f"{_hundred(tuned.expected)} is expected of the best one on new pairs (its "
+        f"{_hundred(tuned.best.mean)} is the highest of many, which is partly luck)"
+    )
 
 
 def show_cloze(results: Sequence[ClozeFigures], *, whole_words: bool) -> None:

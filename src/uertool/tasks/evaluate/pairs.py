@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uertool.engine.jobs import run_job
-from uertool.errors import InputError, MissingExtraError, listed, shown
+from uertool.errors import InputError, MissingExtraError, UsageError, listed, shown
 from uertool.loading.registry import LoadedModel
 from uertool.tasks.evaluate.settings import PairSettings
 from uertool.tasks.features.job import FeatureJob
@@ -53,6 +53,13 @@ class Pairs:
     def matches(self) -> npt.NDArray[np.bool_]:
         """Of labels, whether they say that a pair is similar [pairs]."""
         return np.asarray(self.scores == self.scores.max())
+
+
+def read_named_pairs(settings: PairSettings) -> Pairs:
+    """The pairs of `test_path`, see `read_pairs`; UsageError without it."""
+    if settings.test_path is None:
+        raise UsageError("There are no pairs.", "Name a file with `test_path`.")
+    return read_pairs(settings.test_path, settings)
 
 
 def read_pairs(path: str | Path, settings: PairSettings) -> Pairs:

@@ -417,11 +417,11 @@ class MeanCosine:
         return (squared - self.count) / (self.count * (self.count - 1))
 
 
-def check_size(size: int | None, most: int) -> None:
+def check_size(size: int | None, most: int, setting: str = "whitening_size") -> None:
     """Raise UsageError if a whitening of vectors of `most` numbers cannot keep `size`."""
     if size is not None and not 1 <= size <= most:
         raise UsageError(
-            f"`whitening_size` {size} is not possible: the vectors have {most} dimensions.",
+            f"`{setting}` {size} is not possible: the vectors have {most} dimensions.",
             f"Choose from 1 to {most}.",
         )
 

@@ -1,0 +1,292 @@
+"""Which whitening suits a model and a task: poolings, sizes, beta and gamma on labelled pairs.
+
+Pairs are divided into parts. For each part, whitenings are fitted on the texts of the other parts
+and judged by its pairs. The best on average is chosen. Since it was chosen by all pairs, its
+average is too good to be expected of new ones; `Tuned.expected` therefore chooses for each part
+anew, by the other parts alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from uertool.errors import InputError
+from uertool.loading.registry import LoadedModel
+from uertool.tasks.evaluate.pairs import (
+    Floats,
+    Pairs,
+    Places,
+    Vectors,
+    best_threshold,
+    cosines,
+    require_metrics,
+    roc_auc,
+    spearman,
+    text_vectors,
+)
+from uertool.tasks.evaluate.settings import PairSettings, TuneSettings
+from uertool.tasks.features.settings import FeatureSettings
+from uertool.tasks.features.whitening import (
+    BLOCK,
+    Moments,
+    Whitening,
+    check_size,
+    direction_weights,
+)
+
+#: Sizes that are tried, as far as there are so many dimensions.
+_SIZES = (32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to make vectors, and how well their cosines agree with the scores of each part.
+
+    Attributes:
+        pooling, size: of the vectors.
+        beta, gamma: of the whitening; None for vectors that are not whitened.
+        scores: of every part, Spearman's correlation or the area under the ROC curve.
+        accuracies: of labels: share that is right with the threshold that is best for the other
+            parts.
+    """
+
+    pooling: str
+    size: int
+    beta: float | None
+    gamma: float | None
+    scores: tuple[float, ...]
+    accuracies: tuple[float, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """The mean score of all parts."""
+        return statistics.fmean(self.scores)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The mean accuracy of all parts, None for scores that are no labels."""
+        return statistics.fmean(self.accuracies) if self.accuracies else None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was tried, and the best of it.
+
+    Attributes:
+        measure: "Spearman", or "AUC" of labels.
+        pairs, folds: how many.
+        plain: vectors without whitening, for each pooling.
+        trials: whitenings.
+        best: the one with the highest mean.
+        expected: its mean score on pairs that it was not chosen by.
+        whitening: the best one, fitted on the texts of all pairs.
+    """
+
+    measure: str
+    pairs: int
+    folds: int
+    plain: Sequence[Trial]
+    trials: Sequence[Trial]
+    best: Trial
+    expected: float
+    whitening: Whitening
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON types."""
+        shown = {name: getattr(self, name) for name in ("measure", "pairs", "folds", "expected")}
+        rows = {"plain": self.plain, "trials": self.trials}
+        found = {name: [_record(trial) for trial in trials] for name, trials in rows.items()}
+        return {**shown, "best": _record(self.best), **found}
+
+
+def _record(trial: Trial) -> dict[str, Any]:
+    return {**asdict(trial), "mean": trial.mean, "accuracy": trial.accuracy}
+
+
+def tune(
+    loaded: LoadedModel,
+    pairs: Pairs,
+    settings: PairSettings,
+    grid: TuneSettings,
+    *,
+    about: Mapping[str, str] | None = None,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Tuned:
+    """Try whitenings by cross-validation and fit the best one.
+
+    The vectors of all texts are computed once for each pooling, and one pooling is in memory.
+
+    Args:
+        loaded: the model.
+        pairs: texts with scores.
+        settings: which vectors.
+        grid: what is tried, and in how many parts pairs are divided.
+        about: what the whitening remembers besides the pooling.
+        advance: called with a number of texts that are done.
+
+    Raises:
+        MissingExtraError: scipy or scikit-learn is not installed.
+        InputError: there are too few pairs for so many parts, or their texts do not differ.
+        UsageError: a size is larger than the vectors.
+    """
+    require_metrics()
+    dims = loaded.config.hidden_size
+    sizes = sorted(set(grid.sizes or [size for size in _SIZES if size < dims] + [dims]))
+    check_size(sizes[-1], dims, "sizes")
+    parts = divide(pairs, grid.folds, grid.seed)
+    tried: list[Trial] = []
+    moments: dict[str, Moments] = {}
+    for features in settings.features():
+        vectors = text_vectors(loaded, pairs.texts, features, advance)
+        pooling = _Pooling(features, vectors, pairs, parts, grid.folds)
+        moments[features.pooling] = _merged(pooling.moments)
+        tried.extend(pooling.trials(sizes, grid))
+    plain = [trial for trial in tried if trial.beta is None]
+    trials = [trial for trial in tried if trial.beta is not None]
+    best = max(trials, key=lambda trial: trial.mean)
+    assert best.beta is not None and best.gamma is not None
+    whitening = Whitening.from_moments(
+        moments[best.pooling],
+        best.size,
+        beta=best.beta,
+        gamma=best.gamma,
+        about={**(about or {}), "pooling": best.pooling},
+    )
+    measure = "AUC" if pairs.are_labels else "Spearman"
+    return Tuned(measure, len(pairs), grid.folds, plain, trials, best, _expected(trials), whitening)
+
+
+def divide(pairs: Pairs, folds: int, seed: int) -> Places:
+    """The part of every pair [pairs], each with about the same scores; equal pairs are together.
+
+    Raises:
+        InputError: there are too few different pairs, or a part would have one score only.
+    """
+    keys = np.sort(np.stack([pairs.first, pairs.second], axis=1), axis=1)
+    _, example, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(example))
+    order = order[np.argsort(pairs.scores[example][order], kind="stable")]
+    parts = np.empty(len(example), dtype=np.int64)
+    parts[order] = np.arange(len(example)) % folds
+    found: Places = parts[place.reshape(-1)]
+    if any(len(np.unique(pairs.scores[found == part])) < 2 for part in range(folds)):
+        raise InputError(
+            f"{len(example)} different pairs cannot be divided into {folds} parts in which scores "
+            "differ.",
+            "Give more pairs, or fewer `folds`.",
+        )
+    return found
+
+
+class _Pooling:
+    """The vectors of one pooling with all that is tried on them.
+
+    Attributes:
+        moments: of the texts of every part, as often as they occur.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSettings,
+        vectors: Vectors,
+        pairs: Pairs,
+        parts: Places,
+        folds: int,
+    ) -> None:
+        self.name = features.pooling
+        self.vectors = vectors
+        self.pairs = pairs
+        self.parts = parts
+        self.folds = range(folds)
+        self.moments = [self._moments(part) for part in self.folds]
+
+    def _moments(self, part: int) -> Moments:
+        moments = Moments(self.vectors.shape[1])
+        for places in (self.pairs.first, self.pairs.second):
+            chosen = places[self.parts == part]
+            for start in range(0, len(chosen), BLOCK):
+                moments.add(self.vectors[chosen[start : start + BLOCK]])
+        return moments
+
+    def trials(self, sizes: Sequence[int], grid: TuneSettings) -> Iterator[Trial]:
+        """The plain vectors, then every whitening."""
+        dims = self.vectors.shape[1]
+        plain = cosines(self.vectors, self.pairs)
+        keys = itertools.product(sizes, grid.betas, grid.gammas)
+        found: dict[Any, list[tuple[float, float | None]]] = {key: [] for key in keys}
+        judged = [self._judged(part, plain) for part in self.folds]
+        yield self._trial(dims, None, None, judged)
+        for part in self.folds:
+            rest = _merged([m for n, m in enumerate(self.moments) if n != part])
+            turned = Whitening.from_moments(rest, gamma=0)
+            for beta in grid.betas:
+                shifted = replace(turned, mean=beta * turned.mean)
+                rows = shifted.transform(self.vectors, normalize=False)
+                for gamma in grid.gammas:
+                    weights = direction_weights(turned.variances, turned.rank, gamma)
+                    by_size = _cosines_of_sizes(rows, weights, sizes, self.pairs)
+                    for size, values in zip(sizes, by_size.T, strict=True):
+                        found[size, beta, gamma].append(self._judged(part, values))
+        for (size, beta, gamma), results in found.items():
+            yield self._trial(size, beta, gamma, results)
+
+    def _trial(
+        self,
+        size: int,
+        beta: float | None,
+        gamma: float | None,
+        judged: Sequence[tuple[float, float | None]],
+    ) -> Trial:
+        accuracies = tuple(right for _, right in judged if right is not None)
+        return Trial(self.name, size, beta, gamma, tuple(score for score, _ in judged), accuracies)
+
+    def _judged(self, part: int, values: Floats) -> tuple[float, float | None]:
+        """The score of a part, and for labels the accuracy with the threshold of the others."""
+        here = self.parts == part
+        scores = self.pairs.scores
+        if not self.pairs.are_labels:
+            found = spearman(values[here], scores[here])
+            return (found if found == found else 0.0), None
+        matches = self.pairs.matches
+        threshold = best_threshold(values[~here], matches[~here])
+        right = (values[here] >= threshold) == matches[here]
+        return roc_auc(values[here], matches[here]), float(right.mean())
+
+
+def _merged(parts: Sequence[Moments]) -> Moments:
+    moments = Moments(len(parts[0].mean))
+    for part in parts:
+        moments.merge(part)
+    return moments
+
+
+def _cosines_of_sizes(
+    rows: Vectors, weights: Floats, sizes: Sequence[int], pairs: Pairs
+) -> npt.NDArray[np.float64]:
+    """The cosine of every pair in the first columns of weighted vectors [pairs, sizes]."""
+    places = np.asarray(sizes) - 1
+    found = np.zeros((len(pairs), len(sizes)))
+    for start in range(0, len(pairs), BLOCK):
+        some = slice(start, start + BLOCK)
+        one, other = (rows[part[some]] * weights for part in (pairs.first, pairs.second))
+        dots, first, second = (
+            np.cumsum(product, axis=1)[:, places]
+            for product in (one * other, one * one, other * other)
+        )
+        lengths = np.sqrt(first * second)
+        np.divide(dots, lengths, out=found[some], where=lengths > 0)
+    return found
+
+
+def _expected(trials: Sequence[Trial]) -> float:
+    """The mean score of every part with what is best for the other parts."""
+    scores = np.array([trial.scores for trial in trials])
+    others = scores.sum(axis=1, keepdims=True) - scores
+    return float(scores[others.argmax(axis=0), np.arange(scores.shape[1])].mean())
