@@ -53,8 +53,8 @@ def test_types_go_by_their_names() -> None:
     assert resolve_dtype("auto", CPU) is torch.float32
     assert resolve_dtype("bf16", CPU) is torch.bfloat16
     assert resolve_dtype("torch.float16", CPU) is torch.float16
-    with pytest.raises(UsageError, match="int8"):
-        resolve_dtype("int8", CPU)
+    with pytest.raises(UsageError, match="int4"):
+        resolve_dtype("int4", CPU)
 
 
 @pytest.mark.parametrize(

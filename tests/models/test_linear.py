@@ -7,15 +7,9 @@ import torch
 from torch.nn import functional
 
 from tests.conftest import assert_same_numbers
-from uertool.models.linear import (
-    ACTIVATIONS,
-    Dense,
-    Int8Linear,
-    Linear,
-    PackedLinear,
-    has_kernel,
-    packed,
-)
+from uertool.models.int8 import Int8Linear
+from uertool.models.linear import ACTIVATIONS, Dense, Linear, has_kernel
+from uertool.models.packing import PackedLinear, packed
 
 
 def plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Dense:

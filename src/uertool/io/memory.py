@@ -55,6 +55,11 @@ def _groups() -> Iterator[Path]:
 def give_back() -> None:
     """Collect unreferenced objects and hand freed memory to the system; glibc keeps much of it."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Hand freed memory to the system, without collecting objects."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

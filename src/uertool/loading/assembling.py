@@ -6,6 +6,7 @@ and value are stacked, and UER-py's layer norm is folded (see `uertool.models.no
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from uertool.checkpoints.reader import Checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import CheckpointError, listed
+from uertool.loading.rounding import fill_in_8_bits
 from uertool.models.model import UerModel
 from uertool.models.norm import LayerNorm, uer_gamma
 from uertool.models.positions import sinusoid_legacy, sinusoid_modular
@@ -108,12 +110,14 @@ def build_model(
         config: see `resolve_config`.
         heads: the heads to load; all of them must be there.
         device: where its tensors go.
-        dtype: their type.
+        dtype: their type. torch.int8 rounds linear layers and tables to 8 bits, each as it is read,
+            and keeps the rest in float32; not together with `streamed`.
         streamed: read every layer when it runs and free it afterwards, so that a model may be
             larger than the memory. The checkpoint must stay open.
 
     Raises:
         CheckpointError: names are missing, unexpected or clash, shapes do not fit; all at once.
+        UsageError: int8 is not available here.
     """
     require_heads(checkpoint, config, heads)
     with torch.device("meta"), _NoInitialisation():
@@ -127,13 +131,21 @@ def build_model(
         if isinstance(module, LayerNorm) and module.folded
     }
     later: set[str] = set()
+    filler = _Filler(checkpoint, config, device, number_type(dtype), folded)
     if streamed:
-        later = _stream(model, _Filler(checkpoint, config, device, dtype, folded), wanted, sources)
+        later = _stream(model, filler.passing(), wanted, sources)
+    elif dtype == torch.int8:
+        later = fill_in_8_bits(model, wanted, lambda own: filler.passing().fill(own, sources))
     now = {name: tensor for name, tensor in wanted.items() if name not in later}
-    state = _Filler(checkpoint, config, device, dtype, folded).fill(now, sources)
+    state = filler.fill(now, sources)
     model.load_state_dict(state, strict=not later, assign=True)
     model.requires_grad_(False)
     return Built(model.eval(), left_out)
+
+
+def number_type(dtype: torch.dtype) -> torch.dtype:
+    """The type of what a model in `dtype` computes outside of its 8-bit layers."""
+    return torch.float32 if dtype == torch.int8 else dtype
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -321,6 +333,10 @@ class _Filler:
     dtype: torch.dtype
     folded: Container[str]
     done: dict[object, Tensor] = field(default_factory=dict)
+
+    def passing(self) -> _Filler:
+        """The same, for tensors that do not stay."""
+        return dataclasses.replace(self, done={})
 
     def fill(
         self, wanted: Mapping[str, Tensor], sources: Mapping[str, tuple[str, ...]]

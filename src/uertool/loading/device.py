@@ -98,21 +98,29 @@ def resolve_devices(names: str | torch.device = "auto") -> list[torch.device]:
 def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The type to compute in; "auto" is float32, whatever the checkpoint was saved in.
 
-    A CPU or an old GPU may be slow in 16 bits, but every device gives the same results in it.
+    A CPU or an old GPU may be slow in 16 bits, but every device gives the same results in it. int8
+    is for linear layers and tables; the rest of such a model is float32.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or int8 on a device that is no CPU.
     """
     if isinstance(name, torch.dtype):
         return name
     wanted = name.strip().lower().removeprefix("torch.")
     if wanted == "auto":
         return torch.float32
+    if wanted == "int8":
+        if device.type == "cpu":
+            return torch.int8
+        raise UsageError(
+            f"`dtype` int8 is for processors; this run is on {device}.",
+            "Set `device` to cpu, or `dtype` to bfloat16.",
+        )
     dtype = DTYPES.get(wanted)
     if dtype is None:
         raise UsageError(
             f"unsupported number type here: {name!r}.",
-            "Choose auto, float32, bfloat16 or float16; int8 is for generation on a CPU.",
+            "Choose auto, float32, bfloat16, float16 or, on a CPU, int8.",
         )
     return dtype
 

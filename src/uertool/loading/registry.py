@@ -42,7 +42,7 @@ class LoadedModel:
         tokenizer: of texts and sources.
         tgt_tokenizer: of targets, where they have another vocabulary.
         config: sizes and switches; `config.sources` says where each came from.
-        device, dtype: where it is and in which type it computes.
+        device, dtype: where it is and in which type it computes; see `resolve_dtype`.
         reference: the path of what was loaded.
         architecture: for example "bert", or None for what only UER-py has.
         layout: the naming of the file: "uer", "hf" or "tf".

@@ -176,7 +176,7 @@ class DeviceSettings(Settings):
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        _device("Type of numbers to compute in; auto is float32, int8 is for generation on a CPU"),
+        _device("Type of numbers to compute in; auto is float32, int8 is for CPUs"),
     ] = "auto"
     threads: Annotated[int | None, _device("Processor threads", min=1, rare=True)] = None
 

@@ -1,7 +1,7 @@
-"""Linear layers: plain weights for batches, and packed or 8-bit weights for generation.
+"""Linear layers with plain weights.
 
-All of them compute [..., in] to [..., out] and have the same methods, so one can replace another
-after a model is loaded (`packed`).
+Other linear layers have the same methods, so that they can replace these after a model is loaded
+(`uertool.models.packing`).
 
 torch multiplies float32 on CPUs with MKL, which leaves the wide registers of many processors
 unused; oneDNN, which torch includes, does not (measured on an AMD EPYC with AVX-512: 2.1 times as
@@ -12,10 +12,8 @@ therefore duplicated.
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -126,12 +124,12 @@ def dense(
         residual: [..., out] or None; without an activation.
     """
     if _by_onednn(x, weight):
-        return _onednn(x, weight, bias, activation, residual)
+        return onednn(x, weight, bias, activation, residual)
     out = ACTIVATIONS[activation](functional.linear(x, weight, bias))
     return out if residual is None else out + residual
 
 
-def _onednn(
+def onednn(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -184,147 +182,8 @@ def has_kernel(dtype: torch.dtype) -> bool:
         return False
     one = torch.ones(2, 2, dtype=dtype)
     try:
-        _onednn(one, one, None, "gelu_fast", None)
-        _onednn(one, one, one[0], "linear", one)
+        onednn(one, one, None, "gelu_fast", None)
+        onednn(one, one, one[0], "linear", one)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return True
-
-
-# -- for generation -------------------------------------------------------------------------------
-
-
-class PackedLinear(Linear):
-    """oneDNN's product with the weight in the order in which its kernel reads it.
-
-    A step of generation multiplies a few rows by every weight of the model, so it is bound by how
-    fast the weights stream from memory. Blocked weights are read at about twice the speed of a
-    plain matrix-vector product.
-
-    Args:
-        weight: [out, in], on the CPU.
-        bias: [out] or None.
-
-    Raises:
-        RuntimeError: this build or processor cannot pack the weight.
-    """
-
-    #: Rows that the order is chosen for; other numbers of rows work too. A constant, so that the
-    #: order does not depend on what ran before.
-    expected_rows = 16
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        reorder = torch.ops.mkldnn._reorder_linear_weight
-        self.weight = reorder(weight.detach().contiguous(), self.expected_rows)
-        self.bias = None if bias is None else bias.detach()
-        self.pair = False
-        # oneDNN may share one long sum between threads: only then a single row must be duplicated.
-        numbers = torch.Generator().manual_seed(0)
-        x = torch.randn(2, weight.shape[1], generator=numbers).to(weight.dtype)
-        self.pair = not torch.equal(self(x[:1]), self(x)[:1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _onednn(x, self.weight, self.bias, "linear", None, self.pair)
-
-    def activated(self, x: Tensor, activation: Activation) -> Tensor:
-        return _onednn(x, self.weight, self.bias, activation, None, self.pair)
-
-    def added(self, x: Tensor, residual: Tensor) -> Tensor:
-        return _onednn(x, self.weight, self.bias, "linear", residual, self.pair)
-
-
-class Int8Linear(Linear):
-    """8-bit weights: one scale per output channel of the weight and one per row of the input.
-
-    There is a quarter of the bytes of float32 to read. Rows are divided by their largest magnitude
-    first, so that one fixed input scale serves all of them and a row's result does not depend on
-    the others in the batch.
-
-    Args:
-        weight: [out, in], on the CPU.
-        bias: [out] or None.
-
-    Raises:
-        RuntimeError: this build has no int8 kernels.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        weight = weight.detach().float()
-        scale = (weight.abs().amax(1) / 127.0).clamp(min=1e-12)
-        codes = torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8)
-        with warnings.catch_warnings():
-            # torch plans to drop its quantized tensors; where they are gone, this raises.
-            warnings.simplefilter("ignore", UserWarning)
-            quantized = torch._make_per_channel_quantized_tensor(
-                codes, scale.double(), torch.zeros(len(scale), dtype=torch.int64), 0
-            )
-        engine = torch.backends.quantized.engine
-        torch.backends.quantized.engine = "fbgemm"
-        try:
-            self.weight = torch.ops.quantized.linear_prepack(quantized, None)
-        finally:
-            torch.backends.quantized.engine = engine
-        self.bias = None if bias is None else bias.detach().float()
-        # Without VNNI the kernel adds pairs of products in 16 bits: half the range avoids overflow.
-        self.levels = 127.0 if _has_vnni() else 63.0
-        self.product: Callable[..., Any] = (
-            torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-        )
-        self(torch.zeros(1, weight.shape[1]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Ten times as fast as the norm of the same meaning.
-        largest = x.abs().amax(-1, keepdim=True).clamp_(min=1e-12)
-        out: Tensor = self.product(x / largest, 1.0 / self.levels, 128, self.weight)
-        return out * largest if self.bias is None else torch.addcmul(self.bias, out, largest)
-
-
-def _has_vnni() -> bool:
-    """Whether the processor multiplies bytes straight into 32 bits."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)
-    return supported is not None and bool(supported())
-
-
-def packed_layer(layer: Dense, precision: Precision) -> Linear:
-    """The fastest layer for few rows that computes what `layer` does; `layer` itself if it is.
-
-    Raises:
-        RuntimeError, AttributeError: int8 was asked for and is not available.
-    """
-    weight = layer.weight
-    if precision == "int8":
-        return Int8Linear(weight, layer.bias)
-    if weight.device.type == "cpu" and has_kernel(weight.dtype):
-        return PackedLinear(weight, layer.bias)
-    return layer
-
-
-def packed(
-    module: nn.Module, precision: Precision = "native", *, release: bool = False
-) -> nn.Module:
-    """A module that shares everything with another, except that its Dense layers are packed.
-
-    Args:
-        module: any module; it is not changed unless `release` is set.
-        precision: of the packed layers; int8 on CPUs only.
-        release: free the plain weights of each layer as soon as it is packed, so that they are
-            never held twice. The original module can then compute nothing more.
-
-    Raises:
-        RuntimeError, AttributeError: int8 was asked for and is not available.
-    """
-    if isinstance(module, Dense):
-        layer = packed_layer(module, precision)
-        if release and layer is not module:
-            module.weight = nn.Parameter(module.weight.new_empty(0), requires_grad=False)
-        return layer
-    if not any(isinstance(part, Dense) for part in module.modules()):
-        return module
-    twin = copy.copy(module)
-    twin._modules = {
-        name: None if child is None else packed(child, precision, release=release)
-        for name, child in module._modules.items()
-    }
-    return twin

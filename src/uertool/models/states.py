@@ -24,8 +24,9 @@ from uertool.models.cache import CHUNK, KeyValueCache
 from uertool.models.embeddings import Embedding
 from uertool.models.encoders import RecurrentEncoder
 from uertool.models.heads import LmHead
-from uertool.models.linear import Precision, packed
+from uertool.models.linear import Precision
 from uertool.models.model import UerModel
+from uertool.models.packing import packed
 from uertool.models.transformer import TransformerDecoder, TransformerEncoder, source_mask
 
 
@@ -369,17 +370,9 @@ def make_incremental(
     stack = "decoder" if config.decoder is not None else "encoder" if cached else None
     twin = copy.copy(model.eval())
     twin._modules = dict(model._modules)
-    try:
-        for name in filter(None, (stack, "lm")):
-            part = model.get_submodule(name)
-            twin._modules[name] = packed(part, precision, release=release)
-    except (RuntimeError, AttributeError) as error:
-        if precision != "int8":
-            raise
-        raise UsageError(
-            "This build of torch has no 8-bit kernels for this processor.",
-            "Set `dtype` to bfloat16 or float32.",
-        ) from error
+    for name in filter(None, (stack, "lm")):
+        part = model.get_submodule(name)
+        twin._modules[name] = packed(part, precision, release=release)
     if config.decoder is not None:
         return CachedSeq2seq(twin, prefix)
     if cached:

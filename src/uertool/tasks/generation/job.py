@@ -331,19 +331,11 @@ def load_generator(model: LmModel, device: DeviceSettings) -> Generator:
             f"`device` {device.device} names several devices; one run generates on one of them.",
             "Start a run for each, with `shard` 1/2 and so on.",
         )
-    precision: Precision = "int8" if device.dtype == "int8" else "native"
-    if precision == "int8":
-        device = dataclasses.replace(device, dtype="float32")
     # Its weights are freed below, so the registry must not keep the model, before and after.
     forget_models()
     loaded = load_from_settings(model, device, heads=("lm",))
     forget_models()
-    if precision == "int8" and loaded.device.type != "cpu":
-        raise UsageError(
-            f"`dtype` int8 is for processors; this run is on {loaded.device}.",
-            "Set `device` to cpu, or `dtype` to bfloat16.",
-        )
-    return Generator(loaded, precision, release=True)
+    return Generator(loaded, release=True)
 
 
 #: What a model is by its training target, and a command for it.
