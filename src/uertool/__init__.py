@@ -38,6 +38,7 @@ PUBLIC = {
     "score": "uertool.api.models",
     "shards_merge": "uertool.api.shards",
     "shards_verify": "uertool.api.shards",
+    "tokenize": "uertool.api.models",
     "topn_dep": "uertool.api.models",
     "topn_indep": "uertool.api.vectors",
     "vocab_adapt": "uertool.api.checkpoints",

@@ -9,7 +9,7 @@ from uertool.errors import UertoolError
 from uertool.io.atomic import refuse_existing
 from uertool.io.display import Results
 from uertool.loading.device import set_threads
-from uertool.loading.registry import local_path
+from uertool.loading.references import local_path
 from uertool.loading.settings import DeviceSettings
 from uertool.settings import as_keywords
 from uertool.tasks.average import job as averaging

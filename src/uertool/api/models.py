@@ -22,9 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from uertool.errors import UsageError
+from uertool.io.display import Results
 from uertool.loading import registry
 from uertool.loading.registry import LoadedModel
-from uertool.loading.settings import BUNDLED_MODEL, DeviceSettings, ModelSettings
+from uertool.loading.settings import (
+    BUNDLED_MODEL,
+    DeviceSettings,
+    ModelSettings,
+    TokenizerSettings,
+)
+from uertool.loading.tokenizers import load_tokenizer
 from uertool.settings import Field, as_keywords, documented, entry
 from uertool.tasks.cloze.job import cloze as cloze_with
 from uertool.tasks.convert.job import convert
@@ -36,6 +43,9 @@ from uertool.tasks.features.job import encode as encode_with
 from uertool.tasks.generation.job import generate as generate_with
 from uertool.tasks.generation.job import score as score_with
 from uertool.tasks.generation.settings import LmModel, Seq2seqModel
+from uertool.tasks.tokenize.job import Tokenized, decode
+from uertool.tasks.tokenize.job import tokenize as tokens_of
+from uertool.tasks.tokenize.settings import TokenizeSettings
 from uertool.text.readers import as_texts
 
 Result = TypeVar("Result")
@@ -141,6 +151,33 @@ def load_model(
     )
     fields = dataclasses.fields(_warned(loaded, 4))
     return Model(**{field.name: getattr(loaded, field.name) for field in fields})
+
+
+@as_keywords("load_model_path")
+def tokenize(
+    texts: str | Iterable[str],
+    model: str | Path | None = None,
+    *,
+    settings: TokenizeSettings,
+    files: TokenizerSettings,
+) -> Results[Tokenized]:
+    """Tokens, ids and places of texts, without the weights of the model.
+
+    Args:
+        texts: a text or several; with `decode` ids with blanks between.
+        model: a weight file with its vocabulary, a folder, or the name of a bundled model.
+
+    Raises:
+        UertoolError: there is no such tokenizer.
+    """
+    if model is not None:
+        files = dataclasses.replace(files, load_model_path=os.fspath(model))
+    tokenizer, notes = load_tokenizer(files)
+    for sentence in notes:
+        warnings.warn(sentence, stacklevel=3)
+    given = as_texts(texts)
+    found = decode(tokenizer, given) if settings.decode else tokens_of(tokenizer, given, settings)
+    return Results(found)
 
 
 # -- functions that load a model first ------------------------------------------------------------

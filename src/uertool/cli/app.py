@@ -57,6 +57,13 @@ _SCALE = "Scale (--engine ray)"
 
 COMMANDS: tuple[Entry, ...] = (
     Entry("cloze", "uertool.cli.commands.cloze", "cloze", "Fill in masked words.", _TEXT),
+    Entry(
+        "tokenize",
+        "uertool.cli.commands.tokenize",
+        "tokenize",
+        "Tokens and ids of texts.",
+        _TEXT,
+    ),
     Entry("generate", "uertool.cli.commands.generate", "app", "Continue or transform text.", _TEXT),
     Entry(
         "extract-features",

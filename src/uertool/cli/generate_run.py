@@ -144,7 +144,7 @@ class Run:
                 self.kind,
                 call.suffix_for(self.form),
                 call.for_workers(self.model),
-                call.device,
+                call.device or DeviceSettings(),
                 self.decoding,
                 self.form,
                 self.raw,

@@ -21,7 +21,7 @@ from uertool.cli.options import OutputSettings, source_of
 from uertool.engine.ordering import absolute_model, check_engine, order_of_lines, refuse_same
 from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UsageError
-from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.loading.settings import DeviceSettings, TokenizerSettings
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from uertool.engine.run import Gathered
     from uertool.engine.work import Work
 
-M = TypeVar("M", bound=ModelSettings)
+M = TypeVar("M", bound=TokenizerSettings)
 
 #: Seconds between two lines about progress if there is no terminal.
 _EVERY = 60.0
@@ -41,7 +41,8 @@ class Call:
     """What the commands that run a model on lines share.
 
     Attributes:
-        engine, model, text, device, output: their settings.
+        engine, model, text, device, output: their settings; no device if only files of the model
+            are read.
         texts: texts on the command line.
         what: what is missing if there is no input, for messages.
         inputs: further files that decide the results, for the record of the run.
@@ -50,9 +51,9 @@ class Call:
     """
 
     engine: EngineSettings
-    model: ModelSettings
+    model: TokenizerSettings
     text: InputSettings
-    device: DeviceSettings
+    device: DeviceSettings | None
     output: OutputSettings
     texts: Sequence[str] | None = None
     what: str = "text"

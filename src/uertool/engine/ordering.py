@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
-from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.loading.settings import DeviceSettings, TokenizerSettings
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from uertool.engine.order import Order
 
-M = TypeVar("M", bound=ModelSettings)
+M = TypeVar("M", bound=TokenizerSettings)
 
 _ON_RAY = ("ray_address", "actors", "gpus_per_actor", "cpus_per_actor")
 
@@ -99,9 +99,9 @@ def new_order(
 
 def order_of_lines(
     engine: EngineSettings,
-    model: ModelSettings,
+    model: TokenizerSettings,
     text: InputSettings,
-    device: DeviceSettings,
+    device: DeviceSettings | None,
     *,
     source: str | None,
     texts: Sequence[str] | None,
@@ -111,7 +111,8 @@ def order_of_lines(
     """The order to run a model on lines.
 
     Args:
-        engine, model, text, device: where, which model, and how lines are read.
+        engine, model, text, device: where, which model, and how lines are read; no device if the
+            model does not run.
         source: the input: a path, "-", or None if it is the texts.
         texts: the lines themselves.
         seed: of everything random.
@@ -120,7 +121,7 @@ def order_of_lines(
     on_ray = engine.engine == "ray"
     more["identity"] = {
         **model_identity(model, digests=on_ray),
-        "dtype": device.dtype,
+        **({} if device is None else {"dtype": device.dtype}),
         "seed": seed,
         **({} if on_ray else {"skip_bad": text.skip_bad}),
         **more["identity"],
@@ -163,7 +164,7 @@ def _is_file(reference: str) -> bool:
     return os.path.exists(reference) or os.path.exists(reference + ".index")
 
 
-def model_identity(model: ModelSettings, *, digests: bool) -> dict[str, Any]:
+def model_identity(model: TokenizerSettings, *, digests: bool) -> dict[str, Any]:
     """What a model is: its name, its files and the settings that were given.
 
     Args:

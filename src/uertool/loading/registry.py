@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 
-from uertool.bundled import bundled_models
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
-from uertool.errors import CheckpointError, UsageError, listed
-from uertool.loading import hub
+from uertool.errors import UsageError, listed
 from uertool.loading.assembling import HEADS, build_model, heads_in
 from uertool.loading.config_resolution import Resolved, resolve_config
 from uertool.loading.device import resolve_device, resolve_dtype, set_threads
+from uertool.loading.references import find_model
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.loading.tokenizers import TOKENIZER_SETTINGS, TokenizerFiles, TokenizerFinder
 from uertool.models.model import UerModel
@@ -186,30 +185,6 @@ def load_from_settings(
 def forget_models() -> None:
     """Let go of every model that is kept."""
     _kept.clear()
-
-
-def find_model(reference: str | Path) -> Path:
-    """The path of a model: as it is, a bundled one's folder, or what the hub gives.
-
-    Raises:
-        CheckpointError: there is nothing of that name.
-    """
-    path = Path(local_path(reference))
-    if not path.exists() and not path.with_name(path.name + ".index").exists():
-        names = ", ".join(bundled_models())
-        raise CheckpointError(
-            f"The model {reference} does not exist.",
-            f"Check the path; bundled models are {names}, others on the hub are hf:owner/name.",
-        )
-    return path
-
-
-def local_path(reference: str | Path) -> str | Path:
-    """The path of a bundled model or one of the hub; a path stays what it is, there or not."""
-    text = str(reference)
-    if hub.is_hub_reference(text):
-        return hub.download(text)
-    return reference if Path(reference).exists() else bundled_models().get(text, reference)
 
 
 def _stamp(path: Path) -> tuple[Any, ...]:

@@ -38,13 +38,54 @@ def model_path(default: str | None) -> Setting:
 
 
 @dataclass(frozen=True)
-class ModelSettings(Settings):
-    """Which model, and UER-py's settings of its architecture; None means not given."""
+class TokenizerSettings(Settings):
+    """Which model, and which tokenizer; None means not given."""
 
     #: The bundled model that runs if none is named.
     bundled: ClassVar[str | None] = BUNDLED_MODEL
 
     load_model_path: Annotated[str | None, model_path(BUNDLED_MODEL)] = None
+    vocab_path: Annotated[Path | None, _tokenizer("Vocabulary, one token a line")] = None
+    spm_model_path: Annotated[Path | None, _tokenizer("Sentencepiece model", rare=True)] = None
+    merges_path: Annotated[Path | None, _tokenizer("Merges of a byte-level BPE", rare=True)] = None
+    tokenizer: Annotated[
+        Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
+        _tokenizer("Kind of tokenizer", rare=True),
+    ] = None
+    do_lower_case: Annotated[
+        bool | None, _tokenizer("Whether text is lower-cased", valued=True, rare=True)
+    ] = None
+
+    @property
+    def reference(self) -> str:
+        """The model that was named, or the bundled one.
+
+        Raises:
+            UsageError: no model was named, and none is bundled for the command.
+        """
+        found = self.load_model_path or self.bundled
+        if found is None:
+            raise UsageError("No model was named.", "Name one with `load_model_path`.")
+        return found
+
+    def files(self) -> list[str | Path | None]:
+        """The files that are read for the model or its tokenizer, for the record of a run."""
+        named = (self.vocab_path, self.spm_model_path, self.merges_path)
+        path = Path(self.reference)
+        if not path.exists():
+            path = bundled_models().get(self.reference, path)
+        if not path.exists():  # a TensorFlow prefix, or a name of the hub
+            parts = sorted(path.parent.glob(f"{path.name}.*"))
+            return [*parts, *named] if parts else [self.reference, *named]
+        # A checkpoint file is read with the vocabulary and the configuration next to it.
+        names = ("vocab.txt", "config.json") if path.is_file() else ()
+        return [path, *named, *filter(None, (find_companion(path, name) for name in names))]
+
+
+@dataclass(frozen=True)
+class ModelSettings(TokenizerSettings):
+    """Which model, and UER-py's settings of its architecture; None means not given."""
+
     config_path: Annotated[Path | None, _model("JSON configuration with UER-py's field names")] = (
         None
     )
@@ -57,17 +98,6 @@ class ModelSettings(Settings):
             rare=True,
         ),
     ] = ()
-    vocab_path: Annotated[Path | None, _tokenizer("Vocabulary, one token a line")] = None
-    spm_model_path: Annotated[Path | None, _tokenizer("Sentencepiece model", rare=True)] = None
-    merges_path: Annotated[Path | None, _tokenizer("Merges of a byte-level BPE", rare=True)] = None
-    tokenizer: Annotated[
-        Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
-        _tokenizer("Kind of tokenizer", rare=True),
-    ] = None
-    do_lower_case: Annotated[
-        bool | None, _tokenizer("Whether text is lower-cased", valued=True, rare=True)
-    ] = None
-
     embedding: Annotated[
         tuple[EmbeddingPart, ...] | None,
         _shape("Parts of the embedding, as `word pos seg`", several=True),
@@ -132,18 +162,6 @@ class ModelSettings(Settings):
         bool | None, _shape("The output layer is the word embedding", names=("tie_weight",))
     ] = None
 
-    @property
-    def reference(self) -> str:
-        """The model that was named, or the bundled one.
-
-        Raises:
-            UsageError: no model was named, and none is bundled for the command.
-        """
-        found = self.load_model_path or self.bundled
-        if found is None:
-            raise UsageError("No model was named.", "Name one with `load_model_path`.")
-        return found
-
     def overrides(self) -> dict[str, Any]:
         """The settings that were given, apart from files, as `load_model` takes them."""
         files = {"load_model_path", "config_path", "vocab_path", "tokenizer", "ignore_unexpected"}
@@ -155,16 +173,7 @@ class ModelSettings(Settings):
 
     def files(self) -> list[str | Path | None]:
         """The files that are read for the model, for the record of a run."""
-        named = (self.config_path, self.vocab_path, self.spm_model_path, self.merges_path)
-        path = Path(self.reference)
-        if not path.exists():
-            path = bundled_models().get(self.reference, path)
-        if not path.exists():  # a TensorFlow prefix, or a name of the hub
-            parts = sorted(path.parent.glob(f"{path.name}.*"))
-            return [*parts, *named] if parts else [self.reference, *named]
-        # A checkpoint file is read with the vocabulary and the configuration next to it.
-        names = ("vocab.txt", "config.json") if path.is_file() else ()
-        return [path, *named, *filter(None, (find_companion(path, name) for name in names))]
+        return [*super().files(), self.config_path]
 
 
 @dataclass(frozen=True)

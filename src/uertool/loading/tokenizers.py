@@ -6,20 +6,27 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.companions import companion, find_companion
-from uertool.checkpoints.model_folder import SPIECE_FILES
-from uertool.checkpoints.reader import Checkpoint
-from uertool.config import ModelConfig
 from uertool.errors import UertoolError, UsageError, VocabError
 from uertool.io.small_files import read_json_object
+from uertool.loading.references import find_model
+from uertool.loading.settings import TokenizerSettings
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
-from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder, tokenizer_from_json
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
+
+if TYPE_CHECKING:
+    from uertool.checkpoints.reader import Checkpoint
+    from uertool.config import ModelConfig
 
 #: Rows that a word table may have beyond its vocabulary: many are padded to a round number.
 PADDING_ROWS = 128
+
+#: Names of weight files, and of tokenizer files, in folders of Hugging Face.
+_HF_WEIGHTS = ("pytorch_model.bin", "model.safetensors", "model.safetensors.index.json")
+_HF_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 #: Keyword arguments of `load_model` that describe a tokenizer; with `tgt_` that of the target.
 TOKENIZER_SETTINGS = ("spm_model_path", "merges_path", "do_lower_case")
@@ -35,7 +42,6 @@ class TokenizerFiles:
         spm_model_path: a sentencepiece model.
         merges_path: merges of a byte-level BPE.
         do_lower_case: whether text is lower-cased.
-        json: a tokenizer.json of Hugging Face.
     """
 
     vocab: str | Path | None = None
@@ -43,7 +49,6 @@ class TokenizerFiles:
     spm_model_path: str | Path | None = None
     merges_path: str | Path | None = None
     do_lower_case: bool | None = None
-    json: Path | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -55,8 +60,7 @@ def own_tokenizer(path: Path) -> TokenizerFiles:
     """The tokenizer that the companions of a weight file describe; nothing for a folder.
 
     They are NAME.vocab.txt or NAME.vocab.json, NAME.spiece.model, NAME.merges.txt, and
-    NAME.config.json, which has its kind and `do_lower_case`; or NAME.tokenizer.json, which has
-    everything.
+    NAME.config.json, which has its kind and `do_lower_case`.
     """
     if path.is_dir():
         return TokenizerFiles()
@@ -76,25 +80,8 @@ def own_tokenizer(path: Path) -> TokenizerFiles:
         kind=kind if isinstance(kind, str) else None,
         spm_model_path=own("spiece.model"),
         merges_path=own("merges.txt"),
-        json=own("tokenizer.json"),
         do_lower_case={"true": True, "false": False}.get(str(lower).lower()),
     )
-
-
-def nearby_tokenizer(path: Path) -> tuple[TokenizerFiles, list[str]]:
-    """The tokenizer of a weight file, or one in its folder that is no plain vocabulary.
-
-    A note names one that may be another model's.
-    """
-    own = own_tokenizer(path)
-    if not own.is_empty or find_companion(path, "vocab.txt") is not None:
-        return own, []
-    found = find_companion(path, "tokenizer.json", *SPIECE_FILES)
-    if found is None:
-        return own, []
-    is_json = found.name == "tokenizer.json"
-    files = TokenizerFiles(json=found) if is_json else TokenizerFiles(spm_model_path=found)
-    return files, [] if path.is_dir() else [f"The tokenizer {found}, next to the model, is used."]
 
 
 def found_vocab(path: Path, default: str = "vocab.txt") -> tuple[Path, list[str]]:
@@ -115,12 +102,6 @@ def found_vocab(path: Path, default: str = "vocab.txt") -> tuple[Path, list[str]
     return found, [
         f"The vocabulary {found}, next to the model, is used, because there is no {own}."
     ]
-
-
-def settings_of(path: Path) -> Path | None:
-    """tokenizer_config.json of a tokenizer.json."""
-    found = path.with_name(path.name.replace("tokenizer.json", "tokenizer_config.json"))
-    return found if found.is_file() else None
 
 
 class TokenizerFinder:
@@ -184,41 +165,8 @@ class TokenizerFinder:
         return tokenizer
 
     def _make(self, named: TokenizerFiles, default: str) -> Tokenizer:
-        path = self.checkpoint.path
-        vocab, kind, lower = named.vocab, named.kind, named.do_lower_case
-        spm, merges = named.spm_model_path, named.merges_path
-        if vocab is None and spm is None:
-            if self.checkpoint.layout == "hf" and default == "vocab.txt":
-                folder = path if path.is_dir() else path.parent
-                if kind is None and lower is None:
-                    return tokenizer_from_hf_folder(folder)
-                vocab = find_companion(path, default)
-                if vocab is None:
-                    raise UsageError(f"`tokenizer` needs `vocab_path`: {folder} has no vocab.txt.")
-            else:
-                own, note = (
-                    nearby_tokenizer(path) if default == "vocab.txt" else (TokenizerFiles(), [])
-                )
-                self.notes.extend(note)
-                if own.json is not None and kind is None and lower is None:
-                    return tokenizer_from_json(own.json, settings_of(own.json))
-                spm, merges = own.spm_model_path, merges or own.merges_path
-                vocab = own.vocab or (None if spm else self._found(default))
-                kind = kind or own.kind
-                lower = own.do_lower_case if lower is None else lower
-        return make_tokenizer(
-            kind or "bert",
-            vocab_path=vocab,
-            spm_model_path=spm,
-            merges_path=merges,
-            do_lower_case=True if lower is None else bool(lower),
-        )
-
-    def _found(self, default: str) -> Path:
-        """The vocabulary of the checkpoint, with a note if it may be another model's."""
-        found, note = found_vocab(self.checkpoint.path, default)
-        self.notes.extend(note)
-        return found
+        checkpoint = self.checkpoint
+        return _tokenizer_at(checkpoint.path, checkpoint.layout, named, self.notes, default)
 
     def _compare(self, tokenizer: Tokenizer, rows: int, named: str | Path | None) -> None:
         """A vocabulary of another size than the word table belongs to another model."""
@@ -237,3 +185,88 @@ class TokenizerFinder:
             "Use the vocabulary that the model was trained with, or adapt the model to this one "
             "with: uertool vocab adapt",
         )
+
+
+def load_tokenizer(model: TokenizerSettings) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer that settings describe, without the weights of the model, and notes about it.
+
+    Files of a tokenizer that are named need no model; otherwise the model is a weight file with
+    its vocabulary next to it, or a folder, which may hold the files of a tokenizer alone.
+
+    Raises:
+        UsageError: there is no vocabulary.
+        UertoolError: the model is missing, or its files cannot be read.
+    """
+    files = TokenizerFiles(
+        model.vocab_path,
+        model.tokenizer,
+        model.spm_model_path,
+        model.merges_path,
+        model.do_lower_case,
+    )
+    notes: list[str] = []
+    has_files = files.vocab is not None or files.spm_model_path is not None
+    if has_files:
+        return _tokenizer_at(Path(), "uer", files, notes), notes
+    path = find_model(model.reference)
+    return _tokenizer_at(path, _layout_of(path), files, notes), notes
+
+
+def _layout_of(path: Path) -> str:
+    """Whether the files around a model are those of Hugging Face ("hf"), without its weights."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and path.name not in _HF_WEIGHTS:
+        return "uer"
+    if any((folder / name).is_file() for name in _HF_TOKENIZERS):
+        return "hf"
+    config = folder / "config.json"
+    has_type = config.is_file() and "model_type" in read_json_object(config)
+    return "hf" if has_type else "uer"
+
+
+def _tokenizer_at(
+    path: Path,
+    layout: str,
+    named: TokenizerFiles,
+    notes: list[str],
+    default: str = "vocab.txt",
+) -> Tokenizer:
+    """The tokenizer of a model, from the files that were named or else those next to it.
+
+    Args:
+        path: the weight file or folder.
+        layout: of the model, "hf" for Hugging Face's.
+        named: what was named.
+        notes: gets a note if the vocabulary may be another model's.
+        default: the name of a vocabulary.
+    """
+    vocab, kind, lower = named.vocab, named.kind, named.do_lower_case
+    spm, merges = named.spm_model_path, named.merges_path
+    if vocab is None and spm is None:
+        if layout == "hf" and default == "vocab.txt":
+            folder = path if path.is_dir() else path.parent
+            if kind is None and lower is None:
+                return tokenizer_from_hf_folder(folder)
+            vocab = find_companion(path, default)
+            if vocab is None:
+                raise UsageError(f"`tokenizer` needs `vocab_path`: {folder} has no vocab.txt.")
+        else:
+            own = own_tokenizer(path) if default == "vocab.txt" else TokenizerFiles()
+            spm, merges = own.spm_model_path, merges or own.merges_path
+            vocab = own.vocab or (None if spm else _found(path, default, notes))
+            kind = kind or own.kind
+            lower = own.do_lower_case if lower is None else lower
+    return make_tokenizer(
+        kind or "bert",
+        vocab_path=vocab,
+        spm_model_path=spm,
+        merges_path=merges,
+        do_lower_case=True if lower is None else bool(lower),
+    )
+
+
+def _found(path: Path, default: str, notes: list[str]) -> Path:
+    """The vocabulary of a model, with a note if it may be another model's."""
+    found, note = found_vocab(path, default)
+    notes.extend(note)
+    return found

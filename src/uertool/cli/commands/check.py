@@ -44,7 +44,7 @@ def check(
 
     from uertool.cli.render import check as render
     from uertool.loading.device import set_threads
-    from uertool.loading.registry import local_path
+    from uertool.loading.references import local_path
     from uertool.tasks.check import inspection, repair, tensor_health
 
     path = local_path(reference)

@@ -19,7 +19,7 @@ from uertool.checkpoints.formats.hf_folder import STANDARD_NAMES
 from uertool.checkpoints.reader import Checkpoint
 from uertool.checkpoints.writer import is_weight_file
 from uertool.errors import CheckpointError, UertoolError, UsageError
-from uertool.loading.registry import find_model
+from uertool.loading.references import find_model
 from uertool.tasks.convert.plan import ConversionPlan
 from uertool.tasks.convert.results import ConversionReport
 from uertool.tasks.convert.settings import ConvertSettings, Target

@@ -181,7 +181,6 @@ _HEADS = (
     ("ForSequenceClassification", "cls"),
     ("ForTokenClassification", "token_cls"),
     ("LMHeadModel", "lm"),
-    ("ForCausalLM", "lm"),
     ("ForConditionalGeneration", "lm"),
 )
 

@@ -12,7 +12,8 @@ import torch
 from uertool.checkpoints.canonical_file import WORD_TABLES, word_table
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.errors import CheckpointError, UsageError, VocabError
-from uertool.loading.registry import LoadedModel, find_model
+from uertool.loading.references import find_model
+from uertool.loading.registry import LoadedModel
 from uertool.loading.tokenizers import found_vocab, own_tokenizer
 from uertool.tasks.embeddings.word_files import ROWS, Block
 from uertool.text.tokenizers.factory import make_tokenizer

@@ -20,7 +20,7 @@ from uertool.io.atomic import refuse_existing
 from uertool.io.display import Report
 from uertool.loading.assumptions import guessed
 from uertool.loading.config_resolution import resolve_config
-from uertool.loading.registry import local_path
+from uertool.loading.references import local_path
 from uertool.tasks.vocab.adapted_files import renewed, write_companions
 from uertool.tasks.vocab.change import Change, Side, SideReport, asked_changes
 from uertool.tasks.vocab.rows import RowPlan

@@ -21,11 +21,9 @@ class Tokenizer:
             token. Off by default, since UER-py reads it as ordinary characters.
         prefix_ids, suffix_ids: what `with_special` puts around a sequence.
         joining: how tokens become words again, see `uertool.text.detokenize`.
-        ends_texts: whether `suffix_ids` are those that the model's own library puts behind a text.
     """
 
     name: ClassVar[str] = ""
-    ends_texts: ClassVar[bool] = False
     joining: detokenize.Joining = "characters"
 
     def __init__(self, vocab: Vocab, *, special_in_text: bool = False) -> None:
@@ -145,6 +143,20 @@ class Tokenizer:
         None if this tokenizer does not know, or a token is not a range of characters.
         """
         return None
+
+    def places(self, text: str) -> list[tuple[int, int]] | None:
+        """As `spans`, also for special tokens in a text where these are read as such."""
+        if not self.special_in_text:
+            return self.spans(text)
+        found: list[tuple[int, int]] = []
+        start = 0
+        for part, special in self._parts(text):
+            spans = [(0, len(part))] if special else self.spans(part)
+            if spans is None:
+                return None
+            found.extend((start + first, start + last) for first, last in spans)
+            start += len(part)
+        return found
 
     def with_special(self, ids: Sequence[int]) -> list[int]:
         """The ids with what the model expects around a sequence, [CLS] and [SEP] for UER-py's."""

@@ -33,7 +33,6 @@ class HuggingFaceTokenizer(Tokenizer):
     """
 
     name = "huggingface"
-    ends_texts = True
 
     def __init__(
         self,
@@ -52,10 +51,7 @@ class HuggingFaceTokenizer(Tokenizer):
             for role in ROLES
             if (token := token_text(settings.get(f"{role}_token"))) in table
         }
-        added = rust.get_added_tokens_decoder().values()
-        others = [token.content for token in added if token.special]
-        vocab = Vocab(tokens, source=source, special=special, more_special=others)
-        super().__init__(vocab, special_in_text=True)
+        super().__init__(Vocab(tokens, source=source, special=special), special_in_text=True)
         self._rust = rust
         self.joining = joining
         self.bos_id = table.get(token_text(settings.get("bos_token")), self.cls_id)
@@ -81,6 +77,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self._rust.encode_special_tokens = not self.special_in_text
         with rust_errors(InputError, f"{self.vocab.source} cannot tokenize a text"):
             return list(self._rust.encode(text, add_special_tokens=False).offsets)
+
+    def places(self, text: str) -> list[tuple[int, int]] | None:
+        return self.spans(text)  # the library finds special tokens itself
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, without special tokens around them."""

@@ -1,0 +1,1 @@
+"""`tokenize`: tokens and ids of texts, and texts of ids."""
