@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from uertool.config import Activation, ModelConfig
@@ -29,6 +30,14 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """The layer's output added to `residual`, which has the shape of x."""
+        size = self.linear_1.chunk
+        if size is None or x.numel() <= size * x.shape[-1]:
+            return self._rows(x, residual)
+        parts = x.flatten(0, -2).split(size), residual.flatten(0, -2).split(size)
+        out = torch.cat([self._rows(*part) for part in zip(*parts, strict=True)])
+        return out.view(residual.shape)
+
+    def _rows(self, x: Tensor, residual: Tensor) -> Tensor:
         if self.linear_gate is None:
             inner = self.linear_1.activated(x, self.activation)
         else:

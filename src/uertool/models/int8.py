@@ -44,12 +44,16 @@ class Int8Linear(Linear):
         weight: [out, in], on the CPU.
         bias: [out] or None.
 
+    Attributes:
+        chunk: rows that are computed at a time: what is between two products stays in the caches.
+
     Raises:
         RuntimeError, AttributeError: this build or processor has no 8-bit kernels.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
+        self.chunk = 256
         if platform.machine().lower() not in ("x86_64", "amd64"):
             raise RuntimeError("oneDNN multiplies bytes at speed on x86-64 processors only")
         codes, scale = quantize(weight)
@@ -59,27 +63,30 @@ class Int8Linear(Linear):
         self.offset = 128 if _has_vnni() else 64
         self.scale = scale / (self.offset - 1)
         self.levels = torch.tensor(self.offset - 1.0)
-        self.rounding = torch.tensor(ROUNDING + self.offset)
+        # As long as a row: torch computes with such at the full speed, not with single numbers.
+        self.rounding = torch.full((weight.shape[1],), ROUNDING + self.offset)
         self.no_offsets = torch.zeros(len(scale), dtype=torch.int64)
-        self.bias = None if bias is None else bias.detach().float()
+        self.bias = torch.zeros(len(scale)) if bias is None else bias.detach().float()
         self.product: Callable[..., Any] = torch.ops.onednn.qlinear_pointwise.default
         self(torch.zeros(1, weight.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        product, largest = self._product(x)
-        if self.bias is None:
-            return product.mul_(largest).to(x.dtype)
-        return torch.addcmul(self.bias, product, largest).to(x.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        out = torch.empty(len(rows), len(self.scale))
+        parts = out.split(self.chunk), rows.split(self.chunk)
+        for target, part in zip(*parts, strict=True):
+            product, largest = self._product(part)
+            torch.addcmul(self.bias, product, largest, out=target)
+        return out.view(*x.shape[:-1], -1).to(x.dtype)
 
     def added(self, x: Tensor, residual: Tensor) -> Tensor:
-        product, largest = self._product(x)
-        total = torch.addcmul(residual.float(), product, largest)
-        return (total if self.bias is None else total.add_(self.bias)).to(x.dtype)
+        return residual + self(x)
 
     def _product(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Float32 x W^T [..., out], divided by the largest magnitude [..., 1] of each row of x."""
+        """Float32 x W^T [rows, out], divided by the largest magnitude [rows, 1] of each row."""
         x = x.float()
-        largest = x.abs().amax(-1, keepdim=True).clamp_(min=1e-12)
+        largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
+        largest.clamp_(min=1e-12)
         rounded = torch.addcmul(self.rounding, x, torch.div(self.levels, largest))
         codes = rounded.view(torch.int32).to(torch.uint8)
         out = self.product(

@@ -66,6 +66,9 @@ FUSED: Mapping[str, tuple[str, str]] = {
 class Linear(nn.Module):
     """A linear layer x W^T + b, [..., in] to [..., out], and what usually follows it."""
 
+    #: Rows that are best taken through several layers at a time; None for all.
+    chunk: int | None = None
+
     def activated(self, x: Tensor, activation: Activation) -> Tensor:
         """Compute activation(x W^T + b)."""
         return ACTIVATIONS[activation](self(x))
