@@ -271,6 +271,37 @@ def test_variants_are_plain_lines(run: Any) -> None:
     assert "1 line, 3 variants" in ran.err
 
 
+def test_the_line_itself_is_written_before_its_variants(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "in.tsv"
+    path.write_text("label\ttext_a\n1\t这本书很[mask]看\n0\t\n1\t不行\n", "utf-8")
+    asked = ["-i", path, "--column", "text_a", "--augment", 2]
+    plain = run(*asked).out.splitlines()
+    kept = run(*asked, "--keep-original")
+    lines = kept.out.splitlines()
+    assert lines[:2] == ["label\ttext_a", "1\t这本书很[mask]看"]
+    assert [line for line in lines if line not in path.read_text("utf-8").splitlines()] == plain[1:]
+    assert "0\t" in lines
+    assert "3 lines, 4 variants" in kept.err
+    records = run(*asked, "--keep-original", "--json").records
+    assert [record.get("variant") for record in records if "filled" in record] == [
+        *(0, 1, 2),
+        *(0,),
+        *(0, 1, 2),
+    ]
+    assert run("今天", "--keep-original").code == 2
+
+
+def test_texts_are_asked_for_until_the_input_ends(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe_in(monkeypatch, "今天天气很[MASK]。\n\n很[MASK]\n")
+    said = run("--interactive", "--topn", 2)
+    assert said.code == 0
+    assert said.out.count("Predicted answer: ") == 2
+    assert said.out == run("今天天气很[MASK]。", "很[MASK]", "--topn", 2).out
+    assert "takes no texts, files or --json" in run("今天", "--interactive").err
+
+
 def test_variants_of_a_table_keep_its_other_columns(run: Any, tmp_path: Path) -> None:
     table = tmp_path / "train.tsv"
     table.write_text("label\ttext_a\n1\t今天很好\n0\t酒店很差\n", "utf-8")

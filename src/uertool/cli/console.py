@@ -5,6 +5,7 @@ Progress bars and colours appear on a terminal only; NO_COLOR and TERM=dumb are 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -192,6 +193,26 @@ def cut(text: str, width: int) -> str:
 def terminal_width() -> int:
     """Columns of the terminal, or those used where there is none."""
     return shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
+
+
+# -- standard input -------------------------------------------------------------------------------
+
+
+def typed_lines() -> Iterator[str]:
+    """Lines typed by a person, without blank ones, until Ctrl-D."""
+    asking = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
+    if asking:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - gives `input` its history and its editing keys
+    while True:
+        try:
+            line = input(asking)
+        except EOFError:
+            if asking:
+                out()
+            return
+        if line.strip():
+            yield line
 
 
 # -- standard error -------------------------------------------------------------------------------

@@ -276,7 +276,7 @@ class Run:
         writer = Writer(
             "text", sys.stdout, raw=self.raw, fill=generator.filled if self.fill else None
         )
-        for number, line in enumerate(_typed()):
+        for number, line in enumerate(console.typed_lines()):
             screen = _Screen(generator, "text") if live else None
             try:
                 found = generator.generate([Prompt(number, line)], self.decoding, on_text=screen)
@@ -287,23 +287,6 @@ class Run:
                 console.note("Stopped.")
             except UertoolError as error:
                 console.error(error.message, error.hint)
-
-
-def _typed() -> Iterator[str]:
-    """Lines typed by a person, without blank ones, until Ctrl-D."""
-    asking = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
-    if asking:
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401 - gives `input` its history and its editing keys
-    while True:
-        try:
-            line = input(asking)
-        except EOFError:
-            if asking:
-                console.out()
-            return
-        if line.strip():
-            yield line
 
 
 def _report_bad(bad: Sequence[BadLine]) -> None:

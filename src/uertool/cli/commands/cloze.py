@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from uertool.cli import console
 from uertool.cli.console import counted
-from uertool.cli.options import ResultSettings, with_settings
+from uertool.cli.options import ResultSettings, report_model, with_settings
 from uertool.cli.pipeline import Call
 from uertool.cli.render.cloze import summary_line, table
+from uertool.engine.ordering import refuse_on_ray
 from uertool.engine.settings import EngineSettings
+from uertool.errors import UertoolError, UsageError
 from uertool.loading.settings import DeviceSettings, ModelSettings
-from uertool.tasks.cloze.settings import ClozeSettings
+from uertool.tasks.cloze.settings import ClozeSettings, DialogueSettings
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ def cloze(
     ] = None,
     *,
     settings: ClozeSettings,
+    dialogue: DialogueSettings,
     model: ModelSettings,
     text: InputSettings,
     device: DeviceSettings,
@@ -69,6 +73,9 @@ def cloze(
         )
     targets = tuple(word for given in settings.targets for word in split_words(given))
     settings = dataclasses.replace(settings, targets=targets, words=words, seed=output.seed)
+    if dialogue.interactive:
+        _converse(call, model, device, settings, shown)
+        return
     form = "jsonl" if shown == "table" else shown
     found, meter = call.run(
         "Cloze",
@@ -83,6 +90,36 @@ def cloze(
     call.report(found, meter.rate)
     plain = {**dataclasses.asdict(settings), "words": len(words), "topn": settings.best}
     call.record(plain, {**dataclasses.asdict(summary), "seconds": round(meter.seconds, 3)})
+
+
+def _converse(
+    call: Call, model: ModelSettings, device: DeviceSettings, settings: ClozeSettings, form: str
+) -> None:
+    """Ask for texts and answer them until the input ends."""
+    refuse_on_ray(call.engine, interactive=True)
+    named = call.texts or call.text.test_path or call.output.prediction_path
+    if named or form == "jsonl":
+        raise UsageError(
+            "`interactive` asks for texts and answers on the terminal; it takes no texts, files or "
+            "`json`."
+        )
+    from uertool.engine.jobs import run_job
+    from uertool.loading.registry import load_from_settings
+    from uertool.tasks.cloze.job import ClozeJob
+    from uertool.tasks.cloze.writing import record, writer_for
+    from uertool.text.readers import Line
+
+    loaded = load_from_settings(model, device, heads=["mlm"])
+    report_model(loaded)
+    job = ClozeJob(loaded, settings)
+    write = writer_for("text", sys.stdout)
+    console.note("Write a text with [MASK] and press Enter. Ctrl-D ends.")
+    for number, line in enumerate(console.typed_lines()):
+        try:
+            for result in run_job(job, [Line(number, line)], on_notice=console.warn):
+                table(record(result)) if form == "table" else write(result)
+        except UertoolError as error:
+            console.error(error.message, error.hint)
 
 
 def _report(summary: ClozeSummary, seconds: float, settings: ClozeSettings) -> None:

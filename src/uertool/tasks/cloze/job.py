@@ -50,7 +50,7 @@ class _Row(NamedTuple):
 
     line: Line
     masked: Masked
-    variant: int
+    variant: int | None  # None for the line itself
     spans: list[tuple[int, int]] | None  # of the line's tokens, for variants
 
 
@@ -96,6 +96,9 @@ class ClozeJob:
             spans = self._masker.spans(line.text) if self.settings.augment else None
             for variant in range(self.settings.augment or 1):
                 masked = self._masker.mask(line.number, ids, variant)
+                if variant == 0 and self.settings.keep_original:
+                    payload = _Row(line, masked, None, spans)
+                    found.append(Encoded(line.number, (), payload=payload))
                 row = masked.ids if masked.positions else ()
                 payload = _Row(line, masked, variant, spans)
                 found.append(Encoded(line.number, row, payload=payload))
@@ -111,7 +114,10 @@ class ClozeJob:
         return self._guesses(batch)
 
     def empty(self, item: Encoded) -> ClozeResult:
-        """The result of a line in which nothing is masked."""
+        """The result of a line in which nothing is masked, or that is kept next to its variants."""
+        line, _, variant, _ = item.payload
+        if variant is None:
+            return ClozeResult(line.number, line.text, filled=line.text, fields=line.fields)
         return self._result(item)
 
     def _result(self, item: Encoded, **found: Any) -> ClozeResult:
@@ -121,7 +127,7 @@ class ClozeJob:
             text=line.text,
             ids=masked.ids,
             tokens=tuple(self.tokenizer.tokens(masked.ids)),
-            variant=variant,
+            variant=variant + 1 if self.settings.augment else 0,
             was_cut=masked.was_cut or line.cut,
             reason=masked.reason,
             fields=line.fields,

@@ -75,7 +75,7 @@ class ClozeResult(Report):
         masks: one for each masked token; none for a line without.
         slots: scores of given words.
         filled: the line with sampled tokens in the place of the masks, if that was asked for.
-        variant: which variant it is, from 0.
+        variant: which variant it is, from 1; 0 for the line itself.
         was_cut: whether the line was longer than what fits.
         reason: why nothing was masked, or None.
         fields: the other columns or fields of the line.
@@ -133,12 +133,13 @@ class ClozeSummary(Figures):
 
     def add(self, result: ClozeResult) -> None:
         """Count one result."""
-        if result.variant == 0:
+        is_original = result.variant == 0 and result.filled is not None
+        if result.variant <= 1 and not is_original:
             self.lines += 1
             self.cut += result.was_cut
             if result.reason is not None:
                 self.unmasked[result.reason] = self.unmasked.get(result.reason, 0) + 1
-        self.variants += result.filled is not None
+        self.variants += result.filled is not None and not is_original
         self.masks += len(result.masks)
         for mask in result.masks:
             if mask.rank is not None:

@@ -58,6 +58,9 @@ class ClozeSettings(Settings):
     augment: Annotated[
         int | None, Setting("Write N variants of every line", min=1, panel=_ASKED, metavar="N")
     ] = None
+    keep_original: Annotated[
+        bool, Setting("With augment: write the line itself before its variants", panel=_ASKED)
+    ] = False
     temperature: Annotated[
         float,
         Setting(
@@ -111,6 +114,8 @@ class ClozeSettings(Settings):
             raise UsageError(
                 "`augment` and `targets` were both given.", "Draw variants, or score given words."
             )
+        if self.keep_original and not self.augment:
+            raise UsageError("`keep_original` belongs to `augment`.", "Give `augment` too.")
         if not all(word.strip() for word in self.targets):
             raise UsageError("One of the words of `targets` is empty.")
         if self.mask_word is not None and self.mask_ratio is not None:
@@ -124,3 +129,12 @@ class ClozeSettings(Settings):
     def best(self) -> int:
         """`topn`, or its default."""
         return self.topn or (DEFAULT_DRAWN_FROM if self.augment else DEFAULT_GUESSES)
+
+
+@dataclass(frozen=True)
+class DialogueSettings(Settings):
+    """How the command gets its texts, besides the usual ways."""
+
+    interactive: Annotated[
+        bool, Setting("Ask for texts, one after the other", panel="Input", rare=True)
+    ] = False
