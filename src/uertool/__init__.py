@@ -28,6 +28,8 @@ PUBLIC = {
     "ensemble_fit": "uertool.api.ensembles",
     "ensemble_predict": "uertool.api.ensembles",
     "ensemble_search": "uertool.api.ensembles",
+    "evaluate_cloze": "uertool.api.evaluation",
+    "evaluate_sts": "uertool.api.evaluation",
     "extract_embeddings": "uertool.api.vectors",
     "extract_features": "uertool.api.vectors",
     "generate": "uertool.api.models",

@@ -24,6 +24,8 @@ from uertool.tasks.embeddings.word_files import WordSource
 from uertool.tasks.ensemble.ensemble import Predicted
 from uertool.tasks.ensemble.fit import Fitted
 from uertool.tasks.ensemble.search import Found
+from uertool.tasks.evaluate.cloze import ClozeFigures
+from uertool.tasks.evaluate.sts import StsResult
 from uertool.tasks.features.whitening import Whitening
 from uertool.tasks.features.whitening_work import WhiteningReport
 from uertool.tasks.features.work import FeatureReport
@@ -51,6 +53,8 @@ __all__ = [
     "ensemble_fit",
     "ensemble_predict",
     "ensemble_search",
+    "evaluate_cloze",
+    "evaluate_sts",
     "extract_embeddings",
     "extract_features",
     "generate",
@@ -116,7 +120,7 @@ def check(
 ) -> Inspection: ...
 
 def cloze(
-    texts: str | Iterable[str],
+    texts: str | Path | Iterable[str],
     *,
     model: LoadedModel | str | Path | None = None,
     topn: int | None = None,
@@ -130,7 +134,7 @@ def cloze(
     whole_word: bool = False,
     seq_length: int | None = None,
     batch_size: int | None = 64,
-    word_list: str | Path | Iterable[str] | None = None,
+    word_list: str | Path | Iterable[str] = (),
     seed: int = 7,
     vocab_path: str | Path | None = None,
     spm_model_path: str | Path | None = None,
@@ -247,7 +251,7 @@ def convert_folder(
 ) -> list[tuple[Path, ConversionReport | UertoolError]]: ...
 
 def encode(
-    sentences: str | Iterable[str],
+    sentences: str | Path | Iterable[str],
     *,
     model: LoadedModel | str | Path | None = None,
     pooling: str = 'first',
@@ -386,6 +390,102 @@ def ensemble_search(
     objective: Literal['auto', 'multiclass', 'binary'] = 'auto',
 ) -> Found: ...
 
+def evaluate_cloze(
+    texts: str | Path | Iterable[str],
+    *,
+    model: LoadedModel | str | Path | None = None,
+    whole_word: bool = False,
+    seq_length: int | None = None,
+    batch_size: int | None = None,
+    word_list: str | Path | Iterable[str] = (),
+    config_path: str | Path | None = None,
+    ignore_unexpected: Sequence[str] = (),
+    vocab_path: str | Path | None = None,
+    spm_model_path: str | Path | None = None,
+    merges_path: str | Path | None = None,
+    tokenizer: Literal['bert', 'char', 'space', 'bpe', 'xlmroberta'] | None = None,
+    do_lower_case: bool | None = None,
+    embedding: Sequence[Literal['word', 'pos', 'seg', 'task', 'sinusoidalpos', 'dual']] | None = None,
+    encoder: Literal['transformer', 'rnn', 'lstm', 'gru', 'birnn', 'bilstm', 'bigru', 'gatedcnn', 'dual'] | None = None,
+    mask: Literal['fully_visible', 'causal', 'causal_with_prefix'] | None = None,
+    layernorm_positioning: Literal['post', 'pre'] | None = None,
+    layernorm: Literal['normal', 't5'] | None = None,
+    feed_forward: Literal['dense', 'gated'] | None = None,
+    hidden_act: Literal['gelu', 'gelu_fast', 'relu', 'silu', 'linear', 'tanh'] | None = None,
+    heads_num: int | None = None,
+    layers_num: int | None = None,
+    hidden_size: int | None = None,
+    emb_size: int | None = None,
+    feedforward_size: int | None = None,
+    max_seq_length: int | None = None,
+    task_type: int | None = None,
+    relative_attention_buckets_num: int | None = None,
+    relative_position_embedding: bool | None = None,
+    remove_embedding_layernorm: bool | None = None,
+    remove_attention_scale: bool | None = None,
+    remove_transformer_bias: bool | None = None,
+    factorized_embedding_parameterization: bool | None = None,
+    parameter_sharing: bool | None = None,
+    has_residual_attention: bool | None = None,
+    bidirectional: bool | None = None,
+    tie_weights: bool | None = None,
+    device: str = 'auto',
+    dtype: Literal['auto', 'float32', 'bfloat16', 'float16', 'int8'] = 'auto',
+    threads: int | None = None,
+) -> ClozeFigures: ...
+
+def evaluate_sts(
+    pairs: str | Path,
+    *,
+    model: LoadedModel | str | Path | None = None,
+    text_columns: str = 'text_a,text_b',
+    score_column: str | None = None,
+    pooling: str = 'first,mean,first-last-mean',
+    seq_length: int | None = None,
+    batch_size: int | None = None,
+    add_sep: bool | None = None,
+    resamples: int = 1000,
+    whitening_size: int | None = None,
+    whiten: bool = False,
+    load_whitening: str | Path | None = None,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    config_path: str | Path | None = None,
+    ignore_unexpected: Sequence[str] = (),
+    vocab_path: str | Path | None = None,
+    spm_model_path: str | Path | None = None,
+    merges_path: str | Path | None = None,
+    tokenizer: Literal['bert', 'char', 'space', 'bpe', 'xlmroberta'] | None = None,
+    do_lower_case: bool | None = None,
+    embedding: Sequence[Literal['word', 'pos', 'seg', 'task', 'sinusoidalpos', 'dual']] | None = None,
+    encoder: Literal['transformer', 'rnn', 'lstm', 'gru', 'birnn', 'bilstm', 'bigru', 'gatedcnn', 'dual'] | None = None,
+    mask: Literal['fully_visible', 'causal', 'causal_with_prefix'] | None = None,
+    layernorm_positioning: Literal['post', 'pre'] | None = None,
+    layernorm: Literal['normal', 't5'] | None = None,
+    feed_forward: Literal['dense', 'gated'] | None = None,
+    hidden_act: Literal['gelu', 'gelu_fast', 'relu', 'silu', 'linear', 'tanh'] | None = None,
+    heads_num: int | None = None,
+    layers_num: int | None = None,
+    hidden_size: int | None = None,
+    emb_size: int | None = None,
+    feedforward_size: int | None = None,
+    max_seq_length: int | None = None,
+    task_type: int | None = None,
+    relative_attention_buckets_num: int | None = None,
+    relative_position_embedding: bool | None = None,
+    remove_embedding_layernorm: bool | None = None,
+    remove_attention_scale: bool | None = None,
+    remove_transformer_bias: bool | None = None,
+    factorized_embedding_parameterization: bool | None = None,
+    parameter_sharing: bool | None = None,
+    has_residual_attention: bool | None = None,
+    bidirectional: bool | None = None,
+    tie_weights: bool | None = None,
+    device: str = 'auto',
+    dtype: Literal['auto', 'float32', 'bfloat16', 'float16', 'int8'] = 'auto',
+    threads: int | None = None,
+) -> Results[StsResult]: ...
+
 def extract_embeddings(
     word_embedding_path: str | Path,
     *,
@@ -400,7 +500,7 @@ def extract_embeddings(
 ) -> ExportReport: ...
 
 def extract_features(
-    texts: str | Iterable[str] | None = None,
+    texts: str | Path | Iterable[str] | None = None,
     *,
     prediction_path: str | Path,
     overwrite: bool = False,
@@ -478,7 +578,7 @@ def extract_features(
 ) -> FeatureReport: ...
 
 def generate(
-    prompts: str | Iterable[str],
+    prompts: str | Path | Iterable[str],
     *,
     model: LoadedModel | str | Path | None = None,
     temperature: float = 1.0,
@@ -614,7 +714,7 @@ def load_model(
 
 def nearest(
     source: LoadedModel | WordSource | str | Path,
-    words: str | Iterable[str],
+    words: str | Path | Iterable[str],
     *,
     plus: Sequence[str] = (),
     minus: Sequence[str] = (),
@@ -623,7 +723,7 @@ def nearest(
 ) -> Results[Results[Neighbour]]: ...
 
 def score(
-    texts: str | Iterable[str],
+    texts: str | Path | Iterable[str],
     *,
     model: LoadedModel | str | Path | None = None,
     seq_length: int | None = None,
@@ -754,7 +854,7 @@ def topn_dep(
 ) -> Substitutes: ...
 
 def topn_indep(
-    words: str | Iterable[str],
+    words: str | Path | Iterable[str],
     *,
     model: LoadedModel | str | Path | None = None,
     vectors: str | Path | None = None,
@@ -861,7 +961,7 @@ def whiten_fit(
 class Model(LoadedModel):
     def cloze(
         self,
-        texts: str | Iterable[str],
+        texts: str | Path | Iterable[str],
         *,
         topn: int | None = None,
         targets: Sequence[str] = (),
@@ -874,12 +974,12 @@ class Model(LoadedModel):
         whole_word: bool = False,
         seq_length: int | None = None,
         batch_size: int | None = 64,
-        word_list: str | Path | Iterable[str] | None = None,
+        word_list: str | Path | Iterable[str] = (),
         seed: int = 7,
     ) -> Results[ClozeResult]: ...
     def encode(
         self,
-        sentences: str | Iterable[str],
+        sentences: str | Path | Iterable[str],
         *,
         pooling: str = 'first',
         layers: Sequence[int] = (),
@@ -892,7 +992,7 @@ class Model(LoadedModel):
     ) -> NDArray[numpy.float32]: ...
     def generate(
         self,
-        prompts: str | Iterable[str],
+        prompts: str | Path | Iterable[str],
         *,
         temperature: float = 1.0,
         top_k: int = 70,
@@ -922,7 +1022,7 @@ class Model(LoadedModel):
     ) -> Results[Results[Generated]]: ...
     def neighbours(
         self,
-        words: str | Iterable[str],
+        words: str | Path | Iterable[str],
         *,
         plus: Sequence[str] = (),
         minus: Sequence[str] = (),
@@ -931,7 +1031,7 @@ class Model(LoadedModel):
     ) -> Results[Results[Neighbour]]: ...
     def score(
         self,
-        texts: str | Iterable[str],
+        texts: str | Path | Iterable[str],
         *,
         seq_length: int | None = None,
         truncate: Literal['left', 'right', 'error'] = 'error',
@@ -952,8 +1052,8 @@ class Model(LoadedModel):
     ) -> Substitutes: ...
     def similarity(
         self,
-        first: str | Iterable[str],
-        second: str | Iterable[str],
+        first: str | Path | Iterable[str],
+        second: str | Path | Iterable[str],
         *,
         pooling: str = 'first',
         layers: Sequence[int] = (),
@@ -961,7 +1061,7 @@ class Model(LoadedModel):
     ) -> NDArray[numpy.float32]: ...
     def tokenize(
         self,
-        texts: str | Iterable[str],
+        texts: str | Path | Iterable[str],
     ) -> list[list[str]]: ...
     def save(
         self,

@@ -63,8 +63,8 @@ class Model(LoadedModel):
 
     def similarity(
         self,
-        first: str | Iterable[str],
-        second: str | Iterable[str],
+        first: str | Path | Iterable[str],
+        second: str | Path | Iterable[str],
         *,
         pooling: str = "first",
         layers: Sequence[int] = (),
@@ -86,7 +86,7 @@ class Model(LoadedModel):
         cosines: npt.NDArray[np.float32] = rows @ columns.T
         return cosines
 
-    def tokenize(self, texts: str | Iterable[str]) -> list[list[str]]:
+    def tokenize(self, texts: str | Path | Iterable[str]) -> list[list[str]]:
         """The tokens of each text, without special tokens around them."""
         return [self.tokenizer.tokenize(text) for text in as_texts(texts)]
 

@@ -39,7 +39,7 @@ _WATCH = Watch(notice=warnings.warn)
 
 @as_keywords("dry_run")
 def extract_features(
-    texts: str | Iterable[str] | None = None,
+    texts: str | Path | Iterable[str] | None = None,
     *,
     prediction_path: str | Path,
     overwrite: bool = False,
@@ -169,7 +169,7 @@ def _table(
 
 @as_keywords("load_model_path")
 def topn_indep(
-    words: str | Iterable[str],
+    words: str | Path | Iterable[str],
     *,
     model: LoadedModel | str | Path | None = None,
     settings: NeighbourSettings,
@@ -178,7 +178,7 @@ def topn_indep(
     """The words whose vectors in the embedding layer are nearest to each word's own.
 
     Args:
-        words: one word or several.
+        words: one word or several, or the `Path` of a file with one a line.
         model: a loaded model, or what `load_model` takes (default: zh-mlm-small).
 
     Raises:

@@ -71,9 +71,9 @@ class Results(list[T]):
         return "[" + ",\n ".join(shown) + (f",\n ... and {more:,} more" if more else "") + "]"
 
     def _repr_html_(self) -> str:
-        some = self[:MOST_IN_NOTEBOOK]
+        some, default = self[:MOST_IN_NOTEBOOK], Report._repr_html_
         more = f"<p>... and {len(self) - len(some):,} more</p>" if len(some) < len(self) else ""
-        if some and not hasattr(some[0], "_repr_html_"):
+        if some and getattr(type(some[0]), "_repr_html_", default) is default:
             header = [field.name for field in dataclasses.fields(some[0])]  # type: ignore[arg-type]
             rows = [[getattr(result, name) for name in header] for result in some]
             return table(header, rows) + more

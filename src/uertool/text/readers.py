@@ -105,15 +105,17 @@ def read_lines(
     return _lines(source, column, field, shard, on_bad, on_bytes, limit, encoding)
 
 
-def as_texts(texts: str | Iterable[str]) -> list[str]:
-    """One text or several as a list.
+def as_texts(texts: str | Path | Iterable[str]) -> list[str]:
+    """One text, several, or the lines of a file, as a list.
 
     Raises:
-        InputError: one of them is not text.
+        InputError: one of them is not text, or the file cannot be read.
     """
+    if isinstance(texts, Path):
+        return [line.text for line in read_lines(texts)]
     if not isinstance(texts, Iterable):
         raise InputError(
-            f"Text is expected, not {texts!r:.100}.", "Give one text, or several as a list."
+            f"Text is expected, not {texts!r:.100}.", "Give one text, several as a list, or a Path."
         )
     found = [texts] if isinstance(texts, str) else list(texts)
     for number, text in enumerate(found):

@@ -28,12 +28,12 @@ from uertool.io.display import Results
 from uertool.loading.device import token_budget
 from uertool.loading.registry import LoadedModel
 from uertool.settings import as_keywords
-from uertool.tasks.cloze.masking import Masked, Masker, read_word_list
+from uertool.tasks.cloze.masking import Masked, Masker, words_of
 from uertool.tasks.cloze.results import ClozeResult, Guess, MaskResult, SlotResult, WordScore
 from uertool.tasks.cloze.scoring import FIRST, INNER, Draft, Filler, Kind, sample, score_words
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.detokenize import UNDERLINE
-from uertool.text.readers import Line, as_texts, read_lines
+from uertool.text.readers import Line, as_texts
 
 #: Tokens of a line that are read unless something else is asked for.
 DEFAULT_LENGTH = 128
@@ -317,17 +317,17 @@ def neighbours(positions: Sequence[int]) -> list[tuple[int, int]]:
 @as_keywords("target", "word_list")
 def cloze(
     loaded: LoadedModel,
-    texts: str | Iterable[str],
+    texts: str | Path | Iterable[str],
     *,
     settings: ClozeSettings,
-    word_list: str | Path | Iterable[str] | None = None,
+    word_list: str | Path | Iterable[str] = (),
     seed: int = 7,
 ) -> Results[ClozeResult]:
     """Fill in masked tokens, score given words in their place, or write variants of texts.
 
     Args:
-        texts: a text or several; write [MASK] where something is to be guessed. In a text without,
-            a random token is masked.
+        texts: a text or several, or the `Path` of a file with one a line; write [MASK] where
+            something is to be guessed. In a text without, a random token is masked.
         word_list: for `whole_word`: words, or a file with one a line.
         seed: of all that is random.
 
@@ -337,13 +337,10 @@ def cloze(
     Raises:
         UertoolError: the model has no masked-language head, or a setting is invalid.
     """
-    words: Iterable[str] = word_list if isinstance(word_list, Iterable) else ()
-    if isinstance(word_list, (str, Path)):
-        words = read_word_list(line.text for line in read_lines(word_list))
     chosen = dataclasses.replace(
         settings,
         targets=tuple(word for given in settings.targets for word in split_words(given)),
-        words=frozenset(words),
+        words=words_of(word_list),
         seed=seed,
     )
     lines = (Line(number, text) for number, text in enumerate(as_texts(texts)))

@@ -10,11 +10,13 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from uertool.errors import UsageError, VocabError
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.detokenize import UNDERLINE
+from uertool.text.readers import read_lines
 from uertool.text.segmentation import chinese_words
 from uertool.text.tokenizers.base import Tokenizer
 
@@ -256,6 +258,13 @@ class Masker:
         if self._tokenizer.joining == "bytes":
             return self._tokenizer.decode(ids[start + group.start : start + group.stop]).strip()
         return "".join(names[i].removeprefix("##").removeprefix(UNDERLINE) for i in group)
+
+
+def words_of(given: str | Path | Iterable[str]) -> frozenset[str]:
+    """Words themselves, or those of a file."""
+    if isinstance(given, (str, Path)):
+        return read_word_list(line.text for line in read_lines(given))
+    return frozenset(given)
 
 
 def read_word_list(lines: Iterable[str]) -> frozenset[str]:

@@ -135,7 +135,7 @@ def neighbours(
 @as_keywords("vectors")
 def nearest(
     source: LoadedModel | WordSource | str | Path,
-    words: str | Iterable[str],
+    words: str | Path | Iterable[str],
     *,
     settings: NeighbourSettings,
 ) -> Results[Results[Neighbour]]:
@@ -143,7 +143,7 @@ def nearest(
 
     Args:
         source: a model; a file of word vectors; or a `WordSource`.
-        words: one word or several.
+        words: one word or several, or the `Path` of a file with one a line.
 
     Returns:
         A list for each word, in their order, nearest first.

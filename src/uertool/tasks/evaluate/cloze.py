@@ -17,6 +17,7 @@ import torch
 from uertool.engine.batching import Batch, Encoded
 from uertool.engine.jobs import run_job
 from uertool.errors import InputError
+from uertool.io.display import Report
 from uertool.loading.registry import LoadedModel
 from uertool.tasks.cloze.job import ClozeJob
 from uertool.tasks.cloze.masking import Masked
@@ -86,8 +87,8 @@ class EveryWordJob(ClozeJob):
         return _Found(item.index)
 
 
-@dataclass(frozen=True)
-class ClozeFigures:
+@dataclass(frozen=True, repr=False)
+class ClozeFigures(Report):
     """How well a model predicts masked tokens.
 
     Attributes:

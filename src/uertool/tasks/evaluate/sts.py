@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from uertool.io.display import Report
 from uertool.loading.registry import LoadedModel
 from uertool.tasks.evaluate.pairs import (
     Pairs,
@@ -23,8 +24,8 @@ from uertool.tasks.features.settings import FittedSettings
 from uertool.tasks.features.whitening import Whitening
 
 
-@dataclass(frozen=True)
-class StsResult:
+@dataclass(frozen=True, repr=False)
+class StsResult(Report):
     """How well the cosines of one model's vectors agree with scores.
 
     Attributes:

@@ -184,7 +184,7 @@ def _around(loaded: LoadedModel, add_sep: bool | None) -> tuple[tuple[int, ...],
 @as_keywords("tokens")
 def encode(
     loaded: LoadedModel,
-    sentences: str | Iterable[str],
+    sentences: str | Path | Iterable[str],
     *,
     settings: FeatureSettings,
     whitening: Whitening | int | str | Path | None = None,
@@ -193,7 +193,7 @@ def encode(
     """Vectors [sentences, size] of sentences.
 
     Args:
-        sentences: texts; a single one gives a single row.
+        sentences: a text or several, or the `Path` of a file with one a line.
         whitening: one that was fitted, or the file of one; a number fits one on these sentences and
             keeps so many directions.
         normalize: whether vectors are scaled to length 1; None does so where they are whitened.

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uertool.errors import UsageError
@@ -368,7 +369,7 @@ def _refuse_unfit(loaded: LoadedModel) -> None:
 @as_keywords()
 def generate(
     loaded: LoadedModel,
-    prompts: str | Iterable[str],
+    prompts: str | Path | Iterable[str],
     *,
     decoding: Decoding,
     precision: Precision = "native",
@@ -380,7 +381,7 @@ def generate(
     Tokens are drawn from the 70 best unless other settings are given.
 
     Args:
-        prompts: a text or several.
+        prompts: a text or several, or the `Path` of a file with one a line.
         precision: "int8" rounds the weights that every step reads (CPU only).
         seed: of all random streams.
         tokens: most prompt tokens, padding included, to read at once.
@@ -399,7 +400,7 @@ def generate(
 @as_keywords()
 def score(
     loaded: LoadedModel,
-    texts: str | Iterable[str],
+    texts: str | Path | Iterable[str],
     *,
     seq_length: int | None = None,
     truncate: Truncate = "error",
@@ -407,7 +408,7 @@ def score(
     """The probability and perplexity of texts under a language model.
 
     Args:
-        texts: a text or several.
+        texts: a text or several, or the `Path` of a file with one a line.
         seq_length: most tokens of a text; None for what the model holds.
         truncate: which end of a longer text is cut off: left, right, or error.
 

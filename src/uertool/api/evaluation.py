@@ -1,0 +1,76 @@
+"""Functions that measure models: those of `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from uertool.api.models import loading
+from uertool.io.display import Results
+from uertool.loading.registry import LoadedModel
+from uertool.loading.settings import ModelSettings
+from uertool.settings import as_keywords
+from uertool.tasks.cloze.masking import words_of
+from uertool.tasks.cloze.settings import ClozeSettings
+from uertool.tasks.evaluate.cloze import ClozeFigures
+from uertool.tasks.evaluate.cloze import evaluate_cloze as cloze_figures
+from uertool.tasks.evaluate.pairs import read_pairs, require_metrics
+from uertool.tasks.evaluate.settings import EveryWordSettings, PairSettings, StsSettings
+from uertool.tasks.evaluate.sts import StsResult
+from uertool.tasks.evaluate.sts import evaluate_sts as sts_results
+from uertool.tasks.features.settings import FittedSettings
+from uertool.text.readers import Line, as_texts
+
+
+@as_keywords("test_path")
+def _sts(
+    loaded: LoadedModel,
+    pairs: str | Path,
+    *,
+    settings: PairSettings,
+    sts: StsSettings,
+    vectors: FittedSettings,
+) -> Results[StsResult]:
+    """How well cosines of sentence vectors agree with scores of pairs, for every pooling.
+
+    Args:
+        pairs: a table with text_a, text_b and score (or label), or JSON lines.
+
+    Raises:
+        UertoolError: a column is missing, a setting is invalid or does not fit the model.
+    """
+    require_metrics()
+    found = read_pairs(pairs, settings)
+    return Results(sts_results(loaded, found, settings, vectors, resamples=sts.resamples))
+
+
+@as_keywords("word_list")
+def _cloze(
+    loaded: LoadedModel,
+    texts: str | Path | Iterable[str],
+    *,
+    settings: EveryWordSettings,
+    word_list: str | Path | Iterable[str] = (),
+) -> ClozeFigures:
+    """How well a model predicts text: every token, or every word, is masked in turn.
+
+    Args:
+        texts: a text or several, or the `Path` of a file with one a line.
+        word_list: for `whole_word`: words, or a file with one a line.
+
+    Raises:
+        UertoolError: the model has no masked-language head, or a setting is invalid.
+    """
+    words = words_of(word_list)
+    asked = ClozeSettings(
+        whole_word=settings.whole_word or bool(words),
+        words=words,
+        seq_length=settings.seq_length,
+        batch_size=settings.batch_size,
+    )
+    lines = (Line(number, text) for number, text in enumerate(as_texts(texts)))
+    return cloze_figures(loaded, lines, asked)
+
+
+evaluate_sts = loading(_sts, ModelSettings)
+evaluate_cloze = loading(_cloze, ModelSettings, "mlm")
