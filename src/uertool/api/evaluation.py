@@ -1,4 +1,4 @@
-"""Functions that measure models: those of `evaluate`."""
+"""Functions that measure models: those of `evaluate`, and `whiten_tune`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from uertool.api.models import loading
+from uertool.io.atomic import refuse_existing
 from uertool.io.display import Results
 from uertool.loading.registry import LoadedModel
 from uertool.loading.settings import ModelSettings
@@ -15,9 +16,16 @@ from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.tasks.evaluate.cloze import ClozeFigures
 from uertool.tasks.evaluate.cloze import evaluate_cloze as cloze_figures
 from uertool.tasks.evaluate.pairs import read_pairs, require_metrics
-from uertool.tasks.evaluate.settings import EveryWordSettings, PairSettings, StsSettings
+from uertool.tasks.evaluate.plots import draw_tuning
+from uertool.tasks.evaluate.settings import (
+    EveryWordSettings,
+    PairSettings,
+    StsSettings,
+    TuneSettings,
+)
 from uertool.tasks.evaluate.sts import StsResult
 from uertool.tasks.evaluate.sts import evaluate_sts as sts_results
+from uertool.tasks.evaluate.tuning import Tuned, tune
 from uertool.tasks.features.settings import FittedSettings
 from uertool.text.readers import Line, as_texts
 
@@ -42,6 +50,37 @@ def _sts(
     require_metrics()
     found = read_pairs(pairs, settings)
     return Results(sts_results(loaded, found, settings, vectors, resamples=sts.resamples))
+
+
+@as_keywords("test_path")
+def _tune(
+    loaded: LoadedModel,
+    pairs: str | Path,
+    *,
+    overwrite: bool = False,
+    settings: PairSettings,
+    grid: TuneSettings,
+) -> Tuned:
+    """Find the whitening that suits a model and a task, by cross-validation on scored pairs.
+
+    Args:
+        pairs: a table with text_a, text_b and score (or label), or JSON lines.
+        overwrite: whether existing outputs may be replaced.
+
+    Raises:
+        UertoolError: a column is missing, a setting is invalid, or an output cannot be written.
+    """
+    require_metrics()
+    for path in (grid.save_whitening, grid.plot):
+        if path is not None:
+            refuse_existing(path, overwrite)
+    about = {"model": Path(loaded.reference).name}
+    tuned = tune(loaded, read_pairs(pairs, settings), settings, grid, about=about)
+    if grid.plot is not None:
+        draw_tuning(grid.plot, tuned, overwrite=overwrite)
+    if grid.save_whitening is not None:
+        tuned.whitening.save(grid.save_whitening, overwrite=overwrite)
+    return tuned
 
 
 @as_keywords("word_list")
@@ -72,5 +111,6 @@ def _cloze(
     return cloze_figures(loaded, lines, asked)
 
 
+whiten_tune = loading(_tune, ModelSettings)
 evaluate_sts = loading(_sts, ModelSettings)
 evaluate_cloze = loading(_cloze, ModelSettings, "mlm")

@@ -76,6 +76,7 @@ def _check(settings: DedupeSettings, corpus: CorpusSettings, output: OutputSetti
     """Refuse what cannot be done before anything is loaded."""
     from uertool.engine.ordering import refuse_same
     from uertool.io.atomic import refuse_existing
+    from uertool.tasks.search.dedupe import check_settings
 
     if corpus.test_path is None:
         raise UsageError("There are no lines.", "Name a file with `test_path`.")
@@ -85,16 +86,7 @@ def _check(settings: DedupeSettings, corpus: CorpusSettings, output: OutputSetti
             refuse_existing(path, output.overwrite)
     if output.json and not output.to_file:
         raise UsageError("`json` and the kept lines cannot both go to standard output.")
-    if settings.only_exact and (settings.threshold is not None or corpus.vectors):
-        raise UsageError(
-            "`only_exact` compares no vectors, so `threshold` and `vectors` have no meaning.",
-            "Leave them out.",
-        )
-    if not settings.only_exact and settings.threshold is None:
-        raise UsageError(
-            "There is no threshold.",
-            "It depends on the model: look at some groups with `threshold` 0.98, for example.",
-        )
+    check_settings(settings, corpus)
 
 
 def _found(

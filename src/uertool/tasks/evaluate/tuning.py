@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uertool.errors import InputError
+from uertool.io.display import Report
 from uertool.loading.registry import LoadedModel
 from uertool.tasks.evaluate.pairs import (
     Floats,
@@ -75,8 +76,8 @@ class Trial:
         return statistics.fmean(self.accuracies) if self.accuracies else None
 
 
-@dataclass(frozen=True)
-class Tuned:
+@dataclass(frozen=True, repr=False)
+class Tuned(Report):
     """What was tried, and the best of it.
 
     Attributes:

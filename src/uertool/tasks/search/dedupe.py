@@ -23,7 +23,7 @@ from uertool.tasks.features.job import FeatureJob
 from uertool.tasks.features.whitening import real_rows
 from uertool.tasks.search.exact import nearest
 from uertool.tasks.search.lines import LineFile
-from uertool.tasks.search.settings import DedupeSettings
+from uertool.tasks.search.settings import CorpusSettings, DedupeSettings
 from uertool.tasks.search.vectors import BLOCK, Floats, Rows, Vectors, write_vectors
 
 #: Lines whose nearest neighbours a histogram shows.
@@ -72,6 +72,20 @@ class Duplicates:
             "groups": int((sizes > 1).sum()),
             "largest_group": int(sizes.max()),
         }
+
+
+def check_settings(settings: DedupeSettings, corpus: CorpusSettings) -> None:
+    """Raise UsageError if settings contradict each other, or there is no threshold."""
+    if settings.only_exact and (settings.threshold is not None or corpus.vectors):
+        raise UsageError(
+            "`only_exact` compares no vectors, so `threshold` and `vectors` have no meaning.",
+            "Leave them out.",
+        )
+    if not settings.only_exact and settings.threshold is None:
+        raise UsageError(
+            "There is no threshold.",
+            "It depends on the model: look at some groups with `threshold` 0.98, for example.",
+        )
 
 
 def equal_lines(lines: LineFile, on_lines: OnRows) -> tuple[Numbers, Numbers]:
