@@ -54,7 +54,6 @@ format: $(TEST_READY) ## format the sources with ruff
 tables: $(TEST_READY) ## update option tables, the terminal picture and the stub of the Python functions
 	$(BIN)/python tools/option_tables.py
 	$(BIN)/python tools/terminal_picture.py
-	$(BIN)/python tools/python_stub.py
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(TEST_READY) ## build the documentation site into site/ and check its links

@@ -1,4 +1,4 @@
-"""Fill the option tables of docs/ from the declarations of the settings.
+"""Fill the option tables of docs/ from the declarations of the settings, and write the stub.
 
     python tools/option_tables.py            # rewrite the pages
     python tools/option_tables.py --check    # only report pages that are out of date
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -99,7 +100,11 @@ def main() -> int:
             if "--check" not in sys.argv:
                 page.write_text(new, "utf-8")
     print(f"Pages with changed tables: {', '.join(stale) or 'none'}")
-    return 1 if stale and "--check" in sys.argv else 0
+    # The stub of the Python functions has the same settings.
+    stub = subprocess.run(
+        [sys.executable, Path(__file__).with_name("python_stub.py"), *sys.argv[1:]]
+    )
+    return 1 if stub.returncode or (stale and "--check" in sys.argv) else 0
 
 
 if __name__ == "__main__":

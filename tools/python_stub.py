@@ -34,8 +34,9 @@ class Names:
         self.modules: dict[str, set[str]] = {}
 
     def use(self, module: str, name: str) -> str:
-        """A name of a module; those of `uertool.api` are defined in the stub itself."""
-        if module != "builtins" and not module.startswith("uertool.api."):
+        """A name of a module, which is imported unless the stub itself defines it."""
+        is_here = module.startswith("uertool.api.") and name in uertool.PUBLIC
+        if module != "builtins" and not is_here:
             self.modules.setdefault(module.replace("pathlib._local", "pathlib"), set()).add(name)
         return name
 
