@@ -97,9 +97,9 @@ class RopeScaling:
                     f"(must be {wanted})."
                 )
             found[name] = value
-        if "factor" not in found or not found["original_max_position_embeddings"]:
-            lacking = "factor" if "factor" not in found else "original_max_position_embeddings"
-            raise ConfigError(f"The rope scaling {kind} has no {lacking}.")
+        for name in ("factor", "original_max_position_embeddings"):
+            if not found.get(name) and (name == "factor" or kind != "linear"):
+                raise ConfigError(f"The rope scaling {kind} has no {name}.")
         return cls(rope_type=kind, **found)
 
     def to_json(self) -> dict[str, Any]:

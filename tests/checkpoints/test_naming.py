@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from uertool.checkpoints.naming import layers_upto
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, UsageError
+from uertool.loading.config_resolution import resolve_config
 
 #: The architectures of fixtures whose names do not tell it.
 ARCH = {"xlm-roberta-modular": "xlm-roberta"}
@@ -42,6 +44,23 @@ def opened(folder: Path) -> Checkpoint:
     return open_checkpoint(folder / "model.bin", arch=ARCH.get(folder.name))
 
 
+def hf_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """config.json of a model with rotary positions, whose table depends on the size of heads."""
+    assert checkpoint.architecture is not None
+    config = resolve_config(checkpoint, complete=False).config
+    if not config.rotary_position_embedding:
+        return None
+    return architecture(checkpoint.architecture).config_to_hf(config)
+
+
+def save_exported(checkpoint: Checkpoint, path: Path) -> None:
+    """Everything under Hugging Face's names in a file, with a config.json if it needs one."""
+    save_tensors(exported(checkpoint), path)
+    config = hf_config(checkpoint)
+    if config is not None:
+        path.with_name("config.json").write_text(json.dumps(config))
+
+
 def exported(checkpoint: Checkpoint, side: str = "hf") -> dict[str, torch.Tensor]:
     """Everything under the names of the other side, as UER-py's converters have it."""
     assert checkpoint.architecture is not None
@@ -52,6 +71,7 @@ def exported(checkpoint: Checkpoint, side: str = "hf") -> dict[str, torch.Tensor
         checkpoint.heads,
         side,  # type: ignore[arg-type]
         as_script=True,
+        hf_config=hf_config(checkpoint),
     )
     made = {}
     for planned in plan.tensors:
@@ -86,7 +106,7 @@ def test_uer_tensors_from_hugging_face_are_those_of_uer_py(folder: Path, tmp_pat
         pytest.skip("UER-py's converter is wrong here")
     expected = json.loads((folder / "expected/uer_from_hf.json").read_text())
     source = opened(folder)
-    save_tensors(exported(source), tmp_path / "pytorch_model.bin")
+    save_exported(source, tmp_path / "pytorch_model.bin")
     back = open_checkpoint(tmp_path / "pytorch_model.bin", arch=source.architecture)
     back.require_complete()
     assert not back.unmapped
@@ -133,7 +153,7 @@ WHOLE = [folder for folder in fixture_folders("model.bin") if opened(folder).arc
 def test_what_a_rule_carries_survives_the_way_out_and_back(folder: Path, tmp_path: Path) -> None:
     source = opened(folder)
     assert source.architecture is not None
-    save_tensors(exported(source), tmp_path / "pytorch_model.bin")
+    save_exported(source, tmp_path / "pytorch_model.bin")
     back = open_checkpoint(tmp_path / "pytorch_model.bin", arch=source.architecture)
     places = architecture(source.architecture).weight_map().canonical(layers_upto(source.keys()))
     compared = 0
@@ -308,7 +328,7 @@ def test_contradicting_arch_is_an_error_that_names_both() -> None:
 
 def test_unknown_arch_is_an_error_that_lists_the_known() -> None:
     with pytest.raises(UsageError, match="xlm-roberta"):
-        open_checkpoint(FIXTURES / "bert-modular" / "model.bin", arch="llama")
+        open_checkpoint(FIXTURES / "bert-modular" / "model.bin", arch="mamba")
 
 
 def test_unknown_names_are_an_error_that_shows_some(tmp_path: Path) -> None:
@@ -399,7 +419,7 @@ def test_an_invented_model_is_recognised_and_comes_back(name: str, tmp_path: Pat
     assert name in source.candidates
     source = open_checkpoint(tmp_path / "uer.bin", arch=name)
     source.require_complete()
-    save_tensors(exported(source), tmp_path / "hf.bin")
+    save_exported(source, tmp_path / "hf.bin")
     back = open_checkpoint(tmp_path / "hf.bin", arch=name)
     back.require_complete()
     assert not back.unmapped

@@ -15,6 +15,9 @@ from uertool.loading.registry import LoadedModel, load_model
 def files_of(folder: Path) -> dict[str, Any]:
     """What a user would name in addition to the checkpoint of a reference case."""
     named: dict[str, Any] = {"vocab": folder / "vocab.txt", "config": folder / "config.json"}
+    if (folder / "tokenizer.model").exists():
+        del named["vocab"]
+        named["spm_model_path"] = folder / "tokenizer.model"
     if (folder / "tgt_vocab.txt").exists():
         named["tgt_vocab"] = folder / "tgt_vocab.txt"
     if folder.name.startswith("word-"):

@@ -21,6 +21,8 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("decoder_layers", "num_decoder_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), 4),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads",), 2),
+    **dict.fromkeys(("head_dim",), 12),
     **dict.fromkeys(("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff"), 48),
     **dict.fromkeys(("n_inner",), 56),
     **dict.fromkeys(("d_kv",), 12),
@@ -146,7 +148,12 @@ def computed(model: Any, given: Texts) -> dict[str, Tensor]:
         found["qa"] = torch.stack([out.start_logits, out.end_logits], -1)[real]
     elif "logits" in out:
         whole = {"ForNextSentencePrediction": "sp", "ForSequenceClassification": "cls"}
-        tokens = {"ForMaskedLM": "mlm", "ForTokenClassification": "token_cls", "LMHead": "lm"}
+        tokens = {
+            "ForMaskedLM": "mlm",
+            "ForTokenClassification": "token_cls",
+            "LMHead": "lm",
+            "CausalLM": "lm",
+        }
         tokens["ForPreTraining"] = "rtd"
         for part, head in whole.items():
             if part in name:

@@ -59,10 +59,12 @@ def golden_cases() -> list[Any]:
                 if not all(file.exists() for file in options.values()):
                     continue  # vocabularies that are not distributed with the tests
                 options["do_lower_case"] = lower
+            elif name == "spm":
+                options = {"spm_model_path": folder / "tokenizer.model"}
             else:
                 options = {"vocab_path": folder / "vocab.txt"}
                 options["do_lower_case"] = not name.endswith("-cased")
-            kind = name.split("-")[0]
+            kind = "bert" if name == "spm" else name.split("-")[0]
             cases.append(pytest.param(folder, kind, options, rows, id=f"{folder.name}:{name}"))
     return cases
 

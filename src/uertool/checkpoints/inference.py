@@ -15,6 +15,9 @@ from uertool.checkpoints.formats.tensor_file import TensorInfo
 #: Gates of a recurrent cell: rows of weight_ih over the hidden size.
 _GATES = {1: "rnn", 3: "gru", 4: "lstm"}
 
+#: The table of relative positions.
+_RELATIVE = "relative_attention_bias.weight"
+
 #: Head of UER-py's models -> a canonical name that shows it.
 HEAD_MARKS = {
     "mlm": "target.mlm.linear_1.weight",
@@ -134,7 +137,8 @@ def _transformer(shape: _Shapes, names: list[str]) -> dict[str, Any]:
         found["hidden_size"] = query[1]
     if inner is not None:
         found["feedforward_size"] = inner[0]
-    found["remove_transformer_bias"] = not shape.has(f"{layer}self_attn.linear_layers.0.bias")
+    found.update(_biases(shape, names, f"{layer}self_attn."))
+    found.update(_normed_heads(shape, f"{layer}self_attn."))
     found["feed_forward"] = (
         "gated" if shape.has(f"{layer}feed_forward.linear_gate.weight") else "dense"
     )
@@ -142,7 +146,31 @@ def _transformer(shape: _Shapes, names: list[str]) -> dict[str, Any]:
     pre = shape.has("layer_norm.gamma") or shape.has("layer_norm.weight")
     found["layernorm_positioning"] = "pre" if pre else "post"
     found["factorized_embedding_parameterization"] = shape.has("linear.weight")
-    found.update(_relative(shape("relative_pos_emb.relative_attention_bias.weight"), query))
+    if found.get("layernorm") == "t5" and not shape.has(f"relative_pos_emb.{_RELATIVE}"):
+        found["layernorm"] = "rms"  # the same norm, in LLaMA's words
+    found.update(_relative(shape(f"relative_pos_emb.{_RELATIVE}"), query))
+    return found
+
+
+def _biases(shape: _Shapes, names: list[str], attention: str) -> dict[str, Any]:
+    """Which linear layers have biases: all, none, or some in attention alone."""
+    query = shape.has(f"{attention}linear_layers.0.bias")
+    inner = any(name.endswith("feed_forward.linear_1.bias") for name in names)
+    return {
+        "remove_transformer_bias": not (query and inner),
+        "qkv_bias": query and not inner,
+        "attention_output_bias": shape.has(f"{attention}final_linear.bias") and not inner,
+    }
+
+
+def _normed_heads(shape: _Shapes, attention: str) -> dict[str, Any]:
+    """Norms of queries and keys; they are as long as a head, which shows the number of heads."""
+    norm = shape(f"{attention}query_norm.weight", 1)
+    found: dict[str, Any] = {"qk_norm": norm is not None}
+    parts = (shape(f"{attention}linear_layers.{part}.weight") for part in range(2))
+    for name, rows in zip(("heads_num", "local_kv_heads_num"), parts, strict=True):
+        if norm is not None and rows is not None and norm[0] and rows[0] % norm[0] == 0:
+            found.update({name: rows[0] // norm[0], "attention_head_size": norm[0]})
     return found
 
 

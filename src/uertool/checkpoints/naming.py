@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from uertool.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -158,6 +160,37 @@ XLMR_SEGMENT_SCRIPT = Transform(
 )
 
 
+def paired_rows(size: int) -> Transform:
+    """Rows of every head from neighbouring pairs to halves, for rotary positions.
+
+    TencentPretrain and Meta turn rows 2j and 2j + 1 of a head together, Hugging Face rows j and
+    j + size / 2.
+
+    Args:
+        size: rows of a head; 0 if they are unknown, and then tensors can only be looked at.
+    """
+
+    def moved(tensor: Tensor, *parts: int) -> Tensor:
+        if tensor.is_meta:
+            if size and (size % 2 or tensor.shape[0] % size):
+                raise RuntimeError("rows that are not whole heads")
+            return tensor
+        if not size:
+            raise ConfigError(
+                "The number of attention heads is unknown, so rows of query and key cannot be put "
+                "in order.",
+                "Put the model's config.json next to the weights, or name it with `config_path`.",
+            )
+        split = tensor.reshape(-1, *parts, *tensor.shape[1:])
+        return split.transpose(1, 2).reshape(tensor.shape)
+
+    return Transform(
+        "rows of each head from pairs to halves",
+        lambda parts: moved(parts[0], size // 2, 2),
+        lambda tensor: (moved(tensor, 2, size // 2),),
+    )
+
+
 @dataclass(frozen=True)
 class Rule:
     """One row of a table.
@@ -174,6 +207,7 @@ class Rule:
             words are not tied.
         tied: canonical name of the tensor that is used when the other side does not store this one.
         tie_if: canonical name that must be there for `tied` to hold.
+        tied_by_config: whether `tied` holds only where config.json says tie_word_embeddings.
         optional: whether a complete model may lack it.
         script: transform of UER-py's converter where that differs from the right one.
         derived: makes the canonical tensor from config.json where the file does not store it.
@@ -188,6 +222,7 @@ class Rule:
     untied: str = ""
     tied: str = ""
     tie_if: str = ""
+    tied_by_config: bool = False
     optional: bool = False
     script: Transform | None = None
     derived: Derived | None = None

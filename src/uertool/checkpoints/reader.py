@@ -52,7 +52,11 @@ class Checkpoint:
     """
 
     def __init__(
-        self, file: TensorFile, arch: str | None = None, ignore_unexpected: tuple[str, ...] = ()
+        self,
+        file: TensorFile,
+        arch: str | None = None,
+        ignore_unexpected: tuple[str, ...] = (),
+        hf_config: dict[str, Any] | None = None,
     ) -> None:
         """Name the tensors of an open file; see `open_checkpoint`."""
         self.file = file
@@ -67,7 +71,7 @@ class Checkpoint:
         self.notices = file.notices + tuple(
             f"The prefix {prefix!r} was removed from the names of tensors." for prefix in removed
         )
-        found = recognise(file, names, arch, self.stored_config)
+        found = recognise(file, names, arch, self.stored_config, hf_config)
         self.layout = found.layout
         self.generation = found.generation
         self.architecture = found.architecture
@@ -198,7 +202,11 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path: str | Path, *, arch: str | None = None, ignore_unexpected: tuple[str, ...] = ()
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    ignore_unexpected: tuple[str, ...] = (),
+    hf_config: dict[str, Any] | None = None,
 ) -> Checkpoint:
     """Open a weight file, folder or TensorFlow prefix and name its tensors canonically.
 
@@ -207,6 +215,7 @@ def open_checkpoint(
         arch: the architecture, where names alone do not tell; one of `architectures.NAMES`.
         ignore_unexpected: patterns as of a shell, such as "cls.*", of the names of tensors that
             may be there although no architecture has them.
+        hf_config: config.json of a Hugging Face model, for weights without one next to them.
 
     Raises:
         CheckpointError: it is no checkpoint, or its names are of no known architecture, or of
@@ -215,7 +224,7 @@ def open_checkpoint(
     """
     file = open_tensor_file(path)
     try:
-        return Checkpoint(file, arch, ignore_unexpected)
+        return Checkpoint(file, arch, ignore_unexpected, hf_config)
     except BaseException:
         file.close()
         raise

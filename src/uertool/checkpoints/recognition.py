@@ -95,6 +95,8 @@ class Recognised:
     """What the names of a file say; see `Checkpoint` for the fields that it shows.
 
     Attributes:
+        table_config: what the tables of the architecture depend on: config.json, or what shapes
+            say in its place.
         sources: canonical name to where its numbers come from.
         copies: canonical name to further raw names of it.
     """
@@ -110,12 +112,17 @@ class Recognised:
     unmapped: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    table_config: Mapping[str, Any] | None = None
     sources: dict[str, Source] = field(default_factory=dict)
     copies: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def recognise(
-    file: TensorFile, names: Mapping[str, str], arch: str | None, stored: Mapping[str, Any] | None
+    file: TensorFile,
+    names: Mapping[str, str],
+    arch: str | None,
+    stored: Mapping[str, Any] | None,
+    hf_config: dict[str, Any] | None = None,
 ) -> Recognised:
     """Name the tensors of a file canonically.
 
@@ -124,6 +131,7 @@ def recognise(
         names: names without wrappers to raw names, as `unwrapped` gives them.
         arch: the architecture that the user named, if any.
         stored: ModelConfig fields kept in the file itself, if any.
+        hf_config: config.json of a Hugging Face model that has none of its own.
 
     Raises:
         CheckpointError: the names are of no known architecture, or of several.
@@ -136,8 +144,29 @@ def recognise(
     elif _looks_uer(names):
         reading.read_uer(wanted)
     else:
-        reading.read_hf(wanted)
+        _refuse_foreign(file.path, names)
+        reading.read_hf(wanted, hf_config)
     return reading.found
+
+
+#: What names show a format that is not read -> what it is, and what to use in its place.
+_FOREIGN: Mapping[str, tuple[str, str]] = {
+    "tok_embeddings.weight": (
+        "a LLaMA in the format of Meta",
+        "Use the Hugging Face folder of the same model; transformers writes it from Meta's files.",
+    ),
+}
+_LORA = ("a LoRA, which changes a model and is not one", "Name the model, and this file as `lora`.")
+
+
+def _refuse_foreign(path: Path, names: Iterable[str]) -> None:
+    """Raise CheckpointError for a format that is known and not read; it says what to use."""
+    names = set(names)
+    what = next((what for mark, what in _FOREIGN.items() if mark in names), None)
+    if what is None and all(".lora_" in name for name in names):
+        what = _LORA
+    if what is not None:
+        raise CheckpointError(f"{path} is {what[0]}.", what[1])
 
 
 class _Reading:
@@ -203,9 +232,9 @@ class _Reading:
         kept.extend(head for head in chosen.heads if head.name == right)
         return tuple(sorted(kept, key=chosen.heads.index))
 
-    def read_hf(self, wanted: Architecture | None) -> None:
+    def read_hf(self, wanted: Architecture | None, config: dict[str, Any] | None) -> None:
         self.found.layout = "hf"
-        self.found.hf_config = self.file.hf_config or _beside(self.path)
+        self.found.hf_config = self.file.hf_config or config or _beside(self.path)
         check_types(self.found.hf_config or {})
         modern = {_modern(name): raw for name, raw in self.names.items()}
         rests = _rests(modern)
@@ -228,6 +257,7 @@ class _Reading:
                 + (f"they fit {', '.join(found)}." if found else f"it has {listed(modern)}.")
             )
         self.found.architecture = chosen.name
+        self.found.table_config = self._table_config(chosen, names)
         heads = chosen.heads_in(set(names), "hf", _class_in(self.found.hf_config))
         self.found.heads = tuple(head.name for head in heads)
         self._take(chosen, heads, names, "hf", layers)
@@ -238,6 +268,18 @@ class _Reading:
         plain = {raw: name for name, raw in modern.items()}
         self.found.dropped = tuple(raw for raw in rest if chosen.ignores(plain[raw]))
         self.found.unmapped = tuple(raw for raw in rest if not chosen.ignores(plain[raw]))
+
+    def _table_config(
+        self, arch: Architecture, names: Mapping[str, str]
+    ) -> Mapping[str, Any] | None:
+        """config.json, and what shapes say of it."""
+        config = self.found.hf_config
+        shown = {
+            setting: self.file.info(names[name]).shape[0]
+            for setting, name in arch.sizes.items()
+            if name in names and self.file.info(names[name]).shape
+        }
+        return config if not shown else {**(config or {}), **shown}
 
     def _decide(
         self, found: Mapping[str, dict[str, str]], modern: Mapping[str, str]
@@ -320,7 +362,7 @@ class _Reading:
     ) -> None:
         """Give every canonical name its source, in the order of the table."""
         heads = tuple(heads)
-        places = list(arch.weight_map(heads, self.found.hf_config).places(layers))
+        places = list(arch.weight_map(heads, self.found.table_config).places(layers))
         problems: list[str] = []
         untied = (self.found.hf_config or {}).get("tie_word_embeddings") is False
         for place in places:
@@ -374,12 +416,15 @@ class _Reading:
         row = place.rule
         if not row.tied or place.uer[0] in self.found.sources:
             return
+        config = self.found.hf_config
+        if row.tied_by_config and config and not config.get("tie_word_embeddings"):
+            return
         if row.tied in self.found.sources and row.tie_if in self.found.sources:
             self.found.sources[place.uer[0]] = self.found.sources[row.tied]
 
     def _absent(self, arch: Architecture, heads: Iterable[Head]) -> tuple[str, ...]:
         """Canonical names that the rules of the body and the heads ask for and nothing gives."""
-        rules = arch.weight_map(heads, self.found.hf_config).rules
+        rules = arch.weight_map(heads, self.found.table_config).rules
         counts: dict[str, int] = defaultdict(int)
         for name in self.found.sources:
             prefix, _, rest = name.partition("transformer.")

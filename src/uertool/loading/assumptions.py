@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.reader import Checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import ConfigError
@@ -32,15 +33,6 @@ _PUBLISHED: Mapping[tuple[int, int], int] = {
     (1600, 6400): 25,
     (2048, 8192): 16,
     (2560, 10240): 32,
-}
-
-#: Architecture -> settings that are assumed where neither tensors nor files give them.
-_USUAL: Mapping[str, Mapping[str, Any]] = {
-    "gpt2": {"hidden_act": "gelu_fast", "mask": "causal"},
-    "t5": {"hidden_act": "relu", "remove_attention_scale": True},
-    "t5-v1_1": {"hidden_act": "gelu_fast", "remove_attention_scale": True},
-    "pegasus": {"hidden_act": "relu"},
-    "albert": {"hidden_act": "relu"},
 }
 
 #: Architectures whose published models have different activations (ALBERT: relu, gelu, gelu_new).
@@ -79,7 +71,8 @@ def assume(
     if values["norm"] == "uer":
         # Part of its formula; the epsilon of other libraries is at another place.
         values["norm_eps"] = 1e-6
-    for name, value in _USUAL.get(checkpoint.architecture or "", {}).items():
+    usual = architecture(checkpoint.architecture).usual if checkpoint.architecture else {}
+    for name, value in usual.items():
         fill(name, value)
     if values.get("encoder") not in ("transformer", "dual"):
         fill("hidden_act", "gelu")
@@ -130,14 +123,20 @@ def _assume_heads(
     inner = _channels(checkpoint, values)
     heads = values.get("heads_num")
     if not heads:
-        published = _PUBLISHED.get((inner, values.get("feedforward_size", 0)))
+        own = (
+            architecture(checkpoint.architecture).published_heads
+            if checkpoint.architecture
+            else None
+        )
+        table = _PUBLISHED if own is None else own
+        published = table.get((inner, values.get("feedforward_size", 0)))
         if published is not None:
             heads, source = published, "published size"
             notes.append(
                 f"{heads} attention heads are assumed, as in the published models of this size "
                 f"({inner} channels); set `heads_num` if that is wrong."
             )
-        elif inner and inner % 64 == 0:
+        elif own is None and inner and inner % 64 == 0:
             heads, source = inner // 64, "assumed"
             notes.append(
                 f"{heads} attention heads are assumed (one for every 64 of {inner} channels), "
@@ -154,19 +153,49 @@ def _assume_heads(
             f"{inner} channels of {checkpoint.path} cannot be split into {heads} attention heads.",
             f"Set `heads_num` to a divisor of {inner}.",
         )
-    values["attention_head_size"] = inner // heads
-    sources["attention_head_size"] = sources["heads_num"]
+    size = values.get("attention_head_size") or inner // heads
+    if size * heads != inner:
+        raise ConfigError(
+            f"{checkpoint.path} has {inner} rows of queries, which are not {heads} heads of {size}."
+        )
+    values["attention_head_size"] = size
+    sources.setdefault("attention_head_size", sources["heads_num"])
+    _count_key_heads(checkpoint, values, sources)
+
+
+def _count_key_heads(
+    checkpoint: Checkpoint, values: dict[str, Any], sources: dict[str, str]
+) -> None:
+    """The heads of keys and values, which are as large as those of queries."""
+    rows = _rows(checkpoint, values, 1)
+    size, given, queries = (
+        values["attention_head_size"],
+        values.get("local_kv_heads_num"),
+        values["heads_num"],
+    )
+    heads, rest = divmod(rows, size)
+    if rest or (given and rows and given != heads) or (heads and queries % heads):
+        raise ConfigError(
+            f"{checkpoint.path} has {rows} rows of keys, which do not fit {queries} heads of "
+            f"{size}" + (f" that share {given} heads of keys and values." if given else "."),
+            "Set `heads_num`, or correct the configuration.",
+        )
+    if heads and heads != values["heads_num"] and not given:
+        values["local_kv_heads_num"], sources["local_kv_heads_num"] = heads, sources["heads_num"]
 
 
 def _channels(checkpoint: Checkpoint, values: Mapping[str, Any]) -> int:
     """Channels of all attention heads together: the rows of the query projection."""
+    return _rows(checkpoint, values, 0) or int(values.get("hidden_size", 0))
+
+
+def _rows(checkpoint: Checkpoint, values: Mapping[str, Any], part: int) -> int:
+    """Rows of the query (0) or key (1) projection, 0 if there is none."""
     layer = "encoder.transformer." + ("" if values.get("parameter_sharing") else "0.")
     if values.get("encoder") == "dual":
         layer = layer.replace("encoder.", "encoder.encoder_0.", 1)
-    query = f"{layer}self_attn.linear_layers.0.weight"
-    if checkpoint.has(query):
-        return checkpoint.info(query).shape[0]
-    return int(values.get("hidden_size", 0))
+    name = f"{layer}self_attn.linear_layers.{part}.weight"
+    return checkpoint.info(name).shape[0] if checkpoint.has(name) else 0
 
 
 def unknown_heads(checkpoint: Checkpoint) -> ConfigError:

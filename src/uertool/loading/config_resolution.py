@@ -36,6 +36,8 @@ _SETTLED = (
     "layers_num",
     "feedforward_size",
     "heads_num",
+    "local_kv_heads_num",
+    "attention_head_size",
     "max_seq_length",
     "segments_num",
     "task_types_num",
@@ -45,6 +47,9 @@ _SETTLED = (
     "layernorm",
     "feed_forward",
     "remove_transformer_bias",
+    "qkv_bias",
+    "attention_output_bias",
+    "qk_norm",
     "remove_embedding_layernorm",
     "relative_position_embedding",
     "relative_attention_buckets_num",
@@ -151,7 +156,7 @@ def _keep_settled(
             sources.pop(name, None)
     if "remove_embedding_layernorm" in inferred:
         values["remove_embedding_layernorm"] = inferred["remove_embedding_layernorm"]
-    if inferred.get("layernorm") == "t5":
+    if inferred.get("layernorm") in ("t5", "rms"):
         values["norm"] = "rms"
 
 
@@ -215,6 +220,8 @@ _LENIENT: Mapping[str, Callable[[Any, Any, Mapping[str, Any]], bool]] = {
     "remove_embedding_layernorm": _norm_removed,
     "has_lmtarget_bias": lambda value, own, _: bool(value) and not own,
     "emb_size": lambda value, own, _: value not in (0, own),
+    "attention_head_size": lambda value, own, _: value not in (0, own),
+    "layernorm": lambda value, own, _: (value == "normal") != (own == "normal"),
 }
 
 _TRANSFORMER_ONLY = frozenset(

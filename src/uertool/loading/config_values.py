@@ -16,7 +16,14 @@ from typing import Any, Literal, Union
 
 from uertool.checkpoints.generations import Generation
 from uertool.checkpoints.reader import HF_CONFIG_KEY
-from uertool.config import EMBEDDINGS, LEGACY_TARGETS, TARGETS, ModelConfig, split_words
+from uertool.config import (
+    EMBEDDINGS,
+    LEGACY_TARGETS,
+    TARGETS,
+    ModelConfig,
+    RopeScaling,
+    split_words,
+)
 from uertool.errors import ConfigError, SettingError, UertoolError, UsageError, shown
 from uertool.io.small_files import read_json_object
 
@@ -54,6 +61,12 @@ _UER_NAMES = (
     *("share_embedding", "tie_weights", "has_lmtarget_bias", "pooling", "target"),
 )
 
+#: Settings that TencentPretrain or uertool alone has, for models with rotary positions.
+_ROTARY_NAMES = (
+    *("rotary_position_embedding", "local_kv_heads_num", "attention_head_size", "rope_theta"),
+    *("rope_scaling", "qkv_bias", "attention_output_bias", "qk_norm"),
+)
+
 #: Settings that the 2021 generation does not have.
 _MODULAR_ONLY = frozenset(["decoder_layers_num", "has_residual_attention", "target"])
 
@@ -87,6 +100,9 @@ def fields_from_uer(
     Raises:
         ConfigError: a value has the wrong type or is not among the choices.
     """
+    content = dict(content)
+    if "layernorm_eps" in content:  # TencentPretrain's word
+        content["norm_eps"] = content.pop("layernorm_eps")
     unknown = sorted(set(content) - set(ModelConfig.names()) - _TRAINING - {HF_CONFIG_KEY})
     if unknown and notes is not None:
         notes.append(f"{path} has settings that uertool does not know: {', '.join(unknown)}.")
@@ -115,6 +131,14 @@ def uer_content(config: ModelConfig, generation: Generation) -> dict[str, Any]:
             values.pop(name, None)
     if config.attention_head_size * config.heads_num != config.hidden_size:
         values["attention_head_size"] = config.attention_head_size
+    if config.rotary_position_embedding:
+        own = {name: getattr(config, name) for name in _ROTARY_NAMES}
+        if config.rope_scaling is not None:
+            own["rope_scaling"] = config.rope_scaling.to_json()
+        default = ModelConfig(0, 0, 0)
+        values.update({k: v for k, v in own.items() if v != getattr(default, k)})
+        if config.layernorm != "normal":
+            values["layernorm_eps"] = config.norm_eps
     if config.encoder == "dual":
         stream = {**values, "embedding": ["word", "pos", "seg"], "encoder": "transformer"}
         values["stream_0"] = values["stream_1"] = stream
@@ -186,6 +210,10 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _as_field(name: str, value: Any, kind: Any, fault: Fault) -> Any:
+    if name == "rope_scaling":
+        if not isinstance(value, (Mapping, NoneType)):
+            raise fault(name, value, "an object")
+        return None if value is None else RopeScaling.from_json(value, 0)
     if isinstance(kind, tuple):
         if not isinstance(value, (str, NoneType)) or value not in kind:
             raise fault(name, value, f"one of {', '.join(map(str, kind))}")

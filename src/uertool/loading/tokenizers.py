@@ -15,7 +15,7 @@ from uertool.loading.references import find_model
 from uertool.loading.settings import TokenizerSettings
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
-from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder, tokenizer_from_json
 
 if TYPE_CHECKING:
     from uertool.checkpoints.reader import Checkpoint
@@ -42,6 +42,7 @@ class TokenizerFiles:
         spm_model_path: a sentencepiece model.
         merges_path: merges of a byte-level BPE.
         do_lower_case: whether text is lower-cased.
+        json: a tokenizer.json of Hugging Face.
     """
 
     vocab: str | Path | None = None
@@ -49,6 +50,7 @@ class TokenizerFiles:
     spm_model_path: str | Path | None = None
     merges_path: str | Path | None = None
     do_lower_case: bool | None = None
+    json: Path | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -60,7 +62,8 @@ def own_tokenizer(path: Path) -> TokenizerFiles:
     """The tokenizer that the companions of a weight file describe; nothing for a folder.
 
     They are NAME.vocab.txt or NAME.vocab.json, NAME.spiece.model, NAME.merges.txt, and
-    NAME.config.json, which has its kind and `do_lower_case`.
+    NAME.config.json, which has its kind and `do_lower_case`; or NAME.tokenizer.json, which has
+    everything.
     """
     if path.is_dir():
         return TokenizerFiles()
@@ -80,8 +83,25 @@ def own_tokenizer(path: Path) -> TokenizerFiles:
         kind=kind if isinstance(kind, str) else None,
         spm_model_path=own("spiece.model"),
         merges_path=own("merges.txt"),
+        json=own("tokenizer.json"),
         do_lower_case={"true": True, "false": False}.get(str(lower).lower()),
     )
+
+
+def nearby_tokenizer(path: Path) -> tuple[TokenizerFiles, list[str]]:
+    """The tokenizer of a weight file, or one in its folder that is no plain vocabulary.
+
+    A note names one that may be another model's.
+    """
+    own = own_tokenizer(path)
+    if not own.is_empty or find_companion(path, "vocab.txt") is not None:
+        return own, []
+    found = find_companion(path, "tokenizer.json", *SPIECE_FILES)
+    if found is None:
+        return own, []
+    is_json = found.name == "tokenizer.json"
+    files = TokenizerFiles(json=found) if is_json else TokenizerFiles(spm_model_path=found)
+    return files, [] if path.is_dir() else [f"The tokenizer {found}, next to the model, is used."]
 
 
 def found_vocab(path: Path, default: str = "vocab.txt") -> tuple[Path, list[str]]:
@@ -102,6 +122,12 @@ def found_vocab(path: Path, default: str = "vocab.txt") -> tuple[Path, list[str]
     return found, [
         f"The vocabulary {found}, next to the model, is used, because there is no {own}."
     ]
+
+
+def settings_of(path: Path) -> Path | None:
+    """tokenizer_config.json of a tokenizer.json."""
+    found = path.with_name(path.name.replace("tokenizer.json", "tokenizer_config.json"))
+    return found if found.is_file() else None
 
 
 class TokenizerFinder:
@@ -251,7 +277,12 @@ def _tokenizer_at(
             if vocab is None:
                 raise UsageError(f"`tokenizer` needs `vocab_path`: {folder} has no vocab.txt.")
         else:
-            own = own_tokenizer(path) if default == "vocab.txt" else TokenizerFiles()
+            own, near = TokenizerFiles(), []
+            if default == "vocab.txt":
+                own, near = nearby_tokenizer(path)
+            notes.extend(near)
+            if own.json is not None and kind is None and lower is None:
+                return tokenizer_from_json(own.json, settings_of(own.json))
             spm, merges = own.spm_model_path, merges or own.merges_path
             vocab = own.vocab or (None if spm else _found(path, default, notes))
             kind = kind or own.kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
@@ -11,6 +12,9 @@ from typing import Literal
 Joining = Literal["wordpieces", "characters", "blanks", "bytes", "pieces"]
 
 UNDERLINE = "\u2581"
+
+#: A piece of a sentencepiece model with byte fallback that is one byte.
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def _byte_characters() -> dict[int, str]:
@@ -43,8 +47,22 @@ def join(tokens: Iterable[str], joining: Joining) -> str:
     if joining == "bytes":
         return _bytes_of(tokens).decode("utf-8", "replace")
     if joining == "pieces":
-        return "".join(tokens).replace(UNDERLINE, " ").removeprefix(" ")
+        return join_pieces(tokens).removeprefix(" ")
     return _join_wordpieces(tokens)
+
+
+def join_pieces(tokens: Iterable[str]) -> str:
+    """Text of sentencepiece's pieces, with the blank before its first word.
+
+    Pieces such as <0xE4> are bytes of a character that has no piece; bytes that are no character
+    become U+FFFD.
+    """
+    parts: list[bytes] = []
+    for token in tokens:
+        byte = BYTE_PIECE.fullmatch(token)
+        text = token.replace(UNDERLINE, " ")
+        parts.append(text.encode("utf-8") if byte is None else bytes((int(byte[1], 16),)))
+    return b"".join(parts).decode("utf-8", "replace")
 
 
 def _bytes_of(tokens: Iterable[str]) -> bytes:

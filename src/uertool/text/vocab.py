@@ -44,6 +44,7 @@ class Vocab:
         source: where they came from, for messages.
         special: role ("pad", "unk", "cls", "sep", "mask") to token, where the usual spellings of
             `SPECIAL_TOKENS` do not apply.
+        more_special: special tokens without a role here, such as <|im_end|>.
 
     Raises:
         VocabError: a token of `special` is not in the vocabulary, or there are no tokens.
@@ -55,12 +56,14 @@ class Vocab:
         *,
         source: str = "vocabulary",
         special: Mapping[str, str] | None = None,
+        more_special: Iterable[str] = (),
     ) -> None:
         self.tokens: list[str] = list(tokens)
         self.source = source
         if not self.tokens:
             raise VocabError(f"{source} holds no tokens.", "Give a file with one token a line.")
         self._ids: dict[str, int] = {token: index for index, token in enumerate(self.tokens)}
+        self._more_special = frozenset(self._ids[t] for t in more_special if t in self._ids)
         roles: dict[str, str | None] = {}
         for role, spellings in SPECIAL_TOKENS.items():
             chosen = special.get(role) if special else None
@@ -228,7 +231,8 @@ class Vocab:
     def special_ids(self) -> frozenset[int]:
         """The ids of all special tokens, sentinels included."""
         named = (self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id)
-        return frozenset(i for i in named if i is not None) | frozenset(self.sentinels)
+        own = frozenset(i for i in named if i is not None)
+        return own | self._more_special | frozenset(self.sentinels)
 
 
 def read_vocab_text(path: str | Path) -> str:

@@ -25,6 +25,9 @@ _REGISTERED: Mapping[str, tuple[str, str]] = {
     "nezha": ("nezha", "ARCHITECTURE"),
     "roformer": ("roformer", "ARCHITECTURE"),
     "modernbert": ("modernbert", "ARCHITECTURE"),
+    "llama": ("llama", "ARCHITECTURE"),
+    "qwen2": ("qwen2", "ARCHITECTURE"),
+    "qwen3": ("qwen3", "ARCHITECTURE"),
 }
 
 NAMES: tuple[str, ...] = tuple(_REGISTERED)

@@ -10,6 +10,7 @@ from uertool.checkpoints.architectures.base import (
     Architecture,
     Head,
     Signature,
+    Spiece,
     activation,
     number,
     refuse,
@@ -180,5 +181,7 @@ ARCHITECTURE = Architecture(
     },
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,
+    spiece=Spiece("spiece.model", "AlbertTokenizer"),
+    usual={"hidden_act": "relu"},
     pair_head="sop",
 )

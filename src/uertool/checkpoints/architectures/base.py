@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.naming import Rule, Side, WeightMap, renamed
+from uertool.config import RopeScaling
 from uertool.errors import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -92,6 +93,21 @@ class Signature:
         return names.issuperset(self.has) and names.isdisjoint(self.lacks)
 
 
+@dataclass(frozen=True)
+class Spiece:
+    """How folders of an architecture keep a sentencepiece model.
+
+    Attributes:
+        name: the file.
+        kind: the class of transformers that reads it.
+        settings: of its tokenizer_config.json, in place of [CLS] and [SEP].
+    """
+
+    name: str = "spiece.model"
+    kind: str = "T5Tokenizer"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
 def _never(config: Mapping[str, Any]) -> tuple[Rule, ...] | None:
     return None
 
@@ -124,6 +140,13 @@ class Architecture:
             Hugging Face's names after the prefix of the body.
         google: whether there is an original TensorFlow format.
         pair_head: what the 2021 generation calls the sentence-pair head.
+        sizes: settings of config.json that are the length of a tensor, with its Hugging Face name,
+            for files without a config.json.
+        spiece: how its folders keep a sentencepiece model.
+        ends_lines: whether UER-py's successor, which trains it, puts an end mark behind texts.
+        usual: settings that are assumed where neither tensors nor files give them.
+        published_heads: attention heads of published models by hidden and feed-forward size, where
+            they are not those of BERT's relatives.
     """
 
     name: str
@@ -144,6 +167,11 @@ class Architecture:
     computed: Callable[[ModelConfig], Mapping[str, Tensor]] = _nothing
     pair_head: str = "nsp"
     shadows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    spiece: Spiece = Spiece()
+    ends_lines: bool = False
+    usual: Mapping[str, Any] = field(default_factory=dict)
+    published_heads: Mapping[tuple[int, int], int] | None = None
 
     @property
     def google(self) -> bool:
@@ -243,6 +271,9 @@ _TYPES: Mapping[str, type] = {
     "feed_forward_proj": str,
     "tie_word_embeddings": bool,
     "scale_embedding": bool,
+    "rope_scaling": dict,
+    "rope_parameters": dict,
+    "attention_bias": bool,
 }
 _LARGEST = 2**31 - 1
 
@@ -304,6 +335,21 @@ def activation(config: Mapping[str, Any], name: str, default: str) -> str:
     if not isinstance(value, str) or value not in ACTIVATIONS:
         raise _invalid(name, value, f"one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[value]
+
+
+def rope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of rotary positions, from the spelling of transformers 4 or 5.
+
+    Raises:
+        ConfigError: an unknown or incomplete scaling.
+    """
+    values = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = values if values.get("rope_theta") is not None else config
+    positions = number(config, "max_position_embeddings", default=2048)
+    return {
+        "rope_theta": real(theta, "rope_theta", 10000.0),
+        "rope_scaling": RopeScaling.from_json(values, positions),
+    }
 
 
 def refuse(config: Mapping[str, Any], **allowed: tuple[Any, ...]) -> None:

@@ -134,4 +134,5 @@ ARCHITECTURE = Architecture(
     classes={"": "GPT2Model", "lm": "GPT2LMHeadModel"},
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,
+    usual={"hidden_act": "gelu_fast", "mask": "causal"},
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures import bart
-from uertool.checkpoints.architectures.base import Architecture, Signature, number, refuse
+from uertool.checkpoints.architectures.base import Architecture, Signature, Spiece, number, refuse
 from uertool.checkpoints.naming import KEEP, norm
 from uertool.errors import ConfigError
 
@@ -91,4 +91,6 @@ ARCHITECTURE = Architecture(
     classes={"": "PegasusModel", "lm": "PegasusForConditionalGeneration"},
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,
+    spiece=Spiece("spiece.model", "PegasusTokenizer"),
+    usual={"hidden_act": "relu"},
 )

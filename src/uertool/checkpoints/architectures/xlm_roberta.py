@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures import bert
-from uertool.checkpoints.architectures.base import Architecture, Head, number
+from uertool.checkpoints.architectures.base import Architecture, Head, Spiece, number
 from uertool.checkpoints.naming import (
     DROP_PAD_ROW,
     XLMR_SEGMENT,
@@ -135,5 +135,6 @@ ARCHITECTURE = Architecture(
     },
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,
+    spiece=Spiece("sentencepiece.bpe.model", "XLMRobertaTokenizer"),
     rules_for=rules_for,
 )

@@ -133,8 +133,9 @@ def _special_ids(arch: Architecture, config: ModelConfig, vocab: Vocab | None) -
     pad, bos, eos = None, None, None
     if vocab is not None:
         pad, bos, eos = vocab.pad_id, vocab.cls_id, vocab.sep_id
-    values: dict[str, Any] = {"pad_token_id": pad or 0}  # UER-py's is always 0
-    if arch.name == "gpt2" or config.decoder is not None:
+    # UER-py's is always 0; a sentencepiece model such as LLaMA's may have none.
+    values: dict[str, Any] = {"pad_token_id": 0 if vocab is None else pad}
+    if config.mask == "causal" or config.decoder is not None:
         values["bos_token_id"] = bos
         values["eos_token_id"] = eos
     if config.decoder is not None:

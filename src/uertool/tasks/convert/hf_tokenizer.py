@@ -12,20 +12,12 @@ from typing import Any
 from uertool.checkpoints.architectures.base import Architecture
 from uertool.checkpoints.model_folder import SPIECE_FILES, TOKENIZER_FILES
 from uertool.io.small_files import read_json_object
+from uertool.loading.tokenizers import settings_of
 from uertool.tasks.convert.hf_sentencepiece import add_special_tokens, rust_sentencepiece
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 from uertool.text.tokenizers.sentencepiece import SentencePieceTokenizer, XlmRobertaTokenizer
+from uertool.text.tokenizers.tokenizer_json import splits_in_its_own_way
 from uertool.text.vocab import SPECIAL_TOKENS, Vocab
-
-#: Names that a sentencepiece model has in the folders of an architecture.
-_SPIECE_NAMES: Mapping[str, str] = {"xlm-roberta": "sentencepiece.bpe.model"}
-
-#: Classes that read a sentencepiece model; of other architectures T5Tokenizer.
-_SPIECE_CLASSES: Mapping[str, str] = {
-    "xlm-roberta": "XLMRobertaTokenizer",
-    "albert": "AlbertTokenizer",
-    "pegasus": "PegasusTokenizer",
-}
 
 
 @dataclass(frozen=True)
@@ -36,6 +28,7 @@ class TokenizerSource:
         vocab_path: a vocabulary, one token a line, or vocab.json of a byte-level BPE.
         merges_path: its merges, for a byte-level BPE.
         spm_path: a sentencepiece model.
+        json_path: a tokenizer.json, with its tokenizer_config.json next to it.
         folder: a Hugging Face folder whose tokenizer files are copied as they are.
         do_lower_case: whether BERT's tokenizer lower-cases.
     """
@@ -43,6 +36,7 @@ class TokenizerSource:
     vocab_path: Path | None = None
     merges_path: Path | None = None
     spm_path: Path | None = None
+    json_path: Path | None = None
     folder: Path | None = None
     do_lower_case: bool = True
 
@@ -73,7 +67,10 @@ def write_tokenizer(
         for name in names:
             shutil.copyfile(source.folder / name, folder / name)
         return bool(names)
-    if source.spm_path is not None:
+    if source.json_path is not None:
+        for name, content in _description(source.json_path):
+            (folder / name).write_bytes(content)
+    elif source.spm_path is not None:
         _write_pieces(folder, source.spm_path, arch, max_length)
     elif source.vocab_path is not None and source.merges_path is not None:
         shutil.copyfile(source.vocab_path, folder / "vocab.json")
@@ -83,13 +80,13 @@ def write_tokenizer(
         write_json(folder / "tokenizer_config.json", settings)
     elif source.vocab_path is not None:
         _write_words(folder, Vocab.load(source.vocab_path), source.do_lower_case, max_length)
-    return source.spm_path is not None or source.vocab_path is not None
+    return any((source.json_path, source.spm_path, source.vocab_path))
 
 
 def uer_settings(source: TokenizerSource, arch: Architecture | None) -> dict[str, str]:
     """UER-py's settings of a tokenizer, `tokenizer` and `do_lower_case`; empty without one."""
     names = [name for name, _ in vocab_files(source)]
-    if not names:
+    if not names or "tokenizer.json" in names:
         return {}
     lower = source.do_lower_case
     if source.folder is not None:
@@ -127,7 +124,12 @@ def write_tokenizer_settings(folder: Path, vocab: Vocab, max_length: int, **sett
 
 
 def vocab_files(source: TokenizerSource) -> list[tuple[str, bytes]]:
-    """The vocabulary that UER-py takes, as file names and contents; empty if there is none."""
+    """The vocabulary that UER-py takes, as file names and contents; empty if there is none.
+
+    Where UER-py has no tokenizer that splits texts alike, it is tokenizer.json, for uertool.
+    """
+    if source.json_path is not None:
+        return _description(source.json_path)
     if source.spm_path is not None:
         return [("spiece.model", source.spm_path.read_bytes())]
     if source.vocab_path is not None:
@@ -137,6 +139,11 @@ def vocab_files(source: TokenizerSource) -> list[tuple[str, bytes]]:
         return [(name, path.read_bytes()) for name, path in pair]
     if source.folder is None:
         return []
+    description = source.folder / "tokenizer.json"
+    if not any((source.folder / name).is_file() for name in SPIECE_FILES) and splits_in_its_own_way(
+        description
+    ):
+        return _description(description)
     for name in ("vocab.txt", *SPIECE_FILES, "vocab.json", "merges.txt"):
         if (source.folder / name).is_file():
             kept = "spiece.model" if name in SPIECE_FILES else name
@@ -148,6 +155,15 @@ def vocab_files(source: TokenizerSource) -> list[tuple[str, bytes]]:
         return []
     tokens = tokenizer_from_hf_folder(source.folder).vocab.tokens
     return [("vocab.txt", "".join(f"{token}\n" for token in tokens).encode())]
+
+
+def _description(path: Path) -> list[tuple[str, bytes]]:
+    """tokenizer.json and, where there is one, its tokenizer_config.json."""
+    settings = settings_of(path)
+    found = [("tokenizer.json", path.read_bytes())]
+    if settings is not None:
+        found.append(("tokenizer_config.json", settings.read_bytes()))
+    return found
 
 
 def _write_words(folder: Path, vocab: Vocab, lower: bool, max_length: int) -> None:
@@ -186,12 +202,16 @@ def spiece_tokenizer(spm: Path, arch: Architecture) -> SentencePieceTokenizer:
 
 
 def _write_pieces(folder: Path, spm: Path, arch: Architecture, max_length: int) -> None:
-    shutil.copyfile(spm, folder / _SPIECE_NAMES.get(arch.name, "spiece.model"))
+    own = arch.spiece
+    shutil.copyfile(spm, folder / own.name)
+    if own.settings:
+        settings = {**own.settings, "tokenizer_class": own.kind, "model_max_length": max_length}
+        write_json(folder / "tokenizer_config.json", settings)
+        return
+    kind = own.kind
     tokenizer = spiece_tokenizer(spm, arch)
     rust = rust_sentencepiece(tokenizer, spm)
-    if rust is None:
-        kind = _SPIECE_CLASSES.get(arch.name, "T5Tokenizer")
-    else:
+    if rust is not None:
         # The classes of transformers for such models change ids or letters; this one reads
         # tokenizer.json as it is.
         kind = "PreTrainedTokenizerFast"

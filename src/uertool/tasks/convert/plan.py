@@ -227,12 +227,18 @@ class ConversionPlan:
                 self.side,
                 as_script=not self.options.exact_norm,
                 whole=not self.weights_only,
-                hf_config=self.original if self.side == "hf" else None,
+                hf_config=self._table_config() if self.side == "hf" else None,
                 config=self.config if self.side == "hf" else None,
             )
         self._check_sinusoids(self.options.layout)
         pair = self.arch.pair_head if self.arch is not None else "nsp"
         return plan_uer(self.view.infos, self.options.layout, pair_head=pair)
+
+    def _table_config(self) -> dict[str, Any]:
+        """config.json as far as the table of the output depends on it."""
+        assert self.arch is not None
+        original = {k: v for k, v in (self.original or {}).items() if v is not None}
+        return {**self.arch.config_to_hf(self.config), **original}
 
     def _check_sinusoids(self, generation: Generation) -> None:
         """The generations compute different position tables, so renaming changes the model."""
@@ -381,7 +387,7 @@ class ConversionPlan:
 
     def _norm_words(self) -> str:
         if self.source_config.norm == "rms":
-            return "T5 layer norms are the same everywhere"
+            return "norms without mean and bias are the same everywhere"
         if self.source_config.norm == self._norm_of_output():
             return "gamma copied bit for bit"
         if self.options.exact_norm:

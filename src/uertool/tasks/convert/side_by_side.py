@@ -181,6 +181,7 @@ _HEADS = (
     ("ForSequenceClassification", "cls"),
     ("ForTokenClassification", "token_cls"),
     ("LMHeadModel", "lm"),
+    ("ForCausalLM", "lm"),
     ("ForConditionalGeneration", "lm"),
 )
 

@@ -16,7 +16,7 @@ from uertool.config import ModelConfig
 from uertool.errors import UertoolError, VocabError
 from uertool.loading.config_resolution import Resolved, resolve_config
 from uertool.loading.config_values import FOREIGN_KEYS, read_config
-from uertool.loading.tokenizers import own_tokenizer
+from uertool.loading.tokenizers import nearby_tokenizer
 from uertool.tasks.convert.hf_tokenizer import TokenizerSource, spiece_tokenizer
 from uertool.tasks.convert.settings import ConvertSettings
 from uertool.text.vocab import Vocab
@@ -121,7 +121,7 @@ def find_tokenizer(
             size = len(spiece_tokenizer(options.spm_model_path, arch).vocab)
             _refuse_larger(options.spm_model_path, size, checkpoint, config)
         return TokenizerSource(spm_path=Path(options.spm_model_path)), ()
-    own = own_tokenizer(checkpoint.path)
+    own, remarks = nearby_tokenizer(checkpoint.path)
     lower = own.do_lower_case if options.do_lower_case is None else options.do_lower_case
     lower = True if lower is None else lower
     if options.vocab_path is not None:
@@ -136,8 +136,10 @@ def find_tokenizer(
         return TokenizerSource(vocab_path=Path(options.vocab_path), do_lower_case=lower), notes
     if checkpoint.layout == "hf" and checkpoint.path.is_dir():
         return TokenizerSource(folder=checkpoint.path), ()
+    if own.json is not None:
+        return TokenizerSource(json_path=own.json), tuple(remarks)
     if own.spm_model_path is not None and own.vocab is None:
-        return TokenizerSource(spm_path=Path(own.spm_model_path)), ()
+        return TokenizerSource(spm_path=Path(own.spm_model_path)), tuple(remarks)
     found = own.vocab or find_companion(checkpoint.path, "vocab.txt")
     if found is None:
         return TokenizerSource(), ()

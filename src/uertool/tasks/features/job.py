@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from uertool.checkpoints.architectures import architecture
 from uertool.engine.batching import Batch, Encoded, Limits
 from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, InputError, UsageError, VocabError
@@ -79,7 +80,10 @@ class FeatureJob:
             )
         seq_length = length_for(loaded, settings.seq_length)
         self.prefix, self.suffix = _around(loaded, settings.add_sep)
-        self.room = seq_length - len(self.prefix) - len(self.suffix)
+        self.length = seq_length
+        # TencentPretrain cuts a text that is too long with its end mark.
+        kept = () if settings.add_sep is None and _ends_lines(loaded) else self.suffix
+        self.room = seq_length - len(self.prefix) - len(kept)
         if self.room < 1:
             raise UsageError(
                 f"`seq_length` {seq_length} leaves no room between the special tokens.",
@@ -108,7 +112,7 @@ class FeatureJob:
                     f"Line {line.number + 1} is blank.",
                     "Fill it or take it out, or give `blank` zero or `blank` skip.",
                 )
-            row = [] if blank else [*self.prefix, *ids[: self.room], *self.suffix]
+            row = [] if blank else [*self.prefix, *ids[: self.room], *self.suffix][: self.length]
             found.append(
                 Encoded(line.number, row, payload=(line, line.cut or len(ids) > self.room))
             )
@@ -171,7 +175,7 @@ def _around(loaded: LoadedModel, add_sep: bool | None) -> tuple[tuple[int, ...],
     """The ids in front of and behind the tokens of a line."""
     tokenizer = loaded.tokenizer
     if add_sep is None:
-        add_sep = loaded.layout != "uer"
+        add_sep = loaded.layout != "uer" or _ends_lines(loaded) or tokenizer.ends_texts
     if not add_sep:
         return tokenizer.prefix_ids, ()
     if tokenizer.suffix_ids or loaded.layout == "hf":
@@ -179,6 +183,13 @@ def _around(loaded: LoadedModel, add_sep: bool | None) -> tuple[tuple[int, ...],
     raise VocabError(
         f"{tokenizer.vocab.source} has no [SEP], so none can be added.", "Leave `add_sep` out."
     )
+
+
+def _ends_lines(loaded: LoadedModel) -> bool:
+    """Whether a model with UER-py's names reads an end mark, as those of TencentPretrain do."""
+    if loaded.layout != "uer" or loaded.architecture is None or loaded.tokenizer.ends_texts:
+        return False
+    return architecture(loaded.architecture).ends_lines and bool(loaded.tokenizer.suffix_ids)
 
 
 @as_keywords("tokens")

@@ -70,8 +70,8 @@ class FeatureSettings(Settings):
         Setting(
             "Whether [SEP] follows the tokens",
             panel=_VECTOR,
-            default="not for UER-py's checkpoints, as there; as their tokenizer says for Hugging "
-            "Face folders; yes for Google's",
+            default="not for UER-py's checkpoints, as there; yes for TencentPretrain's LLaMA and "
+            "Google's; as their tokenizer says for Hugging Face folders",
             rare=True,
         ),
     ] = None

@@ -21,9 +21,11 @@ class Tokenizer:
             token. Off by default, since UER-py reads it as ordinary characters.
         prefix_ids, suffix_ids: what `with_special` puts around a sequence.
         joining: how tokens become words again, see `uertool.text.detokenize`.
+        ends_texts: whether `suffix_ids` are those that the model's own library puts behind a text.
     """
 
     name: ClassVar[str] = ""
+    ends_texts: ClassVar[bool] = False
     joining: detokenize.Joining = "characters"
 
     def __init__(self, vocab: Vocab, *, special_in_text: bool = False) -> None:

@@ -16,6 +16,7 @@ from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.byte_bpe import read_merges
 from uertool.text.tokenizers.huggingface import ROLES, HuggingFaceTokenizer, token_text
 from uertool.text.tokenizers.sentencepiece import (
+    LlamaTokenizer,
     SentencePieceTokenizer,
     T5Tokenizer,
     XlmRobertaTokenizer,
@@ -75,8 +76,25 @@ def _is_like(settings: Mapping[str, Any], names: Iterable[str]) -> bool:
 # -- layouts --------------------------------------------------------------------------------------
 
 
+def tokenizer_from_json(path: Path, settings_path: Path | None = None) -> Tokenizer:
+    """The tokenizer that a tokenizer.json describes.
+
+    Args:
+        path: the file.
+        settings_path: its tokenizer_config.json, which names the special tokens.
+
+    Raises:
+        VocabError: a file cannot be read, or is not a tokenizer.
+    """
+    found = {} if settings_path is None else read_json_object(settings_path, error=VocabError)
+    return _of_json(path, found)
+
+
 def _from_tokenizer_json(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    path = folder / "tokenizer.json"
+    return _of_json(folder / "tokenizer.json", settings)
+
+
+def _of_json(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
     rust, joining = read_tokenizer_json(path)
     return HuggingFaceTokenizer(rust, settings, str(path), joining)
 
@@ -195,6 +213,13 @@ def _from_spiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         pieces += [token for token in sentinels if token not in pieces]
         tokenizer = T5Tokenizer(processor, Vocab(pieces, source=str(path)))
         _surround(tokenizer, (), ("</s>",))
+    elif _is_like(settings, ("Llama",)):
+        tokenizer = LlamaTokenizer.load(path)
+        _surround(
+            tokenizer,
+            ("<s>",) if settings.get("add_bos_token", True) else (),
+            ("</s>",) if settings.get("add_eos_token", False) else (),
+        )
     elif _is_like(settings, ("Albert", "XLNet", "BigBird")) or "[CLS]" in set(
         pieces_of(load_sentencepiece(path))
     ):

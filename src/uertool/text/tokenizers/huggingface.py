@@ -33,6 +33,7 @@ class HuggingFaceTokenizer(Tokenizer):
     """
 
     name = "huggingface"
+    ends_texts = True
 
     def __init__(
         self,
@@ -51,7 +52,10 @@ class HuggingFaceTokenizer(Tokenizer):
             for role in ROLES
             if (token := token_text(settings.get(f"{role}_token"))) in table
         }
-        super().__init__(Vocab(tokens, source=source, special=special), special_in_text=True)
+        added = rust.get_added_tokens_decoder().values()
+        others = [token.content for token in added if token.special]
+        vocab = Vocab(tokens, source=source, special=special, more_special=others)
+        super().__init__(vocab, special_in_text=True)
         self._rust = rust
         self.joining = joining
         self.bos_id = table.get(token_text(settings.get("bos_token")), self.cls_id)

@@ -27,6 +27,8 @@ class SentencePieceTokenizer(Tokenizer):
     def __init__(self, processor: Any, vocab: Vocab) -> None:
         super().__init__(vocab)
         self._processor = processor
+        #: Whether characters without a piece become bytes.
+        self.has_bytes = "<0x00>" in vocab
         self.unk_id = self._unknown_id()
 
     @classmethod
@@ -45,6 +47,15 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _unknown_id(self) -> int | None:
         return int(self._processor.unk_id())
+
+    def decode(self, ids: Iterable[int], *, raw: bool = False) -> str:
+        """As Tokenizer.decode; of a model with bytes, raw text is sentencepiece's own.
+
+        TencentPretrain prints that.
+        """
+        if raw and self.has_bytes:
+            return str(self._processor.decode(self.tokens(ids)))
+        return super().decode(ids, raw=raw)
 
     def _tokenize(self, text: str) -> list[str]:
         return self._split([text])[0]
@@ -129,6 +140,20 @@ class T5Tokenizer(SentencePieceTokenizer):
     """The pieces of a model with sentinels after them, highest number first, as T5 has them."""
 
     name = "t5"
+
+
+class LlamaTokenizer(SentencePieceTokenizer):
+    """The pieces of a model as transformers' LlamaTokenizer gives them.
+
+    A text that begins with a blank gets no further one, and numbers stay whole.
+    """
+
+    name = "llama"
+
+    def _split(self, texts: Sequence[str]) -> list[list[str]]:
+        check_characters(texts)
+        texts = [text.removeprefix(" ") for text in texts]
+        return list(self._processor.encode(texts, out_type=str))
 
 
 class XlmRobertaTokenizer(SentencePieceTokenizer):

@@ -67,6 +67,26 @@ def read_tokenizer_json(path: Path) -> tuple[Any, detokenize.Joining]:
     return rust, _joining(description)
 
 
+def splits_in_its_own_way(path: Path) -> bool:
+    """Whether a file describes a BPE that splits texts otherwise than GPT-2's, as Qwen's does.
+
+    False where there is no such file.
+
+    Raises:
+        VocabError: the file cannot be read.
+    """
+    if not path.is_file():
+        return False
+    text = read_text_file(path, _LIMIT, what="tokenizer", error=VocabError)
+    description = parse_json(text, f"The tokenizer {path}", error=VocabError)
+    if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
+        return False
+    splitter = description.get("pre_tokenizer") or {}
+    like_gpt2 = splitter.get("type") == "ByteLevel" and splitter.get("use_regex", True)
+    plain = like_gpt2 and not description.get("normalizer")
+    return description["model"].get("type") == "BPE" and not plain
+
+
 def _joining(description: Mapping[str, Any]) -> detokenize.Joining:
     kind = description["model"].get("type")
     if kind == "WordPiece":
