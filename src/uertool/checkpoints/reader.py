@@ -13,6 +13,7 @@ import torch
 from uertool.checkpoints.architectures.base import check_types
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo
+from uertool.checkpoints.lora import Lora, LoraChoice
 from uertool.checkpoints.naming import KEEP, shapes_back
 from uertool.checkpoints.recognition import Source, recognise, unwrapped
 from uertool.errors import CheckpointError, listed, shown
@@ -57,6 +58,7 @@ class Checkpoint:
         arch: str | None = None,
         ignore_unexpected: tuple[str, ...] = (),
         hf_config: dict[str, Any] | None = None,
+        lora: Lora | None = None,
     ) -> None:
         """Name the tensors of an open file; see `open_checkpoint`."""
         self.file = file
@@ -88,6 +90,9 @@ class Checkpoint:
         self._sources = found.sources
         self._copies = found.copies
         self._infos: dict[str, TensorInfo] = {}
+        self._lora = lora
+        if lora is not None:
+            lora.require_fit({name: self.info(name) for name in self}, self.path)
         self.tied = self._find_ties()
 
     # Reading
@@ -130,9 +135,11 @@ class Checkpoint:
         if source.make is not None:
             return source.make()
         tensor = self.file.tensor(source.raw)
-        if source.transform is KEEP:
-            return tensor
-        return source.transform.back(tensor)[source.index]
+        if source.transform is not KEEP:
+            tensor = source.transform.back(tensor)[source.index]
+        if self._lora is not None and self._lora.changes(name):
+            return self._lora.merged(name, tensor)
+        return tensor
 
     def release(self, name: str) -> None:
         """Release mapped pages of a tensor; see `TensorFile.release`."""
@@ -162,6 +169,8 @@ class Checkpoint:
         source = self._source(name)
         if source.make is not None:
             return ("computed", name)
+        if self._lora is not None and self._lora.changes(name):
+            return ("merged", name)
         index = 0 if source.transform.twins else source.index
         return (self.file.storage_key(source.raw), index, source.transform.label)
 
@@ -178,6 +187,8 @@ class Checkpoint:
     def close(self) -> None:
         """Close the file; tensors that were returned stay valid."""
         self.file.close()
+        if self._lora is not None:
+            self._lora.close()
 
     def __enter__(self) -> Checkpoint:  # noqa: PYI034
         return self
@@ -207,6 +218,7 @@ def open_checkpoint(
     arch: str | None = None,
     ignore_unexpected: tuple[str, ...] = (),
     hf_config: dict[str, Any] | None = None,
+    lora: LoraChoice | None = None,
 ) -> Checkpoint:
     """Open a weight file, folder or TensorFlow prefix and name its tensors canonically.
 
@@ -216,17 +228,21 @@ def open_checkpoint(
         ignore_unexpected: patterns as of a shell, such as "cls.*", of the names of tensors that
             may be there although no architecture has them.
         hf_config: config.json of a Hugging Face model, for weights without one next to them.
+        lora: a LoRA to merge into the weights.
 
     Raises:
         CheckpointError: it is no checkpoint, or its names are of no known architecture, or of
             several; the message lists them.
         UsageError: there is no such architecture.
     """
+    changes = None if lora is None else Lora(*lora)
     file = open_tensor_file(path)
     try:
-        return Checkpoint(file, arch, ignore_unexpected, hf_config)
+        return Checkpoint(file, arch, ignore_unexpected, hf_config, changes)
     except BaseException:
         file.close()
+        if changes is not None:
+            changes.close()
         raise
 
 

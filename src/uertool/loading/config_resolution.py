@@ -127,6 +127,17 @@ def resolve_config(
     return Resolved(ModelConfig(**values, sources=sources), tuple(notes))
 
 
+def named_hf_config(config_path: str | Path | None) -> dict[str, Any] | None:
+    """The config.json of a Hugging Face model that a user named, or None.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = find_config(config_path) if config_path is not None else None
+    content = read_config(path) if path is not None else {}
+    return content if "model_type" in content else None
+
+
 def _merged(
     layers: Iterable[tuple[str, Mapping[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, str]]:

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
+from uertool.checkpoints.lora import LoraChoice
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import UsageError, listed
 from uertool.loading.assembling import HEADS, build_model, heads_in
-from uertool.loading.config_resolution import Resolved, resolve_config
+from uertool.loading.config_resolution import Resolved, named_hf_config, resolve_config
 from uertool.loading.device import resolve_device, resolve_dtype, set_threads
 from uertool.loading.references import find_model
 from uertool.loading.settings import DeviceSettings, ModelSettings
@@ -89,6 +90,8 @@ def load_model(
     tgt_vocab: str | Path | None = None,
     tgt_tokenizer: str | None = None,
     ignore_unexpected: Sequence[str] = (),
+    lora: str | Path | None = None,
+    lora_alpha: float | None = None,
     **overrides: Any,
 ) -> LoadedModel:
     """Load a model, or give the one that is loaded already.
@@ -106,6 +109,7 @@ def load_model(
         tgt_vocab, tgt_tokenizer: those of an encoder-decoder's target side.
         ignore_unexpected: patterns such as "cls.species.*" of tensor names that may be there
             although the model has no place for them.
+        lora, lora_alpha: a LoRA file of TencentPretrain to merge, and the alpha of its training.
         overrides: `spm_model_path`, `merges_path`, `do_lower_case` and the same with `tgt_` for the
             tokenizers; anything else is a field of ModelConfig.
 
@@ -125,6 +129,7 @@ def load_model(
         kind,
         *map(str, (vocab, config, tokenizer, heads, arch, tgt_vocab, tgt_tokenizer)),
         tuple(ignore_unexpected),
+        *map(str, (lora, lora_alpha)),
         *sorted((name, str(value)) for name, value in overrides.items()),
     )
     if key in _kept:
@@ -136,7 +141,13 @@ def load_model(
         TokenizerFiles(vocab, tokenizer, **named),
         TokenizerFiles(tgt_vocab, tgt_tokenizer, **target),
     )
-    with open_checkpoint(path, arch=arch, ignore_unexpected=tuple(ignore_unexpected)) as checkpoint:
+    with open_checkpoint(
+        path,
+        arch=arch,
+        ignore_unexpected=tuple(ignore_unexpected),
+        hf_config=named_hf_config(config),
+        lora=LoraChoice.of(lora, lora_alpha),
+    ) as checkpoint:
         resolved = resolve_config(checkpoint, config, overrides)
         loaded = _load(checkpoint, resolved, heads, tokenizers, place, kind)
     _kept[key] = loaded

@@ -98,6 +98,13 @@ class ModelSettings(TokenizerSettings):
             rare=True,
         ),
     ] = ()
+    lora: Annotated[
+        Path | None, _model("LoRA file of TencentPretrain, merged into the weights", rare=True)
+    ] = None
+    lora_alpha: Annotated[
+        float | None, _model("Alpha of its training; the file does not have it", rare=True)
+    ] = None
+
     embedding: Annotated[
         tuple[EmbeddingPart, ...] | None,
         _shape("Parts of the embedding, as `word pos seg`", several=True),
@@ -173,7 +180,7 @@ class ModelSettings(TokenizerSettings):
 
     def files(self) -> list[str | Path | None]:
         """The files that are read for the model, for the record of a run."""
-        return [*super().files(), self.config_path]
+        return [*super().files(), self.config_path, self.lora]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder, tokenizer_from_json
 
 if TYPE_CHECKING:
-    from uertool.checkpoints.reader import Checkpoint
+    from uertool.checkpoints.model_folder import SPIECE_FILES
+from uertool.checkpoints.reader import Checkpoint
     from uertool.config import ModelConfig
 
 #: Rows that a word table may have beyond its vocabulary: many are padded to a round number.
@@ -277,10 +278,10 @@ def _tokenizer_at(
             if vocab is None:
                 raise UsageError(f"`tokenizer` needs `vocab_path`: {folder} has no vocab.txt.")
         else:
-            own, near = TokenizerFiles(), []
+            own = TokenizerFiles()
             if default == "vocab.txt":
                 own, near = nearby_tokenizer(path)
-            notes.extend(near)
+                notes.extend(near)
             if own.json is not None and kind is None and lower is None:
                 return tokenizer_from_json(own.json, settings_of(own.json))
             spm, merges = own.spm_model_path, merges or own.merges_path

@@ -44,6 +44,12 @@ class ConvertSettings(Settings):
     config_path: Annotated[
         Path | None, _source("Configuration of the source, of UER-py, Hugging Face or Google")
     ] = None
+    lora: Annotated[
+        Path | None, _source("LoRA file of TencentPretrain, merged into the weights", rare=True)
+    ] = None
+    lora_alpha: Annotated[
+        float | None, _source("Alpha of its training; the file does not have it", rare=True)
+    ] = None
     heads_num: Annotated[int | None, _source("Attention heads", min=1)] = None
     hidden_act: Annotated[
         Activation | None, _source("Activation of the feed-forward layers", rare=True)

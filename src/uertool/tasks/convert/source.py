@@ -11,10 +11,11 @@ from uertool.bundled import find_config
 from uertool.checkpoints.architectures import all_architectures, architecture
 from uertool.checkpoints.architectures.base import Architecture, check_types
 from uertool.checkpoints.companions import find_companion
+from uertool.checkpoints.lora import LoraChoice
 from uertool.checkpoints.reader import HF_CONFIG_KEY, Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import UertoolError, VocabError
-from uertool.loading.config_resolution import Resolved, resolve_config
+from uertool.loading.config_resolution import Resolved, named_hf_config, resolve_config
 from uertool.loading.config_values import FOREIGN_KEYS, read_config
 from uertool.loading.tokenizers import nearby_tokenizer
 from uertool.tasks.convert.hf_tokenizer import TokenizerSource, spiece_tokenizer
@@ -31,7 +32,11 @@ def open_source(path: str | Path, options: ConvertSettings) -> Checkpoint:
     RoBERTa and BERT look alike in UER-py's names; the configuration that is kept from the original
     model tells them apart.
     """
-    checkpoint = open_checkpoint(path, arch=options.architecture)
+    more: dict[str, Any] = {
+        "hf_config": named_hf_config(options.config_path),
+        "lora": LoraChoice.of(options.lora, options.lora_alpha),
+    }
+    checkpoint = open_checkpoint(path, arch=options.architecture, **more)
     if options.architecture is not None or checkpoint.layout != "uer":
         return checkpoint
     kind = (original_config(checkpoint, options.config_path) or {}).get("model_type")
@@ -40,7 +45,7 @@ def open_source(path: str | Path, options: ConvertSettings) -> Checkpoint:
     if len(others) != 1 or checkpoint.architecture in others:
         return checkpoint
     checkpoint.close()
-    return open_checkpoint(path, arch=others.pop())
+    return open_checkpoint(path, arch=others.pop(), **more)
 
 
 def original_config(checkpoint: Checkpoint, config_path: Path | None) -> dict[str, Any] | None:
