@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.companions import companion, find_companion
+from uertool.checkpoints.model_folder import SPIECE_FILES
 from uertool.errors import UertoolError, UsageError, VocabError
 from uertool.io.small_files import read_json_object
 from uertool.loading.references import find_model
@@ -18,8 +19,7 @@ from uertool.text.tokenizers.factory import make_tokenizer
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder, tokenizer_from_json
 
 if TYPE_CHECKING:
-    from uertool.checkpoints.model_folder import SPIECE_FILES
-from uertool.checkpoints.reader import Checkpoint
+    from uertool.checkpoints.reader import Checkpoint
     from uertool.config import ModelConfig
 
 #: Rows that a word table may have beyond its vocabulary: many are padded to a round number.
