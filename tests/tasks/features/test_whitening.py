@@ -111,6 +111,8 @@ def test_what_cannot_be_whitened_is_said() -> None:
     broken[2, 1] = np.nan
     with pytest.raises(InputError, match="NaN"):
         Whitening.fit(broken)
+    with pytest.raises(InputError, match="NaN"):
+        Whitening.fit(vectors(5, 4)).transform(broken)
     with pytest.raises(UsageError, match="4 dimensions"):
         Whitening.fit(vectors(9, 4), 5)
     for name in ("beta", "gamma"):

@@ -164,11 +164,7 @@ class Whitening:
                 f"A whitening needs at least 2 vectors, and there {_were(moments.count)}.",
                 "Fit on more text, or load one that was fitted with `load_whitening`.",
             )
-        if not (np.isfinite(moments.scatter).all() and np.isfinite(moments.mean).all()):
-            raise InputError(
-                "The vectors hold NaN or infinite values, so they cannot be whitened.",
-                "Look at them first; `dtype` float32 avoids overflow.",
-            )
+        _require_finite(moments.scatter, moments.mean)
         dims = len(moments.mean)
         check_size(size, dims)
         covariance = moments.covariance
@@ -240,12 +236,13 @@ class Whitening:
             normalize: scale each to length 1; a vector at the mean stays zero.
 
         Raises:
-            InputError: the vectors have another size.
+            InputError: the vectors have another size, or values that are not finite.
         """
         self.require_dims(vectors.shape[-1] if vectors.ndim == 2 else 0)
         done = np.empty((len(vectors), self.size), dtype=np.float32)
         for start in range(0, len(vectors), BLOCK):
             block = np.asarray(vectors[start : start + BLOCK], dtype=np.float64)
+            _require_finite(block)
             white = (block - self.mean) @ self.kernel
             done[start : start + BLOCK] = unit_rows(white) if normalize else white
         return done
@@ -423,6 +420,14 @@ def check_size(size: int | None, most: int, setting: str = "whitening_size") -> 
         raise UsageError(
             f"`{setting}` {size} is not possible: the vectors have {most} dimensions.",
             f"Choose from 1 to {most}.",
+        )
+
+
+def _require_finite(*arrays: Floats) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InputError(
+            "The vectors hold NaN or infinite values, so they cannot be whitened.",
+            "Look at them first; `dtype` float32 avoids overflow.",
         )
 
 
