@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import FIXTURES, MODELS, TEXT
 from uertool import Whitening, load_model
@@ -86,6 +87,27 @@ def test_sep_follows_texts_where_that_was_asked_for(tmp_path: Path) -> None:
     model = load_model(SMALL / "model.bin", device="cpu")
     expected = model.encode(LINES, add_sep=True, normalize=True)
     np.testing.assert_allclose(encoded_there(folder, LINES), expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_sentence_transformers_runs_the_output_if_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sentence_transformers")
+    settings = ConvertSettings(exact_norm=True, verify_full=True, pooling="mean")
+    source = SMALL / "model.bin"
+    report = convert(source, tmp_path / "one", "sentence-transformers", settings)
+    assert report.verification is not None and report.verification.cosine is not None
+    assert report.verification.cosine > 0.99999
+    assert "gives the same vectors" in report.verification.notes[-1]
+
+    def wrong(self: object, folder: Path, texts: list[str]) -> torch.Tensor:
+        return torch.eye(len(texts), 192)
+
+    monkeypatch.setattr(sentence_modules.SentenceModules, "encoded", wrong)
+    with pytest.raises(CheckpointError, match="not those of its source"):
+        convert(source, tmp_path / "two", "sentence-transformers", settings)
+    assert not (tmp_path / "two").exists()
 
 
 @pytest.mark.slow

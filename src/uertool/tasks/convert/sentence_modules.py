@@ -7,7 +7,7 @@ and other servers (text-embeddings-inference, llama.cpp) know no others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from torch import Tensor
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.writer import save_tensors
 from uertool.config import ModelConfig
-from uertool.errors import CheckpointError, UsageError, VocabError
+from uertool.errors import CheckpointError, UsageError, VocabError, shown
 from uertool.io.small_files import parse_json, read_json_object
+from uertool.loading.registry import load_model
 from uertool.tasks.cloze.job import DEFAULT_LENGTH
 from uertool.tasks.convert.hf_tokenizer import TokenizerSource, json_text, write_json
 from uertool.tasks.convert.settings import ConvertSettings
+from uertool.tasks.convert.side_by_side import silence
+from uertool.tasks.features.job import encode
 from uertool.tasks.features.pooling import POOLINGS, How, pool
 from uertool.tasks.features.whitening import Whitening, finish
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
@@ -109,6 +112,14 @@ class SentenceModules:
         """
         pooled = pool(self.how, hidden, lengths).numpy()
         return torch.from_numpy(finish(pooled, self.whitening, self.normalize))
+
+    def encoded(self, folder: Path, texts: Sequence[str]) -> Tensor:
+        """Vectors of texts as `extract-features` has them with the model of a folder."""
+        loaded = load_model(folder, device="cpu")
+        rows = encode(
+            loaded, texts, pooling=self.how, whitening=self.whitening, normalize=self.normalize
+        )
+        return torch.from_numpy(rows)
 
 
 def modules_for(
@@ -222,6 +233,28 @@ def written_vectors(folder: Path, hidden: Tensor, lengths: Tensor) -> Tensor:
             case "Normalize":
                 vectors = torch.nn.functional.normalize(vectors, dim=-1)
     return vectors
+
+
+def sentence_transformers_vectors(folder: Path, texts: Sequence[str]) -> Tensor | None:
+    """The vectors of texts that sentence-transformers gives; None if it is not installed.
+
+    Raises:
+        CheckpointError: it cannot load the folder.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        return None
+    try:
+        with silence():
+            model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+            found = model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
+    except Exception as error:  # of any type
+        raise CheckpointError(
+            f"sentence-transformers cannot load the output: {shown(error)}.",
+            "The output was not kept; `no_verify` writes it all the same.",
+        ) from error
+    return torch.as_tensor(found).float()
 
 
 def require_same(

@@ -109,7 +109,7 @@ def transformers_outputs(folder: Path, hf_class: str, probe: Probe) -> dict[str,
     except (ImportError, RuntimeError, AttributeError):  # absent, older, or for another torch
         return None
     try:
-        with _silence():
+        with silence():
             model, info = kind.from_pretrained(
                 folder, output_loading_info=True, dtype=torch.float32, local_files_only=True
             )
@@ -187,7 +187,7 @@ _HEADS = (
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Silence the log and progress bars of transformers; its loading report is checked instead."""
     from transformers.utils import logging as theirs
 

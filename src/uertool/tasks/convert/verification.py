@@ -18,9 +18,15 @@ from uertool.io.memory import free_memory, give_back
 from uertool.loading.assembling import build_model, heads_in
 from uertool.loading.config_resolution import resolve_config
 from uertool.loading.config_values import fields_from_uer
+from uertool.tasks.check.head_evidence import SENTENCES
 from uertool.tasks.convert.plan import ConversionPlan
 from uertool.tasks.convert.results import Verification
-from uertool.tasks.convert.sentence_modules import LEAST_COSINE, require_same, written_vectors
+from uertool.tasks.convert.sentence_modules import (
+    LEAST_COSINE,
+    require_same,
+    sentence_transformers_vectors,
+    written_vectors,
+)
 from uertool.tasks.convert.side_by_side import (
     Outputs,
     Probe,
@@ -103,9 +109,16 @@ def _run_both(plan: ConversionPlan, place: Path, count: int) -> Verification:
     same = options.exact_norm and not options.allow_loss and options.dtype is None
     found = {SOURCE_AND_OUTPUT: _compared(plan, source, output, SOURCE_AND_OUTPUT, must=same)}
     cosine = _cosine(plan, place, source, output, probe)
+    if plan.sentences is not None and options.verify_full:
+        there = sentence_transformers_vectors(place, SENTENCES)
+        said = "sentence-transformers is not installed: it did not run the output."
+        if there is not None:
+            require_same(plan.sentences.encoded(place, SENTENCES), there, plan.target)
+            said = f"sentence-transformers gives the same vectors of {len(SENTENCES)} sentences."
+        notes = (*notes, said)
     in_transformers = options.verify_full or "transformers" in sys.modules
     if plan.to != "hf" or plan.weights_only or not in_transformers:
-        return Verification(count, found, notes)
+        return Verification(count, found, notes, cosine)
     if any(planned.info.dtype is not torch.float32 for planned in plan.tensors.tensors):
         # transformers maps what it need not change.
         reason = _lack_of_memory(sum(planned.info.numel for planned in plan.tensors.tensors) * 4)
