@@ -4,8 +4,8 @@
 
 The corpus is the text of tests/data/text repeated; for the space delimiter the same text with a
 space after every second character. The plain loop reads line by line, splits each line into
-characters or words and counts them in a dictionary, on a sample of the same corpus. Goal: 100 MB/s
-for characters with two processes, and ten times the plain loop.
+characters or words and counts them in a dictionary, on a sample of the same corpus. Goals: 100 MB/s
+for characters with two processes, and ten times the plain loop; 80 MB/s for words with one process.
 """
 
 from __future__ import annotations

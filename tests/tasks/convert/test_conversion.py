@@ -567,7 +567,9 @@ def test_nan_and_infinite_weights_are_reported(bad: float, tmp_path: Path) -> No
     norm = torch.ones(32)
     norm[3] = bad
     source = changed(tmp_path, embedding__layer_norm__gamma=norm)
-    with pytest.raises(CheckpointError, match=r"embedding\.layer_norm\.gamma holds 1 values"):
+    with pytest.raises(
+        CheckpointError, match=r"embedding\.layer_norm\.gamma holds NaN or infinite values: 1"
+    ):
         convert(source, tmp_path / "hf", "hf")
     assert not (tmp_path / "hf").exists()
     report = convert(source, tmp_path / "hf", "hf", ConvertSettings(allow_nan=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -27,11 +28,10 @@ from uertool.io.encodings import (
     line_encoding,
 )
 from uertool.io.line_bytes import name_of, open_bytes, read_blocks
+from uertool.tasks.vocab.counters import COUNTERS, TokenCounter
 from uertool.tasks.vocab.tallies import (
-    COUNTERS,
     Counting,
     Tally,
-    TokenCounter,
     count_text,
     whole_pieces,
 )
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     Codes = NDArray[np.uint32]
 
 _BLOCK = 8 << 20  # bytes read at a time
-_RANGE = 32 << 20  # bytes of a file that one process counts at a time
+_RANGE = 64 << 20  # most bytes of a file that one process counts at a time
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -193,7 +193,7 @@ def _parts(lines: Iterable[Any], counting: Counting) -> Iterator[tuple[int, Tall
         elif isinstance(item, _Piece):
             counter: TokenCounter = COUNTERS[counting.delimiter]()
             counter.count(item.text, item.starts, item.ends)
-            yield len(item.text), counter.tally()
+            yield len(item.text), Tally(counter.counts())
         else:
             held.append(item.text)
             size += len(item.text) + 1
@@ -320,8 +320,9 @@ def _ranges(path: str | Path, encoding: str) -> Iterator[_Range]:
     if whole:
         yield _Range(str(path), 0, 0, size)
         return
-    for start in range(0, size, _RANGE):
-        end = min(start + _RANGE, size)
+    count = -(-size // _RANGE)
+    edges = [size * part // count for part in range(count + 1)] if count else []
+    for start, end in pairwise(edges):  # of about equal sizes, so that processes end together
         yield _Range(str(path), start, end, end - start)
 
 
@@ -334,7 +335,7 @@ def _count_range(piece: _Range, counting: Counting) -> Iterator[tuple[int, Tally
         counter.count(text, starts, ends)
         yield sum(done), None
         done.clear()
-    yield sum(done), counter.tally()
+    yield sum(done), Tally(counter.counts())
 
 
 def _blocks(piece: _Range, encoding: str, report: Callable[[int], None] | None) -> Iterator[str]:
