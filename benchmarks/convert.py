@@ -4,7 +4,7 @@ Whole processes are timed, start-up included, in alternation: uertool's conversi
 verification, with tensors compared, with the default checks, and with transformers; UER-py's way
 (torch.load, a dictionary, torch.save) and a plain copy of the file. Goals: verified within 2.5 s of
 the start-up of Python with torch for 409 MB; peak memory at most 600 MB above Python with torch,
-verification included. Run: python benchmarks/convert.py [--layers 12]
+verification included. Run: python -m benchmarks.convert [--layers 12]
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def timed(command: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure everything and print one table."""
+    """Measure everything and print JSON lines, the best of the repeats."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=768)
@@ -129,15 +129,12 @@ def main() -> None:
                     shutil.rmtree(target)
                 target.unlink(missing_ok=True)
                 best[label] = min(best[label], timed(command))
-        print(f"{size:.0f} MB, best of {given.repeats} whole processes")
-        start, copy = best["python with torch"], best["copy of the file"]
-        goal = 2 * (start[0] + copy[0])
+        start = best["python with torch"]
         for label, (seconds, memory) in best.items():
-            line = f"{label:28s} {seconds:7.2f} s {memory:8.0f} MB"
-            if label.startswith("uertool"):
-                line += f"   {seconds / goal:5.2f} of the goal, {memory - start[1]:+.0f} MB"
-            print(line)
-        print(f"goal: {goal:.2f} s, +600 MB")
+            row = {"method": f"{label}, {size:.0f} MB", "seconds": seconds, "MB": memory}
+            row["seconds above python"] = seconds - start[0]
+            row["MB above python"] = memory - start[1]
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

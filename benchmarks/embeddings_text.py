@@ -69,11 +69,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[dict[str, objec
     read = np.concatenate([block for _, _, block in WordFile(text).blocks()])
     exact = np.array_equal(read, table.vectors)
     return [
-        {"what": f"{arguments.words} x {arguments.size}", "text MB": text.stat().st_size / 1e6},
-        *({"what": name, "seconds": found} for name, found in seconds.items()),
-        {"what": "old loop / text", "ratio": seconds["old loop"] / seconds["text"]},
-        {"what": "binary / plain copy", "ratio": seconds["binary"] / seconds["plain copy"]},
-        {"what": "text reads back exactly" if exact else "TEXT DOES NOT READ BACK EXACTLY"},
+        {"method": f"{arguments.words} x {arguments.size}", "text MB": text.stat().st_size / 1e6},
+        *({"method": name, "seconds": found} for name, found in seconds.items()),
+        {"method": "old loop / text", "ratio": seconds["old loop"] / seconds["text"]},
+        {"method": "binary / plain copy", "ratio": seconds["binary"] / seconds["plain copy"]},
+        {"method": "text reads back exactly" if exact else "TEXT DOES NOT READ BACK EXACTLY"},
     ]
 
 

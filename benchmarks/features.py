@@ -1,20 +1,25 @@
-"""Speed of `extract-features`, compared with other libraries and with the peak of the processor.
+"""Speed of `extract-features`, compared with its peers and with the peak of the processor.
 
-    python benchmarks/features.py [--sentences 512] [--repeats 3] [--json]
+    python -m benchmarks.features [--sentences 256] [--rounds 5] [--size base]
 
-A BERT of base size with random weights is saved as a Hugging Face folder, and all methods read the
-same sentences of tests/data/text with it (mean pooling, [CLS] and [SEP] included, truncated to 128
-tokens):
+A BERT of base size with random weights is saved as a Hugging Face folder. Every method has its own
+process and reads the same sentences of tests/data/text with it: mean pooling, [CLS] and [SEP]
+included, truncated to 128 tokens, from texts to vectors. The methods take turns.
 
-- uertool's `encode`, in float32 and, where the processor has it, in bfloat16;
-- sentence-transformers' `encode` (skipped with a message if it is not installed);
-- transformers in batches of 64, padded to the longest of each batch;
-- every line padded to 128 in batches of 64, with gradients, as in UER-py's script.
+    uertool                `encode` in float32, bfloat16 and int8
+    sentence-transformers  `encode` in float32 and bfloat16
+    ctranslate2            its Encoder in float32 and int8
+    onnxruntime            float32, and int8 by dynamic quantization
+    openvino               float32 and bfloat16, and int8 by nncf with texts for calibration
+    padded                 every line padded to 128 in batches of 64, with gradients, as in UER-py's
+                           script; on a part of the sentences
 
-The peak is the best rate of float32 matrix products of the model's shapes by MKL and oneDNN,
-measured in the same run; a rate on real tokens counts no padding. Medians of the repeats. Goals:
-1.2 times sentence-transformers, 80% of the peak on real tokens, 10 times UER-py's script, and
-bfloat16 at 1.8 times float32.
+The peers run in the environment that `make bench` makes; what is missing there is left out. Texts
+are sorted by length and cut into batches of 64 for ctranslate2, onnxruntime and openvino, as
+sentence-transformers does.
+
+The peak is the best rate of matrix products of the model's shapes, measured in the same run; a rate
+on real tokens counts no padding. Reported are medians over the rounds.
 
 `--memory` measures instead how the peak memory of a run that writes .npy grows from 2,000 to
 200,000 lines with the bundled small model; goal: at most 300 MB.
@@ -23,7 +28,6 @@ bfloat16 at 1.8 times float32.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import re
 import statistics
@@ -37,36 +41,49 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks import workers
+from benchmarks.workers import Worker
 
-TEXT = Path(__file__).parents[1] / "tests" / "data" / "text"
+TEXT = Path(__file__).resolve().parents[1] / "tests" / "data" / "text"
 SIZES = {
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
     "small": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
 }
 LENGTH = 128
 BATCH = 64
+METHODS = (
+    *("uertool-float32", "uertool-bfloat16", "uertool-int8"),
+    *("sentence-transformers-float32", "sentence-transformers-bfloat16"),
+    *("ctranslate2-float32", "ctranslate2-int8", "onnxruntime-float32", "onnxruntime-int8"),
+    *("openvino-float32", "openvino-bfloat16", "openvino-int8", "padded-float32"),
+)
+OURS = ("uertool", "padded")
+
+#: A method, once it is loaded: texts to vectors.
+Encode = Callable[[list[str]], np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sentences", type=int, default=512)
-    parser.add_argument("--old-sentences", type=int, default=64, help="of them for the old way")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sentences", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", choices=sorted(SIZES), default="base")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--memory", action="store_true", help="measure memory, not speed")
     parser.add_argument("--lines", type=int, default=200_000, help="with --memory")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads)
+    if arguments.worker:
+        workers.serve(lambda: answer(arguments))
+        return
     rows = memory(arguments.lines) if arguments.memory else speed(arguments)
     for row in rows:
-        if arguments.json:
-            print(json.dumps(row), flush=True)
-        else:
-            print("  ".join(f"{k} {v:.6g}" if isinstance(v, float) else str(v)
-                            for k, v in row.items()), flush=True)  # fmt: skip
+        print(json.dumps(row), flush=True)
 
 
 def sentences(count: int) -> list[str]:
@@ -79,11 +96,23 @@ def sentences(count: int) -> list[str]:
     return found[:count]
 
 
+# -- the measurement ------------------------------------------------------------------------------
+
+
 def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    texts = sentences(arguments.sentences)
-    with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder), SIZES[arguments.size])
-        yield from compare(Path(folder), texts, arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_model(folder, SIZES[arguments.size])
+        options = ("--folder", name, "--sentences", str(arguments.sentences))
+        found = []
+        for method in arguments.methods.split(","):
+            peer = not method.startswith(OURS)
+            found.append(Worker(__file__, method, arguments.threads, *options, peer=peer))
+        try:
+            yield from compare(folder, workers.usable(found), arguments)
+        finally:
+            for worker in found:
+                worker.close()
 
 
 def make_model(folder: Path, size: dict[str, int]) -> None:
@@ -92,71 +121,47 @@ def make_model(folder: Path, size: dict[str, int]) -> None:
 
     torch.manual_seed(7)
     config = BertConfig(vocab_size=21128, intermediate_size=4 * size["hidden_size"], **size)
-    model = BertModel(config)
-    model.save_pretrained(folder)
+    config.position_embedding_type = "absolute"  # ctranslate2's converter asks for it
+    BertModel(config).save_pretrained(folder)
     BertTokenizer(str(TEXT / "google_zh_vocab.txt")).save_pretrained(folder)
     (folder / "vocab.txt").write_text((TEXT / "google_zh_vocab.txt").read_text("utf-8"), "utf-8")
 
 
 def compare(
-    folder: Path, texts: list[str], arguments: argparse.Namespace
+    folder: Path, found: list[Worker], arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     import uertool
 
+    texts = sentences(arguments.sentences)
     loaded = uertool.load_model(folder, device="cpu")
     ids = [loaded.tokenizer.with_special(row) for row in loaded.tokenizer.encode_batch(texts)]
     lengths = np.array([min(len(row), LENGTH) for row in ids])
-    work = flops(loaded.config, lengths)
-    half = uertool.load_model(folder, device="cpu", dtype="bfloat16")
-    runs: dict[str, Callable[[], np.ndarray]] = {
-        "uertool": lambda: loaded.encode(texts, pooling="mean", seq_length=LENGTH),
-        "uertool bfloat16": lambda: half.encode(texts, pooling="mean", seq_length=LENGTH),
-        "transformers": lambda: hugging_face(folder, texts, "longest"),
+    work = flops(loaded.config, lengths) / len(texts)
+    peaks: dict[str, float] = {}
+    for number in ("float32", "bfloat16"):
+        if any(worker.method == f"uertool-{number}" for worker in found):
+            peaks[number] = matrix_peak(loaded.config, getattr(torch, number))
+    yield {
+        "method": f"{len(texts)} sentences of {lengths.mean():.1f} tokens",
+        **{f"{number} GFLOP/s": peak / 1e9 for number, peak in peaks.items()},
     }
-    if importlib.util.find_spec("sentence_transformers"):
-        runs["sentence-transformers"] = lambda: sentence_transformers(folder, texts)
-    few = texts[: arguments.old_sentences]
-    runs["padded to 128"] = lambda: hugging_face(folder, few, "max_length", gradients=True)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    vectors: dict[str, np.ndarray] = {}
-    peaks: list[float] = []
-    for name, run in runs.items():
-        run()  # whatever is loaded or compiled the first time
-        del name
-    for _ in range(arguments.repeats):  # everyone in turn, so that a slow minute is everyone's
-        peaks.append(matrix_peak(loaded.config))
-        for name, run in runs.items():
-            start = time.perf_counter()
-            vectors[name] = run()
-            times[name].append(time.perf_counter() - start)
-    peak = statistics.median(peaks)
+    answers = workers.take_turns(found, arguments.rounds)
     rates = {
-        name: (len(few) if name == "padded to 128" else len(texts)) / statistics.median(seconds)
-        for name, seconds in times.items()
+        method: [each["lines"] / each["seconds"] for each in given]
+        for method, given in answers.items()
     }
-    yield {
-        "what": f"{len(texts)} sentences of {lengths.mean():.1f} tokens",
-        "threads": torch.get_num_threads(),
-        "peak float32 GFLOP/s": peak / 1e9,
-    }
-    expected = vectors["transformers"]
-    for name, rate in rates.items():
-        row: dict[str, Any] = {"what": name, "sentences/s": rate}
-        if name != "padded to 128":
-            row["share of the float32 peak"] = rate * work / len(texts) / peak
-        found = vectors[name]
-        row["lowest cosine to transformers"] = float(cosines(found, expected[: len(found)]).min())
+    expected = np.load(folder / "uertool-float32.npy")
+    for method, values in rates.items():
+        kind, number = method.rsplit("-", 1)
+        row: dict[str, Any] = {"method": kind, "numbers": number}
+        row["sentences/s"] = statistics.median(values)
+        if f"uertool-{number}" in rates:
+            row["of uertool"] = workers.median_ratio(values, rates[f"uertool-{number}"])
+        if number in peaks:
+            row["of the peak"] = row["sentences/s"] * work / peaks[number]
+        vectors = np.load(folder / f"{method}.npy")
+        row["lowest cosine"] = float(cosines(vectors, expected[: len(vectors)]).min())
         yield row
-    for peer in ("sentence-transformers", "transformers", "padded to 128"):
-        if peer in rates:
-            yield {"what": f"uertool / {peer}", "ratio": rates["uertool"] / rates[peer]}
-        else:
-            yield {"what": f"{peer} is not installed and was left out"}
-    yield {
-        "what": "bfloat16 / float32",
-        "ratio": rates["uertool bfloat16"] / rates["uertool"],
-        "lowest cosine": float(cosines(vectors["uertool bfloat16"], vectors["uertool"]).min()),
-    }
 
 
 def flops(config: Any, lengths: np.ndarray) -> float:
@@ -167,7 +172,7 @@ def flops(config: Any, lengths: np.ndarray) -> float:
     return float((config.layers_num * lengths * (linear + attention)).sum())
 
 
-def matrix_peak(config: Any) -> float:
+def matrix_peak(config: Any, dtype: torch.dtype) -> float:
     """The best rate of matrix products of the model's shapes, in operations a second.
 
     The better of the two libraries in torch counts: on some processors MKL, which
@@ -182,7 +187,7 @@ def matrix_peak(config: Any) -> float:
             (config.hidden_size, config.feedforward_size),
             (config.feedforward_size, config.hidden_size),
         ):
-            a, b = torch.randn(rows, one), torch.randn(other, one)
+            a, b = torch.randn(rows, one, dtype=dtype), torch.randn(other, one, dtype=dtype)
             for product in products * 8:
                 start = time.perf_counter()
                 product(a, b)
@@ -191,45 +196,224 @@ def matrix_peak(config: Any) -> float:
 
 
 def cosines(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Cosines of the rows of two matrices."""
     product = (found * expected).sum(1)
     return product / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
 
 
-_cache: dict[str, Any] = {}
+# -- the methods, each in its own process ---------------------------------------------------------
 
 
-def hugging_face(
-    folder: Path, texts: list[str], padding: str, *, gradients: bool = False
-) -> np.ndarray:
+def answer(arguments: argparse.Namespace) -> workers.Run:
+    kind, number = arguments.worker.rsplit("-", 1)
+    texts = sentences(arguments.sentences)
+    if kind == "padded":
+        texts = texts[: len(texts) // 4]
+    loaders = {
+        "uertool": uertool_encode,
+        "sentence-transformers": sentence_transformers,
+        "ctranslate2": ctranslate2_encode,
+        "onnxruntime": onnxruntime_encode,
+        "openvino": openvino_encode,
+        "padded": padded,
+    }
+    encode = loaders[kind](arguments.folder, number)
+    target = arguments.folder / f"{arguments.worker}.npy"
+
+    def run(request: dict[str, Any]) -> dict[str, Any]:
+        del request
+        vectors = encode(texts)
+        if not target.exists():
+            np.save(target, vectors)
+        return {"lines": len(texts)}
+
+    return run
+
+
+def uertool_encode(folder: Path, number: str) -> Encode:
+    import uertool
+
+    loaded = uertool.load_model(folder, device="cpu", dtype=number)  # type: ignore[arg-type]
+    return lambda texts: loaded.encode(texts, pooling="mean", seq_length=LENGTH)
+
+
+def padded(folder: Path, number: str) -> Encode:
+    del number
     from transformers import AutoModel, AutoTokenizer
 
-    if "model" not in _cache:
-        _cache["model"] = AutoModel.from_pretrained(folder).eval()
-        _cache["tokenizer"] = AutoTokenizer.from_pretrained(folder)
-    rows = []
-    for start in range(0, len(texts), BATCH):
-        batch = _cache["tokenizer"](
-            texts[start : start + BATCH],
-            padding=padding,
-            truncation=True,
-            max_length=LENGTH,
-            return_tensors="pt",
-        )
-        with torch.set_grad_enabled(gradients):
-            hidden = _cache["model"](**batch).last_hidden_state
-            real = batch["attention_mask"][..., None].float()
-            rows.append(((hidden * real).sum(1) / real.sum(1)).detach().numpy())
-    return np.concatenate(rows)
+    model, tokenizer = (
+        AutoModel.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+
+    def encode(texts: list[str]) -> np.ndarray:
+        rows = []
+        for start in range(0, len(texts), BATCH):
+            batch = tokenizer(
+                texts[start : start + BATCH],
+                padding="max_length",
+                truncation=True,
+                max_length=LENGTH,
+                return_tensors="pt",
+            )
+            hidden = model(**batch).last_hidden_state.detach().numpy()
+            rows.append(mean_of(hidden, batch["attention_mask"].numpy()))
+        return np.concatenate(rows)
+
+    return encode
 
 
-def sentence_transformers(folder: Path, texts: list[str]) -> np.ndarray:
+def mean_of(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Means over the tokens [rows, size], without padding."""
+    real = mask[..., None].astype(np.float32)
+    found: np.ndarray = (hidden * real).sum(1) / real.sum(1)
+    return found
+
+
+def sentence_transformers(folder: Path, number: str) -> Encode:
     from sentence_transformers import SentenceTransformer, models
 
-    if "st" not in _cache:
-        words = models.Transformer(str(folder), max_seq_length=LENGTH)
-        pooling = models.Pooling(words.get_word_embedding_dimension(), pooling_mode="mean")
-        _cache["st"] = SentenceTransformer(modules=[words, pooling], device="cpu")
-    return _cache["st"].encode(texts, show_progress_bar=False)
+    words = models.Transformer(str(folder), max_seq_length=LENGTH)
+    pooling = models.Pooling(words.get_word_embedding_dimension(), pooling_mode="mean")
+    model = SentenceTransformer(modules=[words, pooling], device="cpu")
+    model.to(getattr(torch, number))
+    return lambda texts: (
+        model.encode(texts, show_progress_bar=False, convert_to_tensor=True).float().numpy()
+    )
+
+
+def in_batches(folder: Path, run: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Encode:
+    """Texts to vectors by a function of ids and mask [rows, length] to hidden states."""
+    from tokenizers import BertWordPieceTokenizer
+
+    tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"))
+    tokenizer.enable_truncation(LENGTH)
+    tokenizer.enable_padding()
+
+    def encode(texts: list[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda n: -len(texts[n]))
+        rows: list[np.ndarray] = [np.empty(0)] * len(texts)
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            given = tokenizer.encode_batch([texts[n] for n in part])
+            ids = np.array([each.ids for each in given], dtype=np.int64)
+            mask = np.array([each.attention_mask for each in given], dtype=np.int64)
+            for n, vector in zip(part, mean_of(run(ids, mask), mask), strict=True):
+                rows[n] = vector
+        return np.stack(rows)
+
+    return encode
+
+
+def ctranslate2_encode(folder: Path, number: str) -> Encode:
+    import ctranslate2
+    from ctranslate2.converters import TransformersConverter
+
+    target = folder / f"ct2-{number}"
+    TransformersConverter(str(folder)).convert(
+        str(target), quantization=None if number == "float32" else number
+    )
+    encoder = ctranslate2.Encoder(
+        str(target),
+        device="cpu",
+        compute_type=number,
+        intra_threads=torch.get_num_threads(),
+        inter_threads=1,
+    )
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        rows = [row[: int(count)].tolist() for row, count in zip(ids, mask.sum(1), strict=True)]
+        return np.array(encoder.forward_batch(rows).last_hidden_state)
+
+    return in_batches(folder, run)
+
+
+def exported(folder: Path, name: str) -> Path:
+    """The model as an ONNX file of ids and mask."""
+    from transformers import AutoModel
+
+    class Hidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            found = AutoModel.from_pretrained(folder, attn_implementation="eager")
+            self.model = found.eval()
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> Any:
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    target = folder / f"{name}.onnx"
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    torch.onnx.export(
+        Hidden().eval(),
+        (ids, ids),
+        str(target),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["hidden"],
+        dynamic_axes={
+            "input_ids": {0: "rows", 1: "length"},
+            "attention_mask": {0: "rows", 1: "length"},
+        },
+        dynamo=False,
+    )
+    return target
+
+
+def onnxruntime_encode(folder: Path, number: str) -> Encode:
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path = exported(folder, f"ort-{number}")
+    if number == "int8":
+        target = path.with_name("ort-quantized.onnx")
+        quantize_dynamic(str(path), str(target), weight_type=QuantType.QInt8, per_channel=True)
+        path = target
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        given = {"input_ids": ids, "attention_mask": mask}
+        found: np.ndarray = session.run(["hidden"], given)[0]
+        return found
+
+    return in_batches(folder, run)
+
+
+def openvino_encode(folder: Path, number: str) -> Encode:
+    import openvino
+
+    model = openvino.convert_model(exported(folder, f"ov-{number}"))
+    if number == "int8":
+        import nncf
+        from tokenizers import BertWordPieceTokenizer
+
+        tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"))
+        given = [tokenizer.encode(text) for text in sentences(100)]
+        samples = [
+            {
+                "input_ids": np.array([each.ids[:LENGTH]]),
+                "attention_mask": np.array([each.attention_mask[:LENGTH]]),
+            }
+            for each in given
+        ]
+        model = nncf.quantize(
+            model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=100
+        )
+    hint = {"bfloat16": "bf16"}.get(number, "f32")
+    compiled = openvino.Core().compile_model(
+        model,
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()},
+    )
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        found: np.ndarray = compiled({"input_ids": ids, "attention_mask": mask})[0]
+        return found
+
+    return in_batches(folder, run)
+
+
+# -- memory ---------------------------------------------------------------------------------------
 
 
 def memory(lines: int) -> Iterator[dict[str, Any]]:

@@ -1,47 +1,42 @@
 """Speed of generation: uertool, transformers, ctranslate2 and UER-py's loop on one machine.
 
-    python benchmarks/generation.py                            # the size in docs/generation.md
-    python benchmarks/generation.py --ctranslate2-python ct2/bin/python
-    python benchmarks/generation.py --layers 2 --hidden 64 --new-tokens 8 --rounds 1
+    python -m benchmarks.generation                            # the size in docs/benchmarks.md
+    python -m benchmarks.generation --layers 2 --hidden 64 --new-tokens 8 --rounds 1
 
 A GPT-2 with random weights continues the beginnings of real lines greedily by a fixed number of
-tokens, for one prompt and for a batch of sixteen. Every method has its own process, which loads the
+tokens, for 1, 4 and 16 prompts. Every method has its own process, which loads the
 model and warms up once; then the methods alternate, so that other load on the machine affects all
 of them. Reported are the median of new tokens per second, and the median over the rounds of each
 method's rate divided by that of transformers in the same round.
 
     uertool        float32, from texts to texts
     uertool-int8   the same with --dtype int8
-    uertool-bf16   the same with --dtype bfloat16 (only when asked for with --methods)
+    uertool-bf16   the same with --dtype bfloat16
     transformers   `generate` with its cache, float32, from ids to ids
     ct2-float32    ctranslate2's Generator, from tokens to tokens
     ct2-int8       the same with int8 weights
-    old            as in UER-py's script: the whole text is processed again for every token, the
-                   output layer runs at every position, with gradients; one prompt only
+    old            (only with --methods) as in UER-py's script: the whole text is processed again
+                   for every token, the output layer runs at every position, with gradients; one
+                   prompt only
 
-ctranslate2 runs in a separate environment, which needs ctranslate2, torch and a version of
-transformers that its converter understands:
-
-    python -m venv ct2 && ct2/bin/pip install ctranslate2 torch transformers
-
-Without --ctranslate2-python it is skipped. At the end the perplexity of the trained model in
-tests/data/models/zh-lm-small is measured with float32 and with int8 weights.
+ctranslate2 runs in the environment of the peers, see `make bench`; without it, it is left out. At
+the end the perplexity of the trained model in tests/data/models/zh-lm-small is measured with
+float32 and with int8 weights. Figures are JSON lines.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks import workers
+from benchmarks.workers import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCAB = ROOT / "tests" / "data" / "text" / "google_zh_vocab.txt"
@@ -49,7 +44,7 @@ CORPUS = ROOT / "tests" / "data" / "text" / "corpus_zh.txt"
 SMALL = ROOT / "tests" / "data" / "models" / "zh-lm-small"
 
 PROMPT = 10  # characters of a prompt, the same for all, since peers pad unequal ones
-METHODS = ("uertool", "uertool-int8", "transformers", "ct2-float32", "ct2-int8", "old")
+METHODS = ("uertool", "uertool-bf16", "uertool-int8", "transformers", "ct2-float32", "ct2-int8")
 
 #: A method, once it is loaded: prompts and a number of new tokens to the ids that are new.
 Run = Callable[[list[str], int], list[list[int]]]
@@ -214,59 +209,9 @@ def load(method: str, folder: Path, threads: int) -> Run:
     return load_transformers(folder) if name == "transformers" else load_old(folder)
 
 
-def work(method: str, folder: Path, threads: int) -> None:
-    """Answer requests on standard input: prompts and a number of tokens, to seconds and ids."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print is no answer
-    try:
-        run = load(method, folder, threads)
-    except Exception as error:
-        print(json.dumps({"failed": f"{type(error).__name__}: {error}"}), file=answers, flush=True)
-        return
-    print(json.dumps({"ready": True}), file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        started = time.perf_counter()
-        ids = run(request["prompts"], request["new"])
-        seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "ids": ids}), file=answers, flush=True)
-
-
-class Worker:
-    """A process with one method."""
-
-    def __init__(self, method: str, folder: Path, threads: int, python: str) -> None:
-        self.method = method
-        command = [python, str(Path(__file__).resolve()), "--worker", method]
-        command += ["--folder", str(folder), "--threads", str(threads)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        answer = self._answer()
-        self.failed: str | None = answer.get("failed")
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        found: dict[str, Any] = json.loads(line) if line else {"failed": "it ended"}
-        return found
-
-    def __call__(self, prompts: list[str], new: int) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"prompts": prompts, "new": new}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+def answer(run: Run) -> workers.Run:
+    """Prompts and a number of tokens to ids."""
+    return lambda request: {"ids": run(request["prompts"], request["new"])}
 
 
 # -- the measurement ------------------------------------------------------------------------------
@@ -274,48 +219,52 @@ class Worker:
 
 def measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     make_model(folder, args.layers, args.hidden)
-    workers = []
-    for method in args.methods.split(","):
-        other = method.startswith("ct2")
-        if other and not args.ctranslate2_python:
-            print(f"{method} is left out: name its environment with --ctranslate2-python")
-            continue
-        worker = Worker(
-            method, folder, args.threads, args.ctranslate2_python if other else sys.executable
-        )
-        if worker.failed:
-            print(f"{method} is left out: {worker.failed}")
-            continue
-        workers.append(worker)
+    found = [
+        Worker(__file__, method, args.threads, "--folder", str(folder), peer=method[:3] == "ct2")
+        for method in args.methods.split(",")
+    ]
     try:
-        return [row for count in (1, 16) for row in rounds(args, workers, count)]
+        able = workers.usable(found)
+        return [row for count in (1, 4, 16) for row in rounds(args, able, count)]
     finally:
-        for worker in workers:
+        for worker in found:
             worker.close()
 
 
-def rounds(args: argparse.Namespace, workers: Sequence[Worker], count: int) -> list[dict[str, Any]]:
-    prompts = some_prompts(count)
-    taking = [worker for worker in workers if count == 1 or worker.method != "old"]
-    texts = {worker.method: worker(prompts, args.new_tokens)["ids"] for worker in taking}
-    rates: dict[str, list[float]] = {worker.method: [] for worker in taking}
-    for _ in range(args.rounds):
-        for worker in taking:
-            answer = worker(prompts, args.new_tokens)
-            tokens = sum(map(len, answer["ids"]))
-            assert tokens == count * args.new_tokens, (worker.method, tokens)
-            rates[worker.method].append(tokens / answer["seconds"])
+def rounds(args: argparse.Namespace, found: Sequence[Worker], count: int) -> list[dict[str, Any]]:
+    taking = [worker for worker in found if count == 1 or worker.method != "old"]
+    answers = workers.take_turns(
+        taking, args.rounds, prompts=some_prompts(count), new=args.new_tokens
+    )
+    rates, texts = {}, {}
+    for method, given in answers.items():
+        texts[method] = given[0]["ids"]
+        assert sum(map(len, texts[method])) == count * args.new_tokens, method
+        rates[method] = [count * args.new_tokens / each["seconds"] for each in given]
     rows = []
-    for worker in taking:
-        method = worker.method
-        row = {"method": method, "prompts": count, "rate": statistics.median(rates[method])}
+    for method, values in rates.items():
+        row = {"method": method, "prompts": count, "tokens/s": statistics.median(values)}
         if "transformers" in rates:
-            pairs = zip(rates[method], rates["transformers"], strict=True)
-            row["of_transformers"] = statistics.median(mine / theirs for mine, theirs in pairs)
+            row["of transformers"] = workers.median_ratio(values, rates["transformers"])
             pairs_of_ids = zip(texts[method], texts["transformers"], strict=True)
-            row["same_texts"] = sum(mine == theirs for mine, theirs in pairs_of_ids)
+            row["same texts"] = sum(mine == theirs for mine, theirs in pairs_of_ids)
         rows.append(row)
     return rows
+
+
+def bandwidth(folder: Path) -> dict[str, Any]:
+    """Bytes a second that a matrix-vector product reads, and the tokens that this would allow."""
+    import torch
+
+    weight, vector = torch.randn(16384, 4096), torch.randn(4096)
+    seconds = []
+    for _ in range(9):
+        started = time.perf_counter()
+        torch.mv(weight, vector)
+        seconds.append(time.perf_counter() - started)
+    rate = weight.numel() * 4 / statistics.median(seconds)
+    size = (folder / "model.safetensors").stat().st_size
+    return {"method": "memory bandwidth", "GB/s": rate / 1e9, "tokens/s": rate / size}
 
 
 def perplexities(lines: int) -> dict[str, float]:
@@ -336,15 +285,6 @@ def perplexities(lines: int) -> dict[str, float]:
     return found
 
 
-def versions() -> str:
-    from importlib import metadata
-
-    import torch
-
-    peer = metadata.version("transformers")
-    return f"torch {torch.__version__}, transformers {peer}, Python {platform.python_version()}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -355,39 +295,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--ctranslate2-python", metavar="PYTHON")
     parser.add_argument("--perplexity-lines", type=int, default=1500)
-    parser.add_argument("--json", metavar="FILE", help="write the figures here as well")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        work(args.worker, args.folder, args.threads)
+        workers.serve(lambda: answer(load(args.worker, args.folder, args.threads)))
         return
-    print(f"{versions()}, {args.threads} threads, {platform.processor() or platform.machine()}")
-    print(
-        f"GPT-2 {args.layers} x {args.hidden}, {args.new_tokens} new tokens, {args.rounds} rounds"
-    )
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(args, Path(folder))
-    print(
-        f"{'method':<14} {'prompts':>7} {'tokens/s':>9} {'of transformers':>16} {'same texts':>11}"
-    )
-    for row in rows:
-        ratio, same = row.get("of_transformers"), row.get("same_texts")
-        print(
-            f"{row['method']:<14} {row['prompts']:>7} {row['rate']:>9.1f} "
-            f"{'' if ratio is None else f'{ratio:.2f}':>16} {'' if same is None else same:>11}"
-        )
-    found = perplexities(args.perplexity_lines)
-    change = found["int8"] / found["float32"] - 1
-    print(
-        f"perplexity of {SMALL.name}: float32 {found['float32']:.3f}, int8 {found['int8']:.3f} "
-        f"({change:+.3%})"
-    )
-    if args.json:
-        content = {"versions": versions(), "speed": rows, "perplexity": found}
-        Path(args.json).write_text(json.dumps(content, indent=1) + "\n")
+        for row in measure(args, Path(folder)):
+            print(json.dumps(row), flush=True)
+        print(json.dumps(bandwidth(Path(folder))), flush=True)
+    for name, found in perplexities(args.perplexity_lines).items():
+        print(json.dumps({"method": f"perplexity of {SMALL.name}, {name}", "perplexity": found}))
 
 
 if __name__ == "__main__":

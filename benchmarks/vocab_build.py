@@ -38,9 +38,7 @@ def main() -> None:
             if arguments.json:
                 print(json.dumps(figures), flush=True)
             else:
-                row = (
-                    "{delimiter:6} {what:22} {megabytes:6.0f} MB {seconds:7.2f} s {rate:7.1f} MB/s"
-                )
+                row = "{delimiter:6} {method:22} {megabytes:6.0f} MB {seconds:7.2f} s {rate:7.1f}"
                 print(row.format(**figures), flush=True)
 
 
@@ -69,7 +67,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, o
             megabytes = path.stat().st_size / 1e6
             yield {
                 "delimiter": delimiter,
-                "what": what,
+                "method": what,
                 "megabytes": megabytes,
                 "seconds": seconds,
                 "rate": megabytes / seconds,
