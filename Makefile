@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := src tests benchmarks tools
+PEERS := .bench/peers
 
 # The package is installed editable, so only these two files decide what .venv holds.
 NEEDS := pyproject.toml constraints.txt
@@ -14,7 +15,7 @@ DEMO_READY := $(VENV)/.uertool-demo
 TEST_READY := $(VENV)/.uertool-test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test quick lint types tests attack format tables docs clean
+.PHONY: help demo install test quick lint types tests attack bench format tables docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +47,14 @@ quick: $(TEST_READY) ## the tests without those marked slow, in under a minute
 attack: $(TEST_READY) ## run N (10000) broken and hostile inputs, chosen by SEED (0)
 	UERTOOL_ATTACKS=$(or $(N),10000) UERTOOL_ATTACK_SEED=$(or $(SEED),0) \
 		$(BIN)/python -m pytest tests/attack -q --timeout 0
+
+bench: $(TEST_READY) $(PEERS)/.ready ## measure everything next to other libraries and write docs/benchmarks.md
+	$(BIN)/python -m benchmarks.report
+
+$(PEERS)/.ready: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	-$(PEERS)/bin/python -m pip install --quiet -r benchmarks/peers.txt
+	@touch $@
 
 format: $(TEST_READY) ## format the sources with ruff
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))

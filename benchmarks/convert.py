@@ -1,7 +1,7 @@
 """Convert a BERT-base sized checkpoint to a Hugging Face folder, compared with UER-py's way.
 
 Whole processes are timed, start-up included, in alternation: uertool's conversion without
-verification, with tensors compared, with the default checks, and with transformers; UER-py's way
+verification, with the default checks, and with transformers; UER-py's way
 (torch.load, a dictionary, torch.save) and a plain copy of the file. Goals: verified within 2.5 s of
 the start-up of Python with torch for 409 MB; peak memory at most 600 MB above Python with torch,
 verification included. Run: python -m benchmarks.convert [--layers 12]
@@ -31,11 +31,8 @@ torch.save(out, sys.argv[2])
 
 _CONVERT = """
 import sys
-from uertool.tasks.convert import verification
 from uertool.tasks.convert.job import convert
 from uertool.tasks.convert.settings import ConvertSettings
-if sys.argv[3] == "tensors":
-    verification._run_both = lambda job, place: ({}, ())
 given = ConvertSettings(verify=sys.argv[3] != "no", verify_full=sys.argv[3] == "full")
 convert(sys.argv[1], sys.argv[2], "hf", given)
 """
@@ -118,7 +115,6 @@ def main() -> None:
             "copy of the file": ["cp", str(source), str(target)],
             "old way": [python, "-c", _OLD_WAY, str(source), str(target)],
             "uertool, not verified": [*convert, "no"],
-            "uertool, tensors compared": [*convert, "tensors"],
             "uertool, verified": [*convert, "yes"],
             "uertool, with transformers": [*convert, "full"],
         }
