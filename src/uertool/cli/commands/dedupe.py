@@ -55,7 +55,9 @@ def dedupe(
         lines = open_lines(corpus, scratch)
         if not len(lines):
             raise InputError(f"{lines.name} holds no lines.")
-        found = _found(lines, settings, corpus, encoder, scratch)
+        found = _found(lines, settings, corpus, encoder, scratch, output.overwrite)
+        if found is None:
+            return
         if settings.groups is not None:
             with atomic_text(settings.groups, overwrite=output.overwrite) as stream:
                 for row, others in found.groups():
@@ -87,6 +89,10 @@ def _check(settings: DedupeSettings, corpus: CorpusSettings, output: OutputSetti
     if output.json and not output.to_file:
         raise UsageError("`json` and the kept lines cannot both go to standard output.")
     check_settings(settings, corpus)
+    if settings.plot is not None:
+        from uertool.tasks.pictures import require_drawing
+
+        require_drawing(settings.plot, overwrite=output.overwrite)
 
 
 def _found(
@@ -95,8 +101,9 @@ def _found(
     corpus: CorpusSettings,
     encoder: Encoder,
     scratch: Path,
-) -> Duplicates:
-    """Equal lines, then near-duplicates."""
+    overwrite: bool,
+) -> Duplicates | None:
+    """Equal lines, then near-duplicates; None if only a picture is to be drawn."""
     import numpy as np
 
     from uertool.loading.device import resolve_devices, set_threads
@@ -113,6 +120,14 @@ def _found(
         with console.progress(len(chosen), "Encoding") as advance:
             given = given_vectors(corpus)
             units = task.units_of(lines, chosen, scratch, lambda: encoder.job, given, advance)
+        if settings.plot is not None:
+            from uertool.tasks.search.plots import draw_nearest
+
+            cosines = task.nearest_cosines(units, where)
+            draw_nearest(settings.plot, cosines, settings.threshold, overwrite=overwrite)
+        if settings.threshold is None:
+            console.note(f"wrote {settings.plot}; choose a `threshold` by it")
+            return None
     with console.progress(len(first), "Comparing") as advance:
         return task.find_duplicates(
             first, lengths, units, settings, scratch, device=where, on_rows=advance

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from uertool.cli import console
 from uertool.cli.console import counted
-from uertool.cli.options import OutputSettings, with_settings
+from uertool.cli.options import OutputSettings, lines_of, with_settings
 from uertool.cli.pipeline import Call, JsonLines, show_plan
 from uertool.cli.render.features import show_vector
 from uertool.engine.settings import EngineSettings
+from uertool.errors import InputError, UsageError, listed
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.features.settings import FeatureSettings, VectorSettings
 from uertool.text.settings import InputSettings
@@ -56,7 +58,9 @@ def extract_features(
     if vectors.plot is not None:
         from uertool.tasks.features.plots import draw_vectors
 
-        draw = functools.partial(draw_vectors, vectors.plot)
+        draw = functools.partial(
+            draw_vectors, vectors.plot, classes_of=_classes(call, vectors.plot_column)
+        )
     extraction = Extraction(
         job_loader(call.for_workers(model), device, settings),
         settings,
@@ -80,6 +84,29 @@ def extract_features(
         {**dataclasses.asdict(settings), **dataclasses.asdict(vectors), "path": call.target},
         {**report.to_json(), "seconds": round(meter.seconds, 3)},
     )
+
+
+def _classes(call: Call, column: str | None) -> Callable[[Sequence[int]], Mapping[int, str]] | None:
+    """What gives lines by their numbers the value of a column, or None without a column."""
+    if column is None:
+        return None
+    if call.source in (None, "-") or not (call.text.column or call.text.field):
+        raise UsageError(
+            "`plot_column` needs a table or JSON lines that can be read again.",
+            "Name a file with `test_path`, and its texts with `column` or `field`.",
+        )
+
+    def classes_of(numbers: Sequence[int]) -> Mapping[int, str]:
+        wanted = set(numbers)
+        lines = lines_of(call.text, None, bad=[])
+        rows = {line.number: line.fields for line in lines if line.number in wanted}
+        names = {name for fields in rows.values() for name in fields}
+        if column not in names:
+            known = listed(sorted(names))
+            raise InputError(f"{call.source} has no column {column!r}; its columns are {known}.")
+        return {number: fields.get(column, "") for number, fields in rows.items()}
+
+    return classes_of
 
 
 def _report(report: FeatureReport, call: Call, rate: float) -> None:

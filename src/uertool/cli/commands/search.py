@@ -17,7 +17,7 @@ import typer
 from uertool.cli import console, run_record
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, lines_of, report_model, source_of, with_settings
-from uertool.cli.render.search import HEADER, WRITERS, Answer
+from uertool.cli.render.search import HEADER, WRITERS, Answer, bars_of
 from uertool.errors import UsageError
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.settings import Setting
@@ -124,6 +124,10 @@ def search(
     """
     form = output.form
     output.apply()
+    if settings.plot is not None:
+        from uertool.tasks.pictures import require_drawing
+
+        require_drawing(settings.plot, overwrite=output.overwrite)
     _check(settings, corpus, texts)
     encoder = Encoder(model, device, features, corpus.load_whitening)
     named = InputSettings(settings.queries, encoding=corpus.encoding)
@@ -135,8 +139,10 @@ def search(
     where = resolve_devices(device.device)[0]
     with tempfile.TemporaryDirectory(prefix="uertool-") as scratch:
         opened, index = _opened(settings, corpus, encoder, Path(scratch), output.overwrite)
+        from uertool.tasks.pictures import MOST_GROUPS, bars
         from uertool.tasks.search import job
 
+        drawn: list[Answer] = []
         asked = found = 0
         started = time.perf_counter()
         with output.opened(lambda: asked) as stream:
@@ -151,9 +157,14 @@ def search(
                 for name, some in zip(names, near, strict=True):
                     asked += 1
                     found += len(some)
-                    pairs = [(cosine, notes[row]) for cosine, row in some]
-                    WRITERS[form](Answer(asked, name, pairs), stream)
+                    answer = Answer(asked, name, [(cosine, notes[row]) for cosine, row in some])
+                    WRITERS[form](answer, stream)
+                    if settings.plot is not None and asked <= MOST_GROUPS:
+                        drawn.append(answer)
         seconds = time.perf_counter() - started
+    if settings.plot is not None:
+        for remark in bars(settings.plot, list(map(bars_of, drawn)), overwrite=output.overwrite):
+            console.warn(remark)
     console.note(f"{_counted_queries(asked)}, {counted(found, 'result')} ({seconds:.2f} s)")
     if output.save_run and output.prediction_path is not None:
         inputs = [*model.files(), corpus.test_path, *corpus.vectors, settings.queries]

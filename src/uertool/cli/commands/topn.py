@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -14,6 +18,7 @@ from uertool.cli.console import counted
 from uertool.cli.options import ResultSettings, lines_of, source_of, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import Call
+from uertool.engine.ordering import refuse_on_ray
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 from uertool.io.json_text import json_text
@@ -26,6 +31,9 @@ if TYPE_CHECKING:
     from uertool.tasks.embeddings.substitutes import SubstituteSummary
     from uertool.tasks.embeddings.word_files import WordSource
     from uertool.text.readers import BadLine, Line
+
+#: Words whose neighbours a picture shows.
+_MOST_DRAWN = 8
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, help="Words near a word, with or without context."
@@ -60,6 +68,7 @@ def indep(
     shown = output.form
     output.apply()
     named = table.load_model_path or table.vocab_path or table.spm_model_path
+    _check_plot(settings.plot, output)
     if settings.vectors is not None and named:
         raise UsageError("`vectors` and a model were both given.", "Give one of them.")
     analogy = bool(settings.plus or settings.minus)
@@ -97,6 +106,9 @@ def indep(
             stream.write(f"Vocabulary size:  {len(source)}\n")
         for found in results:
             _write_indep(found, shown, stream, settings.by)
+    if settings.plot is not None:
+        groups = [(str(f.query), [(n.word, n.score) for n in f.neighbours]) for f in results]
+        _draw(settings.plot, groups, settings.by, output)
     missing = [str(found.query) for found in results if found.problem is not None]
     console.note(f"{counted(len(results), 'word')} among {len(source):,} ({seconds:.2f} s)")
     if missing:
@@ -180,12 +192,30 @@ def dep(
     from uertool.tasks.embeddings.work import SubstituteWork
 
     form = "jsonl" if shown == "table" else shown
+    records: list[Mapping[str, Any]] = []
+    show = _table if shown == "table" else None
+    if settings.plot is not None:
+        refuse_on_ray(engine, plot=settings.plot)
+        _check_plot(settings.plot, output)
+        if form == "text":
+            raise UsageError("`plot` needs results as a table or JSON lines.", "Give `json`.")
+        if not output.to_file:
+            show = functools.partial(_kept, records, show or console.json_line)
     found, meter = call.run(
         "Comparing",
         SubstituteWork(call.for_workers(model), device, settings, form, call.suffix_for(form)),
         {**_identity(settings), "form": form},
-        _table if shown == "table" else None,
+        show,
     )
+    if settings.plot is not None:
+        if output.to_file:
+            with open(call.target, encoding="utf-8") as lines_of_json:
+                records += map(json.loads, itertools.islice(lines_of_json, _MOST_DRAWN))
+        groups = [
+            (f"{r['word']}: {r['sentence']}", [(n["word"], n["score"]) for n in r["neighbours"]])
+            for r in records
+        ]
+        _draw(settings.plot, groups, "cosine", output)
     summary = SubstituteSummary.of(found.manifest["counts"])
     _report(summary, meter.seconds)
     call.report(found, meter.rate)
@@ -210,12 +240,25 @@ def _one_line(pair: list[str] | None, text: InputSettings) -> list[str] | None:
     return ["\t".join(pair)]
 
 
+def _kept(
+    records: list[Mapping[str, Any]],
+    show: Callable[[Mapping[str, Any]], None],
+    record: Mapping[str, Any],
+) -> None:
+    """Show a record, and keep the first ones for a picture."""
+    show(record)
+    if len(records) < _MOST_DRAWN:
+        records.append(record)
+
+
 def _identity(settings: SubstituteSettings) -> dict[str, Any]:
     from uertool.io.atomic import sha256_of
 
     path = settings.cand_vocab_path
     digest = None if path is None or not path.is_file() else sha256_of(path)
-    return {**dataclasses.asdict(settings), "cand_vocab_path": digest}
+    known = {**dataclasses.asdict(settings), "cand_vocab_path": digest}
+    del known["plot"]
+    return known
 
 
 def _report(summary: SubstituteSummary, seconds: float) -> None:
@@ -242,21 +285,34 @@ def _table(record: Mapping[str, Any]) -> None:
 # -- both -----------------------------------------------------------------------------------------
 
 
+def _check_plot(path: Path | None, output: ResultSettings) -> None:
+    if path is not None:
+        from uertool.tasks.pictures import require_drawing
+
+        require_drawing(path, overwrite=output.overwrite)
+
+
+def _draw(
+    path: Path,
+    groups: Sequence[tuple[str, Sequence[tuple[str, float]]]],
+    measure: str,
+    output: ResultSettings,
+) -> None:
+    from uertool.tasks.pictures import bars
+
+    for remark in bars(path, groups, measure=measure, overwrite=output.overwrite):
+        console.warn(remark)
+
+
 def _bars(rows: Sequence[tuple[str, float]], problem: str | None) -> None:
-    """Words with their scores and a bar each, the longest for the nearest."""
+    """Words with their scores, and bars that start at zero."""
     if problem is not None:
         console.out(f"     {problem}")
     if rows:
-        scores = [score for _, score in rows]
-        low, high = min(scores), max(scores)
+        most = max(abs(score) for _, score in rows) or 1.0
         widest = max(console.width_of(word) for word, _ in rows)
-        rising = scores[0] <= scores[-1] and low != high  # distances: less is nearer
         for n, (word, score) in enumerate(rows):
             blanks = " " * (widest - console.width_of(word))
-            # The bars' differences show, where all scores are close together.
-            share = 1.0 if high == low else (score - low) / (high - low)
-            share = 0.15 + 0.85 * (1 - share if rising else share)
-            console.out(
-                f"  {n + 1:>3}  {word}{blanks}  {score:>8.4f}  {console.bar(share).rstrip()}"
-            )
+            drawn = console.bar(max(score, 0) / most).rstrip()
+            console.out(f"  {n + 1:>3}  {word}{blanks}  {score:>8.4f}  {drawn}")
     console.out()

@@ -54,6 +54,10 @@ def fit(
     from uertool.tasks.features.whitening_orders import fit_order
     from uertool.tasks.features.whitening_work import fit as run
 
+    if settings.plot is not None:
+        from uertool.tasks.pictures import require_drawing
+
+        require_drawing(settings.plot, overwrite=output.overwrite)
     order = fit_order(vectors, settings, engine, overwrite=output.overwrite)
     if engine.dry_run:
         show_plan(order, as_json=output.json)
@@ -61,6 +65,13 @@ def fit(
         report, found = run(order, settings, watch)
     report_errors(found, order.output)
     _report(report, as_json=output.json)
+    if settings.plot is not None:
+        from uertool.tasks.features import plots
+        from uertool.tasks.features.whitening import Whitening
+
+        sample = plots.read_sample(vectors, report.rows)
+        fitted = Whitening.load(order.output)
+        plots.draw_whitening(settings.plot, fitted, sample, overwrite=output.overwrite)
     if output.save_run:
         run_record.write(order.output, inputs=vectors, results=report.to_json())
 

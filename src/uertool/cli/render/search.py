@@ -74,6 +74,12 @@ def show(answer: Answer, stream: TextIO) -> None:
     console.out()
 
 
+def bars_of(answer: Answer) -> tuple[str, list[tuple[str, float]]]:
+    """An answer as a group of bars."""
+    entries = [(note.text or f"line {note.line + 1}", cosine) for cosine, note in answer.near]
+    return answer.title, entries
+
+
 #: How answers are written, by format.
 WRITERS: Mapping[str, Callable[[Answer, TextIO], None]] = {
     "table": show,

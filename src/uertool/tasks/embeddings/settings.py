@@ -13,6 +13,11 @@ _MODEL = "Model"
 _OUTPUT = "Output"
 _ASKED = "Search"
 
+Plot = Annotated[
+    Path | None,
+    Setting("Draw the neighbours of the first 8 words, as .png, .svg or .pdf", panel=_OUTPUT),
+]
+
 
 @dataclass(frozen=True)
 class TableSettings(Settings):
@@ -90,6 +95,7 @@ class NeighbourSettings(Settings):
     by: Annotated[
         Literal["cosine", "dot", "euclidean"], Setting("Measure of closeness", panel=_ASKED)
     ] = "cosine"
+    plot: Plot = None
 
 
 @dataclass(frozen=True)
@@ -138,3 +144,4 @@ class SubstituteSettings(Settings):
             panel=_ASKED,
         ),
     ] = False
+    plot: Plot = None

@@ -69,5 +69,6 @@ def history(study: Any, metric: str, path: Path) -> None:
 
     with pyplot.rc_context():  # optuna sets a style
         figure = plot_optimization_history(study, target_name=metric).figure
+        figure.axes[0].xaxis.get_major_locator().set_params(integer=True)  # trials are counted
         figure.savefig(path, bbox_inches="tight")
         pyplot.close(figure)

@@ -1,66 +1,72 @@
-"""Pictures of vectors: a map in two dimensions, and how similar pairs of them are."""
+"""Pictures of vectors: maps of sentences, cosines of pairs, and the spectrum of a whitening."""
 
 from __future__ import annotations
 
+import html
+import json
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from uertool.errors import InputError, MissingExtraError, UsageError
-from uertool.io.atomic import atomic_path, refuse_existing
+from uertool.engine.inputs.sources import Reading, list_sources
+from uertool.errors import InputError, MissingExtraError
+from uertool.io.atomic import atomic_text
+from uertool.io.vector_reader import open_vectors
 from uertool.io.vector_writer import Note
-from uertool.tasks.features.whitening import unit_rows
+from uertool.tasks import pictures
+from uertool.tasks.features.whitening import BLOCK, Whitening, real_rows, unit_rows
 
 Block = npt.NDArray[np.float32]
+Points = npt.NDArray[np.float64]
 
-#: What matplotlib may be asked to write.
-SUFFIXES = (".png", ".svg", ".pdf")
-#: Points that get their text, and characters of it.
+#: Suffixes of maps.
+SUFFIXES = (*pictures.SUFFIXES, ".html")
+
+#: Vectors on a map, points that get their text, and characters of it.
+MAP_ROWS = 1000
 LABELS = 24
 LABEL_LENGTH = 12
 
-#: Fonts with Chinese characters, by the names they have on the usual systems.
-_CHINESE = (
-    "Noto Sans CJK SC",
-    "Noto Serif CJK SC",
-    "Source Han Sans SC",
-    "Source Han Sans CN",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "STHeiti",
-    "Arial Unicode MS",
-    "Microsoft YaHei",
-    "SimHei",
-    "SimSun",
-    "Droid Sans Fallback",
+#: Colours of classes (those of matplotlib's tab10); further classes share the last one.
+_COLOURS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
+    *("#8c564b", "#e377c2", "#bcbd22", "#17becf", "#7f7f7f"),
 )
+_OTHERS = "other"
 
 
-def require_drawing(path: Path, *, overwrite: bool = False) -> None:
-    """See early that a picture of this name can be drawn.
+@dataclass(frozen=True)
+class Classes:
+    """Classes of points.
 
-    Raises:
-        UsageError: another suffix.
-        OutputError: it exists already.
-        MissingExtraError: there is no matplotlib.
+    Attributes:
+        names: the most frequent ones, then the rest as one; a single empty name if there are none.
+        of: the number of the class of every point.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"A picture is written as {', '.join(SUFFIXES)}, not as {path}.",
-            f"For example: {path.with_suffix('.png')}",
-        )
-    refuse_existing(path, overwrite)
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot", "Drawing a map of vectors") from None
+
+    names: Sequence[str]
+    of: Sequence[int]
+
+    @classmethod
+    def of_values(cls, values: Sequence[str] | None, count: int) -> Classes:
+        """The classes of `count` points with these values."""
+        if values is None:
+            return cls([""], [0] * count)
+        most = len(_COLOURS) - 1
+        names = [name for name, _ in Counter(values).most_common(most)]
+        names = sorted(names)
+        if set(values) - set(names):
+            names.append(_OTHERS)
+        return cls(names, [names.index(v if v in names else _OTHERS) for v in values])
 
 
-def flatten(vectors: Block) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def flatten(vectors: Block) -> tuple[Points, Points]:
     """Vectors [n, size] along the two directions of largest variance [n, 2], and their shares [2].
 
     Principal components by singular values of the centred vectors (Pearson 1901).
@@ -77,6 +83,34 @@ def flatten(vectors: Block) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.flo
     return points, shares
 
 
+def positions(vectors: Block) -> Points:
+    """Places of vectors [n, size] on a map [n, 2], between 0 and 1: near ones stay near.
+
+    t-SNE of cosine distances (van der Maaten and Hinton 2008), which begins with the principal
+    components. These alone would show nothing after a whitening, since no direction has more
+    variance than others.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError:
+        raise MissingExtraError("scikit-learn", "plot", "Drawing a map of vectors") from None
+    points, _ = flatten(unit_rows(vectors))
+    spread = points.std() or 1.0
+    tsne = TSNE(
+        metric="cosine",
+        init=(points / spread * 1e-4).astype(np.float32),
+        perplexity=min(30.0, (len(vectors) - 1) / 3),
+        random_state=0,
+    )
+    placed = tsne.fit_transform(unit_rows(vectors)).astype(np.float64)
+    placed -= placed.min(axis=0)
+    scaled: Points = placed / (placed.max(axis=0) + 1e-12)
+    return scaled
+
+
 def similarities(vectors: Block) -> npt.NDArray[np.float32]:
     """The cosines of all pairs of vectors [n, size], each pair once."""
     units = unit_rows(vectors)
@@ -84,67 +118,103 @@ def similarities(vectors: Block) -> npt.NDArray[np.float32]:
     return chosen
 
 
+def require_map(path: Path) -> None:
+    """See early that a map of this name can be drawn; see `pictures.require_drawing`."""
+    pictures.require_drawing(path, overwrite=True, suffixes=SUFFIXES)
+
+
 def draw_vectors(
-    path: Path, before: Block, after: Block, notes: list[Note], *, overwrite: bool = True
-) -> None:
-    """A map of the vectors with some of their texts, and histograms of cosines.
+    path: Path,
+    before: Block,
+    after: Block,
+    notes: list[Note],
+    *,
+    classes_of: Callable[[Sequence[int]], Mapping[int, str]] | None = None,
+    overwrite: bool = True,
+) -> list[str]:
+    """A map of the vectors and histograms of cosines; if they are whitened, before and after.
 
     Args:
-        path: .png, .svg or .pdf.
+        path: .png, .svg or .pdf; .html is a map that shows the text under the pointer.
         before: vectors as the model gave them [n, size].
         after: the same vectors as they are written [n, size]; the same ones if nothing was done.
         notes: what each is of.
+        classes_of: the classes of lines by their numbers, or None.
         overwrite: whether an existing file may be replaced.
+
+    Returns:
+        What a user should know, in sentences.
 
     Raises:
         InputError: there are fewer than three vectors.
-        MissingExtraError: there is no matplotlib.
+        MissingExtraError: there is no matplotlib or scikit-learn.
     """
     if len(after) < 3:
         raise InputError(f"A map of {len(after)} vectors shows nothing.", "Give more lines.")
-    require_drawing(path, overwrite=overwrite)
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    require_map(path)
+    rows = np.unique(np.linspace(0, len(after) - 1, min(MAP_ROWS, len(after))).astype(int))
+    notes = [notes[row] for row in rows.tolist()]
+    values = None
+    if classes_of is not None:
+        known = classes_of([note.line for note in notes])
+        values = [known.get(note.line, "") for note in notes]
+    classes = Classes.of_values(values, len(rows))
+    sets = [("original", before)]
+    if before.shape != after.shape or not np.allclose(unit_rows(before), unit_rows(after)):
+        sets.append(("whitened", after))
+    maps = [(name, positions(vectors[rows])) for name, vectors in sets]
+    if path.suffix.lower() == ".html":
+        _write_html(path, maps, notes, classes, overwrite)
+        return []
+    widths = [*(3 for _ in maps), 2.4]
+    size = (2.1 * sum(widths), 5.6)
+    with pictures.drawing(
+        path, *size, overwrite=overwrite, ncols=len(widths), width_ratios=widths
+    ) as axes:
+        for place, (name, points) in zip(axes, maps, strict=False):
+            _map(place, points, notes, classes)
+            place.set_title(f"{len(points):,} {name} vectors (t-SNE)")
+        cosines = [(name, similarities(vectors)) for name, vectors in sets]
+        pictures.histogram(axes[-1], cosines, title="Cosines of all pairs")
+        if len(classes.names) > 1:
+            axes[0].legend(fontsize=8, markerscale=2, loc="best")
+    return pictures.remarks("".join(note.text for note in notes))
 
-    font = chinese_font()
-    settings: dict[str, Any] = {"axes.unicode_minus": False}
-    if font is not None:
-        settings["font.sans-serif"] = [font, "DejaVu Sans"]
-    with rc_context(settings):
-        # A figure of its own, not pyplot's: no window, no state that others share.
-        figure = Figure(figsize=(13, 6), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        _map(left, before, notes, font is not None)
-        _histogram(right, before, after)
-        with atomic_path(path, overwrite=overwrite) as partial:
-            figure.savefig(partial, format=path.suffix.lower()[1:], dpi=130)
 
+def _map(axes: Any, points: Points, notes: list[Note], classes: Classes) -> None:
+    from matplotlib.patheffects import withStroke
 
-def chinese_font() -> str | None:
-    """A font of this system that has Chinese characters, or None."""
-    from matplotlib import font_manager
-
-    there = {entry.name for entry in font_manager.fontManager.ttflist}
-    return next((name for name in _CHINESE if name in there), None)
-
-
-def _map(axes: Any, vectors: Block, notes: list[Note], has_font: bool) -> None:
-    points, shares = flatten(vectors)
-    axes.scatter(points[:, 0], points[:, 1], s=8, alpha=0.5, linewidths=0)
+    of = np.array(classes.of)
+    for number, name in enumerate(classes.names):
+        chosen = points[of == number]
+        colour = _COLOURS[min(number, len(_COLOURS) - 1)]
+        axes.scatter(*chosen.T, s=9, alpha=0.6, linewidths=0, color=colour, label=name)
+    axes.set(xticks=[], yticks=[], xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes.figure.draw_without_rendering()
+    taken: list[Any] = []
+    frame = axes.get_window_extent()
     for row in _spread(points):
-        note = notes[row]
-        text = note.text.strip()
-        # Without such a font Chinese would be drawn as boxes; the number finds the line.
-        shown = text[:LABEL_LENGTH] if has_font or text.isascii() else f"line {note.line + 1}"
-        axes.annotate(shown.replace("$", r"\$"), points[row], fontsize=7, alpha=0.9)
-    axes.set(
-        xlabel=f"first direction, {shares[0]:.1%} of the variance",
-        ylabel=f"second direction, {shares[1]:.1%}",
-        title=f"{len(vectors):,} vectors",
-    )
+        text = axes.annotate(_label(notes[row]), points[row], fontsize=7.5)
+        text.set_in_layout(False)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        if points[row, 0] > 0.5:  # into the axes, not out of them
+            text.set_ha("right")
+        box = text.get_window_extent().expanded(1.04, 1.3)
+        inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
+        if not inside or any(box.overlaps(other) for other in taken):
+            text.remove()
+        else:
+            taken.append(box)
 
 
-def _spread(points: npt.NDArray[np.float64]) -> list[int]:
+def _label(note: Note) -> str:
+    # Without such a font Chinese would be drawn as boxes; the number finds the line.
+    if note.text.isascii() or pictures.chinese_font() is not None:
+        return pictures.label(note.text, LABEL_LENGTH)
+    return f"line {note.line + 1}"
+
+
+def _spread(points: Points) -> list[int]:
     """Rows of points that lie far from each other: each is the farthest from those before it."""
     middle = np.abs(points - np.median(points, axis=0)).sum(axis=1)
     chosen = [int(middle.argmin())]
@@ -157,14 +227,69 @@ def _spread(points: npt.NDArray[np.float64]) -> list[int]:
     return chosen
 
 
-def _histogram(axes: Any, before: Block, after: Block) -> None:
-    bins = np.linspace(-1, 1, 81).tolist()
-    changed = before.shape != after.shape or not np.array_equal(before, after)
-    both = [(before, "as the model gives them"), (after, "as written")]
-    for vectors, name in both if changed else both[:1]:
-        cosines = similarities(vectors)
-        axes.hist(
-            cosines, bins=bins, alpha=0.6, density=True, label=f"{name}, mean {cosines.mean():.3f}"
-        )
-    axes.set(xlabel="cosine of a pair", ylabel="density", title="Similarity of all pairs")
-    axes.legend()
+def _write_html(
+    path: Path,
+    maps: Sequence[tuple[str, Points]],
+    notes: list[Note],
+    classes: Classes,
+    overwrite: bool,
+) -> None:
+    data = {
+        "maps": [
+            {"title": f"{name} vectors", "points": points.round(4).tolist()}
+            for name, points in maps
+        ],
+        "lines": [note.line + 1 for note in notes],
+        "texts": [note.text for note in notes],
+        "names": classes.names,
+        "classes": classes.of,
+        "colours": _COLOURS,
+    }
+    template = string.Template(Path(__file__).with_name("map.html").read_text("utf-8"))
+    page = template.substitute(
+        title=html.escape(f"Map of {len(notes):,} sentences"),
+        about="Near points have similar vectors (t-SNE of cosines). Point at one to read it.",
+        data=json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),
+    )
+    with atomic_text(path, overwrite=overwrite) as stream:
+        stream.write(page)
+
+
+def read_sample(paths: Sequence[str], rows: int) -> Block:
+    """At most `MAP_ROWS` rows of files, evenly spread over all of their `rows` rows."""
+    wanted = np.unique(np.linspace(0, rows - 1, min(MAP_ROWS, rows)).astype(np.int64))
+    found: list[Block] = []
+    start = 0
+    for source in list_sources(paths, Reading(whole=True)):
+        for block, _ in open_vectors(source.path).blocks(BLOCK):
+            inside = wanted[(wanted >= start) & (wanted < start + len(block))] - start
+            found.append(block[inside])
+            start += len(block)
+    sample = np.concatenate(found)
+    return sample[real_rows(sample)]
+
+
+def draw_whitening(path: Path, whitening: Whitening, sample: Block, *, overwrite: bool) -> None:
+    """The spectrum of the covariance that a whitening was fitted on, and cosines before and after.
+
+    Args:
+        path: .png, .svg or .pdf.
+        whitening: the whitening.
+        sample: vectors that are not whitened [n, dims].
+        overwrite: whether an existing file may be replaced.
+    """
+    shares = whitening.variances / whitening.variances.sum()
+    numbers = np.arange(1, len(shares) + 1)
+    with pictures.drawing(path, 11, 4.6, overwrite=overwrite, ncols=2) as (left, right):
+        left.semilogy(numbers, np.maximum(shares, 1e-12), label="variance of a direction")
+        left.semilogy(numbers, np.cumsum(shares), label="sum so far")
+        left.axvline(whitening.size, color="grey", linestyle="--", linewidth=1)
+        kept = f"{whitening.size} of {len(shares)} directions"
+        kept += f": {whitening.explained:.1%} of the variance"
+        left.set_ylim(max(float(shares[: whitening.rank].min()) / 3, 1e-9), 2)
+        left.set(xlabel="direction", ylabel="share of the variance", title=kept)
+        left.spines[["top", "right"]].set_visible(False)
+        left.legend(frameon=False)
+        sets = [("original", sample), ("whitened", whitening.transform(sample))]
+        cosines = [(name, similarities(vectors)) for name, vectors in sets]
+        pictures.histogram(right, cosines, title="Cosines of all pairs")

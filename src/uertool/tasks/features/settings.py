@@ -171,9 +171,14 @@ class VectorSettings(FittedSettings):
     plot: Annotated[
         Path | None,
         Setting(
-            "Draw the vectors in two dimensions and their similarities, as .png, .svg or .pdf",
+            "Draw a map of the vectors and their cosines, as .png, .svg or .pdf, or as .html with "
+            "the text under the pointer",
             panel=_FORM,
         ),
+    ] = None
+    plot_column: Annotated[
+        str | None,
+        Setting("The column or field of the input that colors the map", panel=_FORM, rare=True),
     ] = None
 
     def check(self, output: str, *, in_shards: bool = False) -> None:
@@ -198,9 +203,9 @@ class VectorSettings(FittedSettings):
                     "Give `whitening_size` too, or `whiten` to keep all dimensions.",
                 )
         if self.plot is not None:
-            from uertool.tasks.features.plots import require_drawing
+            from uertool.tasks.features.plots import require_map
 
-            require_drawing(self.plot, overwrite=True)
+            require_map(self.plot)
         if in_shards:
             self._check_shards()
 
@@ -231,6 +236,14 @@ class FitSettings(Settings):
     ] = None
     beta: _Beta = 1.0
     gamma: _Gamma = 1.0
+    plot: Annotated[
+        Path | None,
+        Setting(
+            "Draw the spectrum of the covariance and cosines before and after, as .png, .svg or "
+            ".pdf",
+            panel=_FORM,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

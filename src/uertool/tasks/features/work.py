@@ -49,8 +49,8 @@ SAMPLE = 2000
 
 Block = npt.NDArray[np.float32]
 MakeJob = Callable[[torch.device], FeatureJob]
-#: Draws vectors before and after whitening: (before, after, their notes).
-Draw = Callable[[Block, Block, list[Note]], None]
+#: Draws vectors before and after whitening: (before, after, their notes) to remarks.
+Draw = Callable[[Block, Block, list[Note]], list[str]]
 
 _NOTES = ".notes.jsonl"
 
@@ -188,7 +188,7 @@ class FeatureReport(Report):
         """The figures of a whitening."""
         self.explained, self.fitted_on = whitening.explained, whitening.count
         self.cosine_before, self.cosine_after = before.value, after.value
-        self.remarks = whitening.remarks()
+        self.remarks.extend(whitening.remarks())
 
 
 @dataclass(frozen=True)
@@ -388,7 +388,7 @@ def _second_pass(extraction: Extraction, found: Gathered, report: FeatureReport)
         kept = real_rows(sample)
         kept_notes = [note for note, is_kept in zip(notes, kept, strict=True) if is_kept]
         drawn = finish(sample[kept], whitening, vectors.normalize)
-        extraction.draw(sample[kept], drawn, kept_notes)
+        report.remarks.extend(extraction.draw(sample[kept], drawn, kept_notes))
     if whitening is not None:
         report.size = whitening.size
         if vectors.save_whitening is not None:

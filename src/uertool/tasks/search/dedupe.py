@@ -76,15 +76,15 @@ class Duplicates:
 
 def check_settings(settings: DedupeSettings, corpus: CorpusSettings) -> None:
     """Raise UsageError if settings contradict each other, or there is no threshold."""
-    if settings.only_exact and (settings.threshold is not None or corpus.vectors):
+    if settings.only_exact and (settings.threshold or settings.plot or corpus.vectors):
         raise UsageError(
-            "`only_exact` compares no vectors, so `threshold` and `vectors` have no meaning.",
+            "`only_exact` compares no vectors, so `threshold`, `plot` and `vectors` do nothing.",
             "Leave them out.",
         )
-    if not settings.only_exact and settings.threshold is None:
+    if not settings.only_exact and settings.threshold is None and settings.plot is None:
         raise UsageError(
-            "There is no threshold.",
-            "It depends on the model: look at some groups with `threshold` 0.98, for example.",
+            "There is no threshold, and it depends on the model.",
+            "See the cosines of nearest lines with `plot`, or begin with `threshold` 0.98.",
         )
 
 

@@ -86,6 +86,10 @@ class SearchSettings(Settings):
             metavar="FOLDER",
         ),
     ] = None
+    plot: Annotated[
+        Path | None,
+        Setting("Draw the results of the first 8 queries, as .png, .svg or .pdf", panel=_OUTPUT),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -105,4 +109,12 @@ class DedupeSettings(Settings):
     groups: Annotated[
         Path | None,
         Setting("Write the groups of duplicates here, as JSON lines", panel=_OUTPUT),
+    ] = None
+    plot: Annotated[
+        Path | None,
+        Setting(
+            "Draw the cosines of nearest lines, by which a threshold can be chosen, as .png, .svg "
+            "or .pdf; without `threshold` nothing else is done",
+            panel=_OUTPUT,
+        ),
     ] = None
