@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,9 @@ def chinese_font() -> str | None:
     from matplotlib import font_manager
 
     fonts = font_manager.fontManager
+    found = _chosen({entry.name: entry.fname for entry in fonts.ttflist})
+    if found is not None:
+        return found
     known = {entry.fname for entry in fonts.ttflist}
     for path in font_manager.findSystemFonts():  # fonts that were installed after the last look
         if path not in known:
@@ -112,10 +115,14 @@ def chinese_font() -> str | None:
                 fonts.addfont(path)
             except Exception:  # no font that matplotlib reads
                 continue
-    there = {entry.name: entry.fname for entry in fonts.ttflist}
-    usual = [name for name in _CHINESE if name in there]
-    others = sorted(name for name in there if name not in usual and _BOXES not in name)
-    return next((name for name in [*usual, *others] if _has_chinese(there[name])), None)
+    return _chosen({e.name: e.fname for e in fonts.ttflist if e.fname not in known})
+
+
+def _chosen(fonts: Mapping[str, str]) -> str | None:
+    """Of fonts by their names, the best one that has Chinese characters."""
+    usual = [name for name in _CHINESE if name in fonts]
+    others = sorted(name for name in fonts if name not in usual and _BOXES not in name)
+    return next((name for name in [*usual, *others] if _has_chinese(fonts[name])), None)
 
 
 def _has_chinese(path: str) -> bool:

@@ -145,7 +145,7 @@ def tune(
     refuse_existing(settings.save_whitening, output.overwrite)
     require_metrics()
     if settings.plot is not None:
-        from uertool.tasks.features.plots import require_drawing
+        from uertool.tasks.pictures import require_drawing
 
         require_drawing(settings.plot, overwrite=output.overwrite)
     found = read_named_pairs(pairs)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from uertool.io.atomic import atomic_path
 from uertool.tasks.evaluate.tuning import Tuned
-from uertool.tasks.features.plots import require_drawing
+from uertool.tasks.pictures import require_drawing
 
 
 def draw_tuning(path: Path, tuned: Tuned, *, overwrite: bool = False) -> None:

@@ -194,11 +194,18 @@ def _map(axes: Any, points: Points, notes: list[Note], classes: Classes) -> None
     taken: list[Any] = []
     frame = axes.get_window_extent()
     for row in _spread(points):
-        text = axes.annotate(_label(notes[row]), points[row], fontsize=7.5)
+        at_right = points[row, 0] > 0.5
+        text = axes.annotate(
+            _label(notes[row]),
+            points[row],
+            xytext=(-4 if at_right else 4, 0),
+            textcoords="offset points",
+            ha="right" if at_right else "left",  # into the axes, not out of them
+            va="center",
+            fontsize=7.5,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )
         text.set_in_layout(False)
-        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
-        if points[row, 0] > 0.5:  # into the axes, not out of them
-            text.set_ha("right")
         box = text.get_window_extent().expanded(1.04, 1.3)
         inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
         if not inside or any(box.overlaps(other) for other in taken):
@@ -278,15 +285,14 @@ def draw_whitening(path: Path, whitening: Whitening, sample: Block, *, overwrite
         sample: vectors that are not whitened [n, dims].
         overwrite: whether an existing file may be replaced.
     """
-    shares = whitening.variances / whitening.variances.sum()
-    numbers = np.arange(1, len(shares) + 1)
+    shares = (whitening.variances / whitening.variances.sum())[: whitening.rank]
+    numbers = np.arange(1, len(shares) + 1)  # directions that vary
     with pictures.drawing(path, 11, 4.6, overwrite=overwrite, ncols=2) as (left, right):
-        left.semilogy(numbers, np.maximum(shares, 1e-12), label="variance of a direction")
+        left.semilogy(numbers, shares, label="variance of a direction")
         left.semilogy(numbers, np.cumsum(shares), label="sum so far")
         left.axvline(whitening.size, color="grey", linestyle="--", linewidth=1)
-        kept = f"{whitening.size} of {len(shares)} directions"
+        kept = f"{whitening.size} of {whitening.dims} directions"
         kept += f": {whitening.explained:.1%} of the variance"
-        left.set_ylim(max(float(shares[: whitening.rank].min()) / 3, 1e-9), 2)
         left.set(xlabel="direction", ylabel="share of the variance", title=kept)
         left.spines[["top", "right"]].set_visible(False)
         left.legend(frameon=False)

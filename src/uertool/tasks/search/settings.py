@@ -76,7 +76,7 @@ class SearchSettings(Settings):
     topn: Annotated[int, Setting("Results for each query", min=1, names=("n",), panel=_SEARCH)] = 10
     threshold: Annotated[
         float | None,
-        Setting("Leave out results with a smaller cosine", min=-1, max=1, panel=_SEARCH),
+        Setting("Leave out results with a smaller cosine", min=-1, max=1, panel=_SEARCH, rare=True),
     ] = None
     index: Annotated[
         Path | None,
