@@ -79,7 +79,7 @@ def _named(
         yield dataclasses.replace(settings, test_path=str(path), field="text"), scratch
 
 
-@as_keywords("test_path", "queries", "query_vectors", "index")
+@as_keywords("test_path", "queries", "query_vectors", "index", "plot")
 def _search(
     loaded: LoadedModel,
     queries: str | Path | Iterable[str],
@@ -117,7 +117,7 @@ def _search(
     return results
 
 
-@as_keywords("test_path", "groups")
+@as_keywords("test_path", "groups", "plot")
 def _dedupe(
     loaded: LoadedModel,
     lines: str | Path | Iterable[str],

@@ -37,7 +37,7 @@ from uertool.text.settings import InputSettings
 _WATCH = Watch(notice=warnings.warn)
 
 
-@as_keywords("dry_run")
+@as_keywords("dry_run", "plot_column")
 def extract_features(
     texts: str | Path | Iterable[str] | None = None,
     *,
@@ -103,7 +103,7 @@ def extract_features(
 # -- whitening ------------------------------------------------------------------------------------
 
 
-@as_keywords("dry_run", "shard_lines")
+@as_keywords("dry_run", "shard_lines", "plot")
 def whiten_fit(
     vectors: Paths,
     *,
@@ -167,7 +167,7 @@ def _table(
     )
 
 
-@as_keywords("load_model_path")
+@as_keywords("load_model_path", "plot")
 def topn_indep(
     words: str | Path | Iterable[str],
     *,

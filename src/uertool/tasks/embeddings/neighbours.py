@@ -132,7 +132,7 @@ def neighbours(
     return results
 
 
-@as_keywords("vectors")
+@as_keywords("vectors", "plot")
 def nearest(
     source: LoadedModel | WordSource | str | Path,
     words: str | Path | Iterable[str],

@@ -312,7 +312,7 @@ class _Frame:
     suffix: list[int] = field(default_factory=list)
 
 
-@as_keywords()
+@as_keywords("plot")
 def substitutes(
     loaded: LoadedModel,
     word: str,
