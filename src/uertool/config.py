@@ -198,6 +198,19 @@ class ModelConfig:
         return self.attention_head_size or self.hidden_size // max(self.heads_num, 1)
 
     @property
+    def is_beyond_uer(self) -> bool:
+        """Whether neither UER-py nor TencentPretrain has such a model.
+
+        Its files need not follow what those programs assume.
+        """
+        return (
+            "task" in self.embedding
+            or self.max_relative_position > 0
+            or self.remove_layernorm_bias
+            or (self.rotary_position_embedding and self.norm == "standard")
+        )
+
+    @property
     def kv_heads(self) -> int:
         """Heads of keys and values; several heads of queries may share one."""
         return self.local_kv_heads_num or self.heads_num

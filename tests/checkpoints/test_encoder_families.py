@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import FIXTURES
 from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.reader import open_checkpoint
+from uertool.checkpoints.writer import save_tensors
 from uertool.errors import ConfigError, UertoolError
 from uertool.loading.registry import load_model
 
@@ -131,6 +132,35 @@ def test_a_configuration_that_cannot_be_is_refused(
     with pytest.raises(ConfigError) as caught:
         load_model(tmp_path, device="cpu")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("nezha", {"max_relative_position": 8}),
+        ("roformer", {"rotary_position_embedding": True}),
+        ("modernbert", {"local_attention": 8}),
+    ],
+)
+def test_positions_that_leave_no_trace_are_asked_for(
+    name: str, needed: dict[str, Any], tmp_path: Path
+) -> None:
+    """A file with UER-py's names and nothing else is not run on a guess."""
+    source = open_checkpoint(FIXTURES / KINDS[name])
+    save_tensors({n: source.tensor(n) for n in source}, tmp_path / "uer.bin")
+    tokens = "".join(f"{n}\n" for n in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    rows = source.info("embedding.word.embedding.weight").shape[0]
+    (tmp_path / "uer.vocab.txt").write_text(tokens + "".join(f"{n}\n" for n in range(rows - 5)))
+    with pytest.raises(ConfigError) as caught:
+        load_model(tmp_path / "uer.bin", device="cpu", heads_num=4)
+    assert f"`{next(iter(needed))}`" in str(caught.value.hint)
+    found = load_model(tmp_path / "uer.bin", device="cpu", heads_num=4, **needed)
+    right = load_model(FIXTURES / KINDS[name], device="cpu")
+    assert found.architecture == name
+    ids = torch.arange(20, 40)[None]
+    with torch.inference_mode():
+        pair = [model.model.encode(ids, torch.ones_like(ids)) for model in (found, right)]
+    assert torch.equal(*pair)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 4])

@@ -20,7 +20,7 @@ from tests.conftest import FIXTURES, fixture_folders
 from uertool import Model, load_model
 from uertool.checkpoints.reader import open_checkpoint
 from uertool.tasks.convert.job import convert
-from uertool.tasks.convert.settings import ConvertSettings
+from uertool.tasks.convert.settings import ConvertSettings, Target
 
 TOLERANCE = 1e-4
 
@@ -169,15 +169,24 @@ def digests(path: Path) -> dict[str, str]:
         }
 
 
+SUFFIXES: Any = pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+
+
+def converted(folder: Path, path: Path) -> Path:
+    """The model of a folder in a file with UER-py's names, verified."""
+    to: Target = "uer" if path.suffix == ".bin" else "safetensors"
+    convert(folder, path, to, ConvertSettings())
+    return path
+
+
+@SUFFIXES
 @cases("expected/hf_state_dict.json")
-def test_to_uer_names_and_back_bit_for_bit(folder: Path, tmp_path: Path) -> None:
+def test_to_uer_names_and_back_bit_for_bit(folder: Path, suffix: str, tmp_path: Path) -> None:
     expected = json.loads((folder / "expected/hf_state_dict.json").read_text())
-    options = ConvertSettings(verify=False)
-    convert(folder, tmp_path / "uer.safetensors", "safetensors", options)
-    with open_checkpoint(tmp_path / "uer.safetensors") as made:
+    file = converted(folder, tmp_path / f"uer{suffix}")
+    with open_checkpoint(file) as made:
         assert made.layout == "uer"
-        made.require_complete()
-    convert(tmp_path / "uer.safetensors", tmp_path / "hf", "hf", options)
+    convert(file, tmp_path / "hf", "hf", ConvertSettings())
     found = digests(tmp_path / "hf")
     assert set(expected) <= set(found)
     for name, value in found.items():
@@ -192,17 +201,19 @@ def test_to_uer_names_and_back_bit_for_bit(folder: Path, tmp_path: Path) -> None
     assert after == before
 
 
-@cases("expected/hidden.npz")
-def test_a_file_with_uer_names_computes_the_same(folder: Path, tmp_path: Path) -> None:
-    convert(folder, tmp_path / "uer.safetensors", "safetensors", ConvertSettings(verify=False))
-    if not (tmp_path / "uer.vocab.txt").exists():
-        shutil.copy(folder / "tokenizer.json", tmp_path)
+@SUFFIXES
+@cases("expected/hidden.npz", "input.txt")
+def test_a_file_with_uer_names_computes_the_same(folder: Path, suffix: str, tmp_path: Path) -> None:
+    if "electra" in folder.name and suffix == ".bin":
+        pytest.skip("UER-py can read it and has a layer norm of its own")
     expected = arrays(folder, "hidden.npz")
     real = expected["seg"] > 0
-    model = load_model(tmp_path / "uer.safetensors", device="cpu")
+    model = load_model(converted(folder, tmp_path / f"uer{suffix}"), device="cpu")
     assert not model.notes
     found = hidden_of(model, expected["src"], expected["seg"])
     assert_near(found[real], expected["hidden"][real])
+    lines = (folder / "input.txt").read_text("utf-8").split("\n")
+    assert model.tokenize(lines) == loaded(folder).tokenize(lines)
 
 
 @cases("config_v4.json", "expected/hidden.npz")

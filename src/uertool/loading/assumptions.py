@@ -63,15 +63,16 @@ def assume(
             values[name] = value
             sources[name] = "assumed"
 
+    usual = architecture(checkpoint.architecture).usual if checkpoint.architecture else {}
     if "norm" not in values:
-        values["norm"] = "uer" if checkpoint.layout == "uer" else "standard"
+        own = "uer" if checkpoint.layout == "uer" else "standard"
+        values["norm"] = usual.get("norm", own)
         sources["norm"] = "inferred"
         if values["norm"] == "standard":
-            fill("norm_eps", 1e-12)
+            fill("norm_eps", usual.get("norm_eps", 1e-12))
     if values["norm"] == "uer":
         # Part of its formula; the epsilon of other libraries is at another place.
         values["norm_eps"] = 1e-6
-    usual = architecture(checkpoint.architecture).usual if checkpoint.architecture else {}
     for name, value in usual.items():
         fill(name, value)
     if values.get("encoder") not in ("transformer", "dual"):
@@ -80,6 +81,7 @@ def assume(
     if values.get("decoder") is None and "lm" in values.get("target", ()):
         fill("mask", "causal")
     _assume_positions(checkpoint, values, sources, notes)
+    _require_unseen(checkpoint, values)
     _assume_heads(checkpoint, values, sources, notes)
     if values.get("parameter_sharing") and "layers_num" not in values:
         fill("layers_num", 12)
@@ -115,6 +117,24 @@ def _assume_positions(
             f"Sinusoidal positions are assumed for `{name}`, because the file has no position "
             f"table; set `{name}` to word if there are none."
         )
+
+
+def _require_unseen(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:
+    """Refuse a model with positions of an unknown kind.
+
+    Raises:
+        ConfigError: of the architectures that its names fit, none has all of its settings.
+    """
+    names = dict.fromkeys((checkpoint.architecture, *checkpoint.candidates))
+    kinds = [architecture(name) for name in names if name]
+    if any(all(name in values for name in kind.unseen) for kind in kinds) or not kinds:
+        return
+    options = [f"{' and '.join(f'`{name}`' for name in k.unseen)} ({k.name})" for k in kinds]
+    raise ConfigError(
+        f"{checkpoint.path} has no position table, and what attention computes in its place does "
+        "not follow from the tensors.",
+        f"Set {' or '.join(options)}, or name a configuration with `config_path`.",
+    )
 
 
 def _assume_heads(

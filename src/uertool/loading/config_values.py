@@ -67,6 +67,12 @@ _ROTARY_NAMES = (
     *("rope_scaling", "qkv_bias", "attention_output_bias", "qk_norm"),
 )
 
+#: Settings of models that neither UER-py nor TencentPretrain has.
+_OWN_NAMES = (
+    *("norm", "norm_eps", "mlm_act", "task_type", "max_relative_position", "rotary_order"),
+    *("rotary_value", "local_attention", "global_attn_every_n_layers", "local_rope_theta"),
+)
+
 #: Settings that the 2021 generation does not have.
 _MODULAR_ONLY = frozenset(["decoder_layers_num", "has_residual_attention", "target"])
 
@@ -120,7 +126,8 @@ def uer_content(config: ModelConfig, generation: Generation) -> dict[str, Any]:
     """A configuration of UER-py for a model; `fields_from_uer` reads it back.
 
     Args:
-        config: the model. What UER-py has no setting for, such as its kind of layer norm, is lost.
+        config: the model. What UER-py has no setting for, such as its kind of layer norm, is lost,
+            except for models that UER-py does not have.
         generation: the 2021 generation writes lists as words joined by underscores.
     """
     names = [n for n in _UER_NAMES if generation == "modular" or n not in _MODULAR_ONLY]
@@ -131,8 +138,9 @@ def uer_content(config: ModelConfig, generation: Generation) -> dict[str, Any]:
             values.pop(name, None)
     if config.attention_head_size * config.heads_num != config.hidden_size:
         values["attention_head_size"] = config.attention_head_size
-    if config.rotary_position_embedding:
-        own = {name: getattr(config, name) for name in _ROTARY_NAMES}
+    if config.rotary_position_embedding or config.is_beyond_uer:
+        more = (*_ROTARY_NAMES, *(_OWN_NAMES if config.is_beyond_uer else ()))
+        own = {name: getattr(config, name) for name in more}
         if config.rope_scaling is not None:
             own["rope_scaling"] = config.rope_scaling.to_json()
         default = ModelConfig(0, 0, 0)

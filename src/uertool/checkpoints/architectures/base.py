@@ -144,6 +144,8 @@ class Architecture:
             for files without a config.json.
         spiece: how its folders keep a sentencepiece model.
         ends_lines: whether UER-py's successor, which trains it, puts an end mark behind texts.
+        unseen: settings that change what a model computes, that its tensors do not show, and that
+            are not assumed.
         usual: settings that are assumed where neither tensors nor files give them.
         published_heads: attention heads of published models by hidden and feed-forward size, where
             they are not those of BERT's relatives.
@@ -170,6 +172,7 @@ class Architecture:
     sizes: Mapping[str, str] = field(default_factory=dict)
     spiece: Spiece = Spiece()
     ends_lines: bool = False
+    unseen: tuple[str, ...] = ()
     usual: Mapping[str, Any] = field(default_factory=dict)
     published_heads: Mapping[tuple[int, int], int] | None = None
 

@@ -48,6 +48,7 @@ ARCHITECTURE = replace(
     tf_marks=(),
     classes=bert.classes("Ernie"),
     by_name=True,
+    usual={"norm": "standard"},
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,
 )

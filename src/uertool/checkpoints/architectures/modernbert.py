@@ -189,4 +189,13 @@ ARCHITECTURE = Architecture(
     classes={"": "ModernBertModel", "mlm": "ModernBertForMaskedLM"},
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,
+    usual={
+        "norm": "standard",
+        "norm_eps": 1e-5,
+        "mlm_act": "gelu",
+        "rotary_position_embedding": True,
+        "rotary_order": "half",
+        "rope_theta": 160000.0,
+    },
+    unseen=("local_attention",),
 )

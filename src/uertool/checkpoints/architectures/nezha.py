@@ -43,6 +43,8 @@ ARCHITECTURE = replace(
         lacks=(*_BERT.signature.lacks, _POSITIONS),
     ),
     by_name=True,
+    usual={"norm": "standard"},
+    unseen=("max_relative_position",),
     tf_marks=(),
     # A computed table that some files hold in every layer.
     ignored_hf=(r"relative_positions_encoding\.positions_encoding$",),

@@ -71,6 +71,8 @@ ARCHITECTURE = replace(
         ),
     ),
     by_name=True,
+    usual={"norm": "standard"},
+    unseen=("rotary_position_embedding",),
     tf_marks=(),
     ignored_hf=(r"(^|\.)encoder\.embed_positions\.weight$",),
     classes={

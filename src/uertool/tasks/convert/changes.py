@@ -193,7 +193,7 @@ class Changes:
                     "tied output layer, UER-py does not: its logits are larger by that factor "
                     "(`exact_norm` folds it into the output layer)."
                 )
-        if self.to == "uer":
+        if self.to == "uer" and not self.config.is_beyond_uer:
             self._note_settings_without_words()
         if not self.options.exact_norm and self._has_one_segment():
             view = self._segments_as_script(view)

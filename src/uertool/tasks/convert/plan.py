@@ -401,7 +401,8 @@ class ConversionPlan:
         """The layer norm that runs the output; a .safetensors file with UER-py's names says it."""
         if self.side is not None:
             return "standard"
-        return self.config.norm if self.target.suffix == ".safetensors" else "uer"
+        kept = self.target.suffix == ".safetensors" or self.config.is_beyond_uer
+        return self.config.norm if kept else "uer"
 
 
 def _disagreeing(checkpoint: Checkpoint) -> Iterator[str]:
