@@ -51,6 +51,17 @@ def join(tokens: Iterable[str], joining: Joining) -> str:
     return _join_wordpieces(tokens)
 
 
+def readable(token: str, joining: Joining) -> str:
+    """A token for people: what the bytes of byte-level BPE mean, where they are whole characters.
+
+    Tokens of other tokenizers stay as they are.
+    """
+    if joining != "bytes":
+        return token
+    text = join([token], joining).strip()
+    return text if text and "\ufffd" not in text else token
+
+
 def join_pieces(tokens: Iterable[str]) -> str:
     """Text of sentencepiece's pieces, with the blank before its first word.
 

@@ -23,13 +23,16 @@ def table(record: Mapping[str, Any]) -> None:
     for slot in slots:
         console.bars([(word["word"], word["share"]) for word in slot["words"]], width=_BAR)
     for n, mask in enumerate(masks if not slots else ()):
-        label = mask["token"]
+        label = mask.get("text", mask["token"])
         if label is not None or len(masks) > 1:
             place = f"mask {n + 1}" if len(masks) > 1 else "masked"
             rank = "" if label is None else f": {label}  (rank {mask['rank']}, "
             rank += "" if label is None else f"{mask['probability']:.1%})"
             console.out(f"     {place}{rank}")
-        guesses = [(guess["token"], guess["probability"]) for guess in mask["predictions"]]
+        guesses = [
+            (guess.get("text", guess["token"]), guess["probability"])
+            for guess in mask["predictions"]
+        ]
         console.bars(guesses, width=_BAR)
     if filled is None:
         console.out()

@@ -131,6 +131,7 @@ class ClozeJob:
             was_cut=masked.was_cut or line.cut,
             reason=masked.reason,
             fields=line.fields,
+            joining=self.tokenizer.joining,
             **found,
         )
 

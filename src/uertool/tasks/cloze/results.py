@@ -9,6 +9,7 @@ from itertools import zip_longest
 from uertool.engine.work import Figures
 from uertool.io.display import Report, table
 from uertool.tasks.cloze.masking import Unmasked
+from uertool.text.detokenize import Joining, join, readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class ClozeResult(Report):
         was_cut: whether the line was longer than what fits.
         reason: why nothing was masked, or None.
         fields: the other columns or fields of the line.
+        joining: how tokens become text, see `uertool.text.detokenize`.
     """
 
     line: int
@@ -92,16 +94,27 @@ class ClozeResult(Report):
     was_cut: bool = False
     reason: Unmasked | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    joining: Joining = "characters"
+
+    def shown(self, token: str) -> str:
+        """A token for people; only those of byte-level BPE differ."""
+        return readable(token, self.joining)
+
+    def sentence(self) -> str:
+        """All tokens in a row, for people."""
+        return join(self.tokens, "bytes" if self.joining == "bytes" else "characters")
 
     def __str__(self) -> str:
         found = [
-            f"{guess.token} {guess.probability:.1%}" for m in self.masks for guess in m.guesses
+            f"{self.shown(guess.token)} {guess.probability:.1%}"
+            for m in self.masks
+            for guess in m.guesses
         ]
         words = [f"{word.text} {word.share:.1%}" for slot in self.slots for word in slot.words]
         return f"{self.text}  {self.filled or ', '.join(words or found)}"
 
     def __repr__(self) -> str:
-        found = [guess.token for mask in self.masks for guess in mask.guesses]
+        found = [self.shown(guess.token) for mask in self.masks for guess in mask.guesses]
         words = [word.text for slot in self.slots for word in slot.words]
         shown = self.filled or " ".join((words or found)[:10]) or self.reason
         return f"ClozeResult({self.text[:80]!r}: {shown})"
@@ -110,7 +123,7 @@ class ClozeResult(Report):
         columns = [
             [f"{word.text} {word.share:.1%}" for word in slot.words] for slot in self.slots
         ] or [
-            [f"{guess.token} {guess.probability:.1%}" for guess in mask.guesses]
+            [f"{self.shown(guess.token)} {guess.probability:.1%}" for guess in mask.guesses]
             for mask in self.masks
         ]
         header = [f"mask {number}" for number in range(1, len(columns) + 1)]

@@ -37,7 +37,7 @@ def record(result: ClozeResult) -> dict[str, Any]:
     if result.filled is not None:
         return {**known, "variant": result.variant, "filled": result.filled}
     known |= {"tokens": list(result.tokens), "ids": list(result.ids)}
-    known["masks"] = [_mask(mask) for mask in result.masks]
+    known["masks"] = [_mask(mask, result) for mask in result.masks]
     if result.slots:
         known["targets"] = [
             {
@@ -61,18 +61,29 @@ def record(result: ClozeResult) -> dict[str, Any]:
     return known
 
 
-def _mask(mask: MaskResult) -> dict[str, Any]:
+def _mask(mask: MaskResult, result: ClozeResult) -> dict[str, Any]:
     return {
         "position": mask.position,
-        "token": mask.label,
+        **_token(mask.label, result),
         "id": mask.label_id,
         "rank": mask.rank,
         "probability": None if mask.probability is None else _short(mask.probability),
         "predictions": [
-            {"token": guess.token, "id": guess.id, "probability": _short(guess.probability)}
+            {
+                **_token(guess.token, result),
+                "id": guess.id,
+                "probability": _short(guess.probability),
+            }
             for guess in mask.guesses
         ],
     }
+
+
+def _token(token: str | None, result: ClozeResult) -> dict[str, Any]:
+    """A token, and its text if it is made of bytes."""
+    if token is None or result.joining != "bytes":
+        return {"token": token}
+    return {"token": token, "text": result.shown(token)}
 
 
 def _short(number: float) -> float:
@@ -101,14 +112,15 @@ class _Text:
         elif result.slots:
             for slot in result.slots:
                 lines = [f"{word.text}\t{word.log_probability:.6f}" for word in slot.words]
-                self._stream.write("\n".join(["".join(result.tokens), *lines, "", ""]))
+                self._stream.write("\n".join([result.sentence(), *lines, "", ""]))
         else:
             for mask in result.masks:
-                guesses = " ".join(guess.token for guess in mask.guesses)
+                guesses = " ".join(result.shown(guess.token) for guess in mask.guesses)
+                label = result.shown(mask.label) if mask.label is not None else ""
                 self._stream.write(
-                    f"{''.join(result.tokens)}\n"
+                    f"{result.sentence()}\n"
                     f"Predicted answer: {guesses}\n"
-                    f"Correct answer: {mask.label or ''}\n\n"
+                    f"Correct answer: {label}\n\n"
                 )
 
     def _variant(self, result: ClozeResult, filled: str) -> str:

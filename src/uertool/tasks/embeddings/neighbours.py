@@ -118,6 +118,8 @@ def neighbours(
         UsageError: topn is below 1, or there is no such measure.
     """
     NeighbourSettings(topn=topn, by=by)  # validates them
+    if isinstance(source, WordTable):
+        source = source.readable()
     known = source.find({word for query in queries for word in query.words})
     asked = [query for query in queries if all(word in known for word in query.words)]
     best = iter(_search(source, asked, known, topn, by, on_rows) if asked else [])

@@ -21,7 +21,7 @@ from uertool.loading.registry import LoadedModel
 from uertool.settings import as_keywords
 from uertool.tasks.cloze.job import UNUSED, length_for
 from uertool.tasks.embeddings.settings import SubstituteSettings
-from uertool.text.detokenize import UNDERLINE
+from uertool.text.detokenize import UNDERLINE, readable
 from uertool.text.readers import as_texts
 from uertool.text.scripts import scripts_of
 from uertool.text.vocab import Vocab
@@ -94,6 +94,7 @@ class SubstituteSearch:
         self.device = loaded.device
         self.tokenizer = loaded.tokenizer
         self.candidates = self.tokenizer.vocab.tokens if candidates is None else candidates
+        self._are_entries = candidates is None
         self._is_usual = candidates is None and not self.settings.all_candidates
         self._by_scripts: dict[frozenset[str], list[int]] | None = None
         self.unknown = 0
@@ -141,11 +142,15 @@ class SubstituteSearch:
             target,
             sentence,
             len(frame.before),
-            tuple(Substitute(word, score) for score, _, word in best),
+            tuple(Substitute(self._shown(word), score) for score, _, word in best),
             remark=remark,
             left_out=left_out,
             compared=len(words),
         )
+
+    def _shown(self, word: str) -> str:
+        """A candidate for people; entries of the vocabulary may be spelled in bytes."""
+        return readable(word, self.tokenizer.joining) if self._are_entries else word
 
     # -- the target -------------------------------------------------------------------------------
 

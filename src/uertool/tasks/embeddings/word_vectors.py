@@ -14,10 +14,11 @@ from uertool.checkpoints.reader import open_checkpoint
 from uertool.errors import CheckpointError, UsageError, VocabError
 from uertool.loading.references import find_model
 from uertool.loading.registry import LoadedModel
-from uertool.loading.tokenizers import found_vocab, own_tokenizer
+from uertool.loading.tokenizers import found_vocab, nearby_tokenizer, settings_of
 from uertool.tasks.embeddings.word_files import ROWS, Block
+from uertool.text.detokenize import Joining, readable
 from uertool.text.tokenizers.factory import make_tokenizer
-from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder, tokenizer_from_json
 from uertool.text.vocab import Vocab
 
 _PROJECTION = "encoder.linear"
@@ -33,6 +34,7 @@ class WordTable:
         name: where they come from.
         special: rows of special tokens such as [PAD].
         notes: sentences that a user should read.
+        joining: how its words become text, see `uertool.text.detokenize`.
     """
 
     words: list[str]
@@ -40,6 +42,7 @@ class WordTable:
     name: str = "word vectors"
     special: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
+    joining: Joining = "characters"
 
     def __len__(self) -> int:
         return len(self.words)
@@ -68,6 +71,13 @@ class WordTable:
         words = [self.words[row] for row in kept]
         return replace(self, words=words, vectors=self.vectors[kept], special=frozenset())
 
+    def readable(self) -> WordTable:
+        """The table with words as people write them; those of byte-level BPE differ."""
+        if self.joining != "bytes":
+            return self
+        words = [readable(word, self.joining) for word in self.words]
+        return replace(self, words=words, joining="characters")
+
     @classmethod
     def of(cls, loaded: LoadedModel) -> WordTable:
         """The embedding layer of a model that is loaded."""
@@ -75,7 +85,8 @@ class WordTable:
         if hasattr(embedding, "dual"):
             embedding = embedding.dual.get_submodule("embedding_0")
         vectors = embedding.word.embedding.weight.detach().float().cpu().numpy()
-        return _table(loaded.tokenizer.vocab, vectors, loaded.reference)
+        made = _table(loaded.tokenizer.vocab, vectors, loaded.reference)
+        return replace(made, joining=loaded.tokenizer.joining)
 
 
 def table_of(
@@ -116,8 +127,8 @@ def table_of(
             weight = checkpoint.tensor(f"{_PROJECTION}.weight").float()
             bias = checkpoint.tensor(f"{_PROJECTION}.bias").float()
             table = torch.nn.functional.linear(table, weight, bias)
-        words, notes = _vocab_of(path, checkpoint.layout, vocab, spm, tokenizer)
-        return _table(words, table.numpy(), str(path), notes)
+        words, notes, joining = _vocab_of(path, checkpoint.layout, vocab, spm, tokenizer)
+        return replace(_table(words, table.numpy(), str(path), notes), joining=joining)
 
 
 def _vocab_of(
@@ -126,19 +137,25 @@ def _vocab_of(
     vocab: str | Path | None,
     spm: str | Path | None,
     tokenizer: str | None,
-) -> tuple[Vocab, list[str]]:
-    """The vocabulary of a checkpoint, and sentences that a user should read."""
+) -> tuple[Vocab, list[str], Joining]:
+    """The vocabulary of a checkpoint, sentences that a user should read, and the joining."""
     if tokenizer == "xlmroberta" and spm is not None:
-        return make_tokenizer(tokenizer, vocab_path=vocab, spm_model_path=spm).vocab, []
+        return make_tokenizer(tokenizer, vocab_path=vocab, spm_model_path=spm).vocab, [], "pieces"
     if vocab is not None or spm is not None:
-        return Vocab.load(vocab, spm=spm), []
+        return Vocab.load(vocab, spm=spm), [], "characters"
     if layout == "hf":
-        return tokenizer_from_hf_folder(path if path.is_dir() else path.parent).vocab, []
-    own = own_tokenizer(path)
+        made = tokenizer_from_hf_folder(path if path.is_dir() else path.parent)
+        return made.vocab, [], made.joining
+    own, notes = nearby_tokenizer(path)
+    if own.json is not None:
+        made = tokenizer_from_json(own.json, settings_of(own.json))
+        return made.vocab, notes, made.joining
     if own.spm_model_path is not None and own.vocab is None:
-        return make_tokenizer(own.kind or "bert", spm_model_path=own.spm_model_path).vocab, []
-    found, notes = (own.vocab, []) if own.vocab is not None else found_vocab(path)
-    return Vocab.load(found), notes
+        made = make_tokenizer(own.kind or "bert", spm_model_path=own.spm_model_path)
+        return made.vocab, notes, made.joining
+    found, remarks = (own.vocab, []) if own.vocab is not None else found_vocab(path)
+    joining: Joining = "characters" if own.merges_path is None else "bytes"
+    return Vocab.load(found), [*notes, *remarks], joining
 
 
 def _table(vocab: Vocab, vectors: Block, name: str, notes: Sequence[str] = ()) -> WordTable:
