@@ -47,10 +47,14 @@ def opened(folder: Path) -> Checkpoint:
 def hf_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """config.json of a model with rotary positions, whose table depends on the size of heads."""
     assert checkpoint.architecture is not None
-    config = resolve_config(checkpoint, complete=False).config
+    arch = architecture(checkpoint.architecture)
+    # Settings that a user would have to name.
+    known = {"max_relative_position": 8, "rotary_position_embedding": True, "local_attention": 8}
+    asked = {name: known[name] for name in arch.unseen} if checkpoint.layout == "uer" else {}
+    config = resolve_config(checkpoint, None, asked, complete=False).config
     if not config.rotary_position_embedding:
         return None
-    return architecture(checkpoint.architecture).config_to_hf(config)
+    return arch.config_to_hf(config)
 
 
 def save_exported(checkpoint: Checkpoint, path: Path) -> None:

@@ -218,6 +218,8 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _as_field(name: str, value: Any, kind: Any, fault: Fault) -> Any:
+    if isinstance(value, RopeScaling):
+        return value
     if name == "rope_scaling":
         if not isinstance(value, (Mapping, NoneType)):
             raise fault(name, value, "an object")

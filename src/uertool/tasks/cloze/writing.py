@@ -118,9 +118,7 @@ class _Text:
                 guesses = " ".join(result.shown(guess.token) for guess in mask.guesses)
                 label = result.shown(mask.label) if mask.label is not None else ""
                 self._stream.write(
-                    f"{result.sentence()}\n"
-                    f"Predicted answer: {guesses}\n"
-                    f"Correct answer: {label}\n\n"
+                    f"{result.sentence()}\nPredicted answer: {guesses}\nCorrect answer: {label}\n\n"
                 )
 
     def _variant(self, result: ClozeResult, filled: str) -> str:
