@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import TEXT
-from uertool.text.detokenize import BYTE_TO_CHAR, join, words
+from uertool.text.detokenize import BYTE_TO_CHAR, join, readable, words
 from uertool.text.tokenizers.factory import make_tokenizer
 
 ZH_VOCAB = TEXT / "google_zh_vocab.txt"
@@ -77,3 +77,16 @@ def test_tokens_are_grouped_into_words(joining: str, tokens: list[str], groups: 
 def test_words_can_be_asked_for_by_ids() -> None:
     tokenizer = make_tokenizer("bert", vocab_path=ZH_VOCAB)
     assert tokenizer.whole_words(tokenizer.encode("googles 好")) == [range(2), range(2, 3)]
+
+
+def test_a_token_of_bytes_is_shown_as_text_where_it_is_whole_characters() -> None:
+    def spelled(data: bytes) -> str:
+        return "".join(BYTE_TO_CHAR[byte] for byte in data)
+
+    assert readable(spelled("天气".encode()), "bytes") == "天气"
+    assert readable(spelled(b" word"), "bytes") == "word"
+    assert readable("[MASK]", "bytes") == "[MASK]"
+    half = spelled("天".encode()[:2])
+    assert readable(half, "bytes") == half
+    assert readable(spelled(b" "), "bytes") == spelled(b" ")
+    assert readable("##天", "wordpieces") == "##天"

@@ -11,6 +11,8 @@ import pytest
 import uertool
 from tests.conftest import FIXTURES
 from uertool.errors import UsageError
+from uertool.tasks.convert.job import convert
+from uertool.tasks.convert.settings import ConvertSettings
 from uertool.tasks.embeddings import neighbours as module
 from uertool.tasks.embeddings import word_files, word_vectors
 from uertool.tasks.embeddings.export import export_words
@@ -138,3 +140,14 @@ def test_from_python(table: WordTable, tmp_path: Path) -> None:
         nearest(table, "w1", by="taxi")
     with pytest.raises(UsageError, match="`topn`: 0 .must be at least 1"):
         nearest(table, "w1", topn=0)
+
+
+def test_words_of_byte_level_vocabularies_are_asked_and_answered_as_text(tmp_path: Path) -> None:
+    folder = FIXTURES / "hf-modernbert"
+    found = nearest(uertool.load_model(folder, device="cpu"), "中", topn=500)[0]
+    assert "上" in {one.word for one in found}
+    convert(folder, tmp_path / "uer.safetensors", "safetensors", ConvertSettings())
+    again = neighbours(table_of(tmp_path / "uer.safetensors"), [Query(("中",))], topn=500)[0]
+    assert again.neighbours == tuple(found)
+    # Files keep the spelling of the vocabulary.
+    assert "上" not in table_of(folder).words

@@ -223,3 +223,10 @@ def test_a_latin_target_gets_latin_words(small: LoadedModel) -> None:
 def test_named_candidates_are_compared_as_they_are(small: LoadedModel) -> None:
     found = SubstituteSearch(small, ["##s", "cpa", "坏"]).find("好", SENTENCE)
     assert {one.word for one in found.neighbours} == {"##s", "cpa", "坏"}
+
+
+def test_answers_of_byte_level_vocabularies_are_text() -> None:
+    loaded = load_model(FIXTURES / "hf-modernbert", device="cpu")
+    found = SubstituteSearch(loaded).find("中", "我在中国。")
+    assert found.problem is None
+    assert "上" in {one.word for one in found.found}
