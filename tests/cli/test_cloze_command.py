@@ -137,7 +137,7 @@ def test_the_old_text_layout(run: Any, lines: Path, tmp_path: Path) -> None:
 
 def test_a_json_record_says_all_about_a_line(run: Any) -> None:
     (record,) = run("今天天气很好。", "--json", "--topn", 5, "--mask-word", "好").records
-    assert record["line"] == 0
+    assert record["line"] == 1
     assert record["text"] == "今天天气很好。"
     assert len(record["ids"]) == len(record["tokens"]) == 9
     (mask,) = record["masks"]
@@ -232,7 +232,7 @@ def test_shards_together_are_the_whole(run: Any, lines: Path) -> None:
     together = sorted((r for part in parts for r in part), key=lambda record: record["line"])
     assert [r["ids"] for r in together] == [r["ids"] for r in whole]
     assert tokens_of(together) == tokens_of(whole)
-    assert [r["line"] for r in parts[0]] == [0, 3]
+    assert [r["line"] for r in parts[0]] == [1, 4]
 
 
 # -- what is asked --------------------------------------------------------------------------------

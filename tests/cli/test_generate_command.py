@@ -121,7 +121,7 @@ def test_json_says_ids_and_why_a_text_ended(capsys: CaptureFixture[str]) -> None
     assert lm("他说", "", "--greedy", "--json", "--max-new-tokens", "15", "--raw-tokens") == 0
     written = capsys.readouterr()
     first, second = (json.loads(line) for line in written.out.splitlines())
-    assert first["line"] == 0 and first["prompt"] == "他说"
+    assert first["line"] == 1 and first["prompt"] == "他说"
     assert first["text"] == "他说" + first["new_text"]
     assert first["reason"] == "stop_token" and first["ids"][-1] == 3
     assert first["log_probability"] < 0 and first["raw"].startswith("[CLS]他说")
@@ -142,7 +142,7 @@ def test_several_texts_and_layouts(tmp_path: Path) -> None:
         assert code == 0
         assert len(output.read_text("utf-8").splitlines()) == count
     records = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert [(r["line"], r["number"]) for r in records] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [(r["line"], r["number"]) for r in records] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert records[0]["score"] >= records[1]["score"]
 
 

@@ -111,7 +111,7 @@ def test_dep_goes_on_after_odd_lines_and_counts_them(
     assert topn(*asked, "--test-path", path, "--json") == 1
     out, err = capsys.readouterr()
     records = [json.loads(line) for line in out.splitlines()]
-    assert [record["line"] for record in records] == [0, 3, 4, 5]
+    assert [record["line"] for record in records] == [1, 4, 5, 6]
     assert [len(record["neighbours"]) for record in records] == [2, 2, 0, 0]
     assert "line 3 is not: word TAB sentence" in err
     assert "line 4: The target word 好 occurs 2 times" in err

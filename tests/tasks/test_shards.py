@@ -126,7 +126,7 @@ def test_merged_parquet_has_the_rows_of_all_shards(tmp_path: Path, precision: st
     folder = make_folder(tmp_path / "shards", ".parquet", write)
     merge(str(folder), str(tmp_path / "merged.parquet"))
     table = parquet.read_table(tmp_path / "merged.parquet")
-    assert table["line"].to_pylist() == list(range(8))
+    assert table["line"].to_pylist() == list(range(1, 9))
     parts = [parquet.read_table(path) for path in sorted(folder.glob("*.parquet"))]
     assert table["vector"].to_pylist() == [v for p in parts for v in p["vector"].to_pylist()]
 

@@ -224,7 +224,8 @@ def _parquet(path: Path, rows: int) -> Blocks:
         table = {f: batch.column(f).to_pylist() for f in batch.schema.names if f not in chosen}
         scales = np.asarray(table["scale"], dtype=np.float32) if "scale" in table else None
         texts: list[Any] = table.get("token") or table.get("text") or [""] * count
-        lines: list[Any] = table.get("line") or list(range(row, row + count))
+        given: list[Any] = table.get("line") or [None] * count
+        lines = [_line(number, row + n) for n, number in enumerate(given)]
         places = table.get("position") or [None] * count
         row += count
         notes = [
@@ -247,12 +248,18 @@ def _jsonl(path: Path, rows: int) -> Blocks:
             vector = np.asarray(record["vector"], dtype=np.float32) * record.get("scale", 1.0)
             vectors.append(vector)
             text = str(record.get("token", record.get("text", "")))
-            notes.append(Note(record.get("line", line.number), text, record.get("position")))
+            number = _line(record.get("line"), line.number)
+            notes.append(Note(number, text, record.get("position")))
             if len(vectors) == rows:
                 yield np.stack(vectors), notes
                 vectors, notes = [], []
     if vectors:
         yield np.stack(vectors), notes
+
+
+def _line(number: object, default: int) -> int:
+    """The line of a row, from 0, from its number in the file, which starts at 1."""
+    return number - 1 if isinstance(number, int) else default
 
 
 def _scales(path: Path | None) -> Scales | None:

@@ -256,7 +256,7 @@ class _Jsonl(Sink):
         )
         lines: list[str] = []
         for number, (note, text) in enumerate(zip(notes, texts, strict=True)):
-            record: dict[str, Any] = {"line": note.line}
+            record: dict[str, Any] = {"line": note.line + 1}
             if self.tokens:
                 record["position"] = note.position
             record["token" if self.tokens else "text"] = note.text
@@ -292,7 +292,7 @@ class _Parquet(Sink):
 
     def _add(self, rows: Rows, scales: Scales | None, notes: list[Note]) -> None:
         columns: dict[str, Any] = {
-            "line": [note.line for note in notes],
+            "line": [note.line + 1 for note in notes],
             "position": [note.position for note in notes],
             "text": [note.text for note in notes],
             "token": [note.text for note in notes],

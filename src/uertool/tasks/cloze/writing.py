@@ -31,7 +31,7 @@ def writer_for(
 
 def record(result: ClozeResult) -> dict[str, Any]:
     """A result as JSON types."""
-    known: dict[str, Any] = {"line": result.line, "text": result.text}
+    known: dict[str, Any] = {"line": result.line + 1, "text": result.text}
     if result.fields:
         known["fields"] = dict(result.fields)
     if result.filled is not None:

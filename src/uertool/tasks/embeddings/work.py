@@ -91,7 +91,7 @@ def written(found: Substitutes, form: str, number: int) -> str:
     """What was found for a line, as text or a line of JSON."""
     if form == "jsonl":
         record: dict[str, object] = {
-            "line": number,
+            "line": number + 1,
             "word": found.target,
             "sentence": found.sentence,
             "position": found.position,

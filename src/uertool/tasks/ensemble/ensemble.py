@@ -308,7 +308,7 @@ def write_predictions(out: TextIO, predicted: Predicted, *, as_json: bool = Fals
     """Write one line per line: the true label where known, the predicted one, probabilities.
 
     TSV with a header (label, prediction, probability_0, ...), or JSON objects with the keys line
-    (counted from 0), label, prediction and probabilities.
+    (counted from 1), label, prediction and probabilities.
     """
     probabilities, labels = predicted.probabilities, predicted.labels
     known = [{"label": label} for label in labels.tolist()] if labels is not None else None
@@ -319,7 +319,7 @@ def write_predictions(out: TextIO, predicted: Predicted, *, as_json: bool = Fals
         strict=True,
     )
     if as_json:
-        for line, (label, prediction, row) in enumerate(rows):
+        for line, (label, prediction, row) in enumerate(rows, 1):
             values = [round(value, 6) for value in row]
             record = {"line": line, **label, "prediction": prediction, "probabilities": values}
             out.write(json.dumps(record) + "\n")

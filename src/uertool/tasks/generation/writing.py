@@ -96,7 +96,7 @@ class Writer:
 
     def record(self, text: Generated) -> dict[str, Any]:
         """A text as JSON."""
-        known: dict[str, Any] = {"line": text.prompt.number, "prompt": text.prompt.text}
+        known: dict[str, Any] = {"line": text.prompt.number + 1, "prompt": text.prompt.text}
         if text.prompt.fields:
             known["fields"] = dict(text.prompt.fields)
         known |= {
@@ -127,7 +127,7 @@ def score_line(scored: Scored, form: Form) -> str:
     """The perplexity of a line and the line; or a JSON object."""
     if form != "jsonl":
         return f"{scored.perplexity:.4f}\t{_one_line(scored.prompt.text)}"
-    known: dict[str, Any] = {"line": scored.prompt.number, "text": scored.prompt.text}
+    known: dict[str, Any] = {"line": scored.prompt.number + 1, "text": scored.prompt.text}
     if scored.prompt.fields:
         known["fields"] = dict(scored.prompt.fields)
     return json_text(
