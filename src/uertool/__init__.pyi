@@ -524,6 +524,7 @@ def evaluate_sts(
     seq_length: int | None = None,
     batch_size: int | None = None,
     add_sep: bool | None = None,
+    fit_path: Sequence[str | Path] = (),
     resamples: int = 1000,
     whitening_size: int | None = None,
     whiten: bool = False,

@@ -49,7 +49,9 @@ def _sts(
     """
     require_metrics()
     found = read_pairs(pairs, settings)
-    return Results(sts_results(loaded, found, settings, vectors, resamples=sts.resamples))
+    more = [read_pairs(path, settings) for path in sts.fit_path]
+    results = sts_results(loaded, found, settings, vectors, more=more, resamples=sts.resamples)
+    return Results(results)
 
 
 @as_keywords("test_path")

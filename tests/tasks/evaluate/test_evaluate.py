@@ -16,7 +16,7 @@ from uertool.errors import ConfigError, InputError, UsageError
 from uertool.tasks.cloze.masking import Masker
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.tasks.evaluate.cloze import evaluate_cloze
-from uertool.tasks.evaluate.pairs import best_threshold, read_pairs, roc_auc
+from uertool.tasks.evaluate.pairs import best_threshold, cosines, read_pairs, roc_auc
 from uertool.tasks.evaluate.settings import PairSettings
 from uertool.tasks.evaluate.sts import evaluate_sts
 from uertool.tasks.features.settings import FittedSettings
@@ -85,6 +85,25 @@ def test_a_whitening_is_fitted_on_the_texts_or_loaded(
     assert [result.whitening for result in loaded] == [None, str(saved), None]
     assert loaded[1].spearman == pytest.approx(fitted[1].spearman, abs=1e-4)
     assert fitted[1].size == 16 and fitted[1].low is None
+
+
+def test_further_pairs_and_tables_without_a_header(small: Model, tmp_path: Path) -> None:
+    rows = [("好", "很好", 3), ("天气", "天气好", 2), ("书", "酒店", 0.5), ("他", "下雨", 1)]
+    lines = ["\t".join(["genre", str(score), one, other]) for one, other, score in rows]
+    files = [tmp_path / name for name in ("test.tsv", "train.tsv")]
+    for path, part in zip(files, (lines[:3], lines), strict=True):
+        path.write_text("\n".join(part) + "\n", "utf-8")
+    settings = PairSettings(pooling="mean", text_columns="2,3", score_column="1")
+    test, train = (read_pairs(path, settings) for path in files)
+    assert test.scores.tolist() == [3, 2, 0.5] and test.texts[:3] == ["好", "很好", "天气"]
+    whiten = FittedSettings(whitening_size=3)
+    *_, found = evaluate_sts(small, test, settings, whiten, more=[train], resamples=0)
+    texts = [text for pairs in (test, train) for text in pairs.texts]
+    fitted = Whitening.fit(small.encode(texts, pooling="mean"), 3)
+    values = cosines(fitted.transform(small.encode(test.texts, pooling="mean")), test)
+    assert found.pearson == pytest.approx(stats.pearsonr(values, test.scores).statistic, abs=1e-4)
+    with pytest.raises(UsageError, match="`fit_path` was given"):
+        list(evaluate_sts(small, test, settings, more=[train]))
 
 
 def test_labels_have_an_area_and_a_threshold(small: Model, tmp_path: Path) -> None:

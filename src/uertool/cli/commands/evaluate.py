@@ -69,11 +69,12 @@ def sts(
     """
     report.apply()
     from uertool.cli.render.evaluate import show_sts
-    from uertool.tasks.evaluate.pairs import read_named_pairs, require_metrics
+    from uertool.tasks.evaluate.pairs import read_named_pairs, read_pairs, require_metrics
     from uertool.tasks.evaluate.sts import evaluate_sts
 
     require_metrics()
     found = read_named_pairs(pairs)
+    more = [read_pairs(path, pairs) for path in settings.fit_path]
     results = []
     poolings = pairs.features()
     heads = tuple({head for features in poolings for head in features.heads})
@@ -84,6 +85,7 @@ def sts(
                 found,
                 pairs,
                 vectors,
+                more=more,
                 name=name,
                 resamples=settings.resamples,
                 advance=advance,

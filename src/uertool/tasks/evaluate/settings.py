@@ -87,7 +87,17 @@ class PairSettings(Settings):
 
 @dataclass(frozen=True)
 class StsSettings(Settings):
-    """How sure a correlation is."""
+    """How sure a correlation is, and what else a whitening is fitted on."""
+
+    fit_path: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Fit the whitening on the texts of this file of pairs too",
+            panel="Whitening",
+            metavar="FILE",
+            rare=True,
+        ),
+    ] = ()
 
     resamples: Annotated[
         int, Setting("Bootstrap samples for the interval; 0 for none", min=0, panel="Pairs")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from uertool.errors import UsageError
 from uertool.io.display import Report
 from uertool.loading.registry import LoadedModel
 from uertool.tasks.evaluate.pairs import (
@@ -65,6 +66,7 @@ def evaluate_sts(
     settings: PairSettings,
     vectors: FittedSettings | None = None,
     *,
+    more: Sequence[Pairs] = (),
     name: str | None = None,
     resamples: int = 1000,
     seed: int = 7,
@@ -77,6 +79,7 @@ def evaluate_sts(
         pairs: what it is judged by.
         settings: which vectors.
         vectors: which whitening, if there is one to compare with.
+        more: further pairs on whose texts it is fitted.
         name: the model in results.
         resamples: bootstrap samples for the interval; 0 for none.
         seed: of the bootstrap.
@@ -85,13 +88,22 @@ def evaluate_sts(
     Raises:
         MissingExtraError: scipy or scikit-learn is not installed.
         InputError: the whitening does not fit, or vectors are not finite.
+        UsageError: there are further pairs, but no whitening is fitted.
     """
     require_metrics()
+    if more and (vectors is None or not vectors.fits):
+        raise UsageError(
+            "`fit_path` was given, but no whitening is fitted.",
+            "Give `whitening_size` or `whiten`.",
+        )
     saved = None if vectors is None else vectors.load_whitening
     origin = "fitted" if saved is None else str(saved)
     for features in settings.features():
         plain = text_vectors(loaded, pairs.texts, features, advance)
-        whitening = _whitening(vectors, features.pooling, plain, pairs)
+        whitening = _loaded(vectors, features.pooling, plain)
+        if vectors is not None and vectors.fits:
+            others = ((text_vectors(loaded, one.texts, features), one) for one in more)
+            whitening = _fitted(vectors, [(plain, pairs), *others])
         for used in [None] if whitening is None else [None, whitening]:
             rows = plain if used is None else used.transform(plain)
             values = cosines(rows, pairs)
@@ -112,19 +124,17 @@ def evaluate_sts(
             )
 
 
-def _whitening(
-    vectors: FittedSettings | None, pooling: str, plain: Vectors, pairs: Pairs
-) -> Whitening | None:
-    """The whitening of these vectors, or None; a loaded one is of one pooling alone."""
-    if vectors is None:
+def _loaded(vectors: FittedSettings | None, pooling: str, plain: Vectors) -> Whitening | None:
+    """The whitening of a file, if there is one and it was fitted on this pooling."""
+    if vectors is None or vectors.load_whitening is None:
         return None
-    if vectors.load_whitening is not None:
-        loaded = Whitening.load(vectors.load_whitening)
-        loaded.require_dims(plain.shape[1])
-        fits = loaded.about.get("pooling", pooling) == pooling
-        return loaded.cut(vectors.whitening_size) if fits else None
-    if not vectors.fits:
-        return None
-    # Texts count as often as they occur, as in the code of arXiv:2103.15316.
-    texts = (plain[places] for places in (pairs.first, pairs.second))
-    return Whitening.fit(texts, vectors.whitening_size, beta=vectors.beta, gamma=vectors.gamma)
+    whitening = Whitening.load(vectors.load_whitening)
+    whitening.require_dims(plain.shape[1])
+    fits = whitening.about.get("pooling", pooling) == pooling
+    return whitening.cut(vectors.whitening_size) if fits else None
+
+
+def _fitted(vectors: FittedSettings, sets: Sequence[tuple[Vectors, Pairs]]) -> Whitening:
+    """A whitening of all texts, as often as they occur, as in the code of arXiv:2103.15316."""
+    blocks = (rows[places] for rows, pairs in sets for places in (pairs.first, pairs.second))
+    return Whitening.fit(blocks, vectors.whitening_size, beta=vectors.beta, gamma=vectors.gamma)
