@@ -43,7 +43,10 @@ def table(kind: type[Settings]) -> str:
 
 
 def row(field: Field) -> str:
-    cells = (names(field), values(field), default(field), field.setting.help)
+    meaning = field.setting.help
+    if field.setting.environment is not None:
+        meaning += f" (environment: `{field.setting.environment}`)"
+    cells = (names(field), values(field), default(field), meaning)
     escaped = (cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells)
     return f"| {' | '.join(escaped)} |\n"
 

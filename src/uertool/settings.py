@@ -49,6 +49,7 @@ class Setting:
         valued: a truth that is written as a value on the command line, as in do_lower_case false.
         hidden: not listed in help.
         rare: listed by `--help-all` only: few people need it.
+        environment: a variable of the environment that gives the default on the command line.
     """
 
     help: str
@@ -64,6 +65,7 @@ class Setting:
     valued: bool = False
     hidden: bool = False
     rare: bool = False
+    environment: str | None = None
 
     @property
     def range(self) -> str:

@@ -218,6 +218,10 @@ def typed_lines() -> Iterator[str]:
 # -- standard error -------------------------------------------------------------------------------
 
 
+#: Settings that have their values from variables of the environment, and these variables.
+environment: dict[str, str] = {}
+
+
 def remember_spelling(argv: Sequence[str]) -> None:
     """Let `spell` write options as they are written on this command line."""
     _typed.clear()

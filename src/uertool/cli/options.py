@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,10 +83,13 @@ def _option(field: Field) -> Any:
         default = ",".join(map(str, field.default)) if field.is_tuple else str(field.default)
     if default is not None:
         text += f" [default: {default}]"
+    if setting.environment is not None:
+        text += f" [environment: {setting.environment}]"
     return typer.Option(
         name,
         *more,
         help=text,
+        envvar=setting.environment,
         rich_help_panel=setting.panel,
         metavar=None if switch else _metavar(field),
         hidden=setting.hidden or setting.rare,
@@ -174,8 +178,10 @@ class ConsoleSettings(Settings):
     ] = False
 
     def apply(self) -> None:
-        """Set the console's level."""
+        """Set the console's level; with --verbose report what the environment says."""
         console.set_level(quiet=self.quiet, verbose=self.verbose)
+        for name, variable in console.environment.items():
+            console.detail(f"`{name}` is {os.environ[variable]}, from {variable}.")
 
 
 @dataclass(frozen=True)
@@ -317,6 +323,11 @@ class ResultSettings(OutputSettings):
                 "Use `format` text or jsonl.",
             )
         return chosen
+
+
+def is_typed(name: str, value: object) -> bool:
+    """Whether a setting was given on the command line, not by the environment or not at all."""
+    return value is not None and name not in console.environment
 
 
 def given_once(place: str, setting: str, argument: str | None, value: str | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from uertool.cli import console
 from uertool.cli.argv import kebab, normalize
 
 if TYPE_CHECKING:
@@ -27,11 +28,18 @@ class Command(TyperCommand):
         _answer_help_all(ctx, args)
         fields: Sequence[Field] = getattr(self.callback, "settings", ())
         try:
-            return super().parse_args(ctx, normalize(args, fields))
+            left = super().parse_args(ctx, normalize(args, fields))
         except typer.TyperException as error:
             if getattr(error, "ctx", ctx) is None:  # the message names the command's help
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise
+        console.environment = {
+            field.name: field.setting.environment
+            for field in fields
+            if field.setting.environment is not None
+            and getattr(ctx.get_parameter_source(field.name), "name", None) == "ENVIRONMENT"
+        }
+        return left
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print help, and leave the parser's formatter empty."""
@@ -60,7 +68,6 @@ def _answer_help_all(ctx: Any, args: Sequence[str]) -> None:
 
 
 def _print_help(ctx: Any, *, complete: bool) -> None:
-    from uertool.cli import console
     from uertool.cli.render.help import help_of
 
     console.rich_print(help_of(ctx, complete=complete))

@@ -34,6 +34,7 @@ def model_path(default: str | None) -> Setting:
         names=("model", "m"),
         metavar="MODEL",
         default=default,
+        environment="UERTOOL_MODEL",
     )
 
 
@@ -188,13 +189,22 @@ class DeviceSettings(Settings):
     """Where a model runs."""
 
     device: Annotated[
-        str, _device("auto, cpu, cuda, mps, or several as cuda:0,cuda:1; each has a process")
+        str,
+        _device(
+            "auto, cpu, cuda, mps, or several as cuda:0,cuda:1; each has a process",
+            environment="UERTOOL_DEVICE",
+        ),
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        _device("Type of numbers to compute in; auto is float32, int8 is for CPUs"),
+        _device(
+            "Type of numbers to compute in; auto is float32, int8 is for CPUs",
+            environment="UERTOOL_DTYPE",
+        ),
     ] = "auto"
-    threads: Annotated[int | None, _device("Processor threads", min=1, rare=True)] = None
+    threads: Annotated[
+        int | None, _device("Processor threads", min=1, rare=True, environment="UERTOOL_THREADS")
+    ] = None
 
     def on(self, device: object) -> DeviceSettings:
         """The settings of a worker on one device; the threads of workers are set elsewhere."""

@@ -9,7 +9,7 @@ import typer
 
 from uertool.cli import console, run_record
 from uertool.cli.console import counted
-from uertool.cli.options import ReportSettings, with_settings
+from uertool.cli.options import ReportSettings, is_typed, with_settings
 from uertool.errors import UsageError
 from uertool.loading.settings import BUNDLED_MODEL
 from uertool.tasks.embeddings.settings import ExportSettings, TableSettings
@@ -33,7 +33,7 @@ def extract_embeddings(
     is written as \uXXXX and an empty word as \empty, since blanks separate the numbers.
     """
     report.apply()
-    if model is not None and table.load_model_path is not None:
+    if model is not None and is_typed("load_model_path", table.load_model_path):
         raise UsageError("Two models were named.", "Give one of them.")
     if export.word_embedding_path is None:
         raise UsageError("There is no output.", "Name a file with --word-embedding-path.")

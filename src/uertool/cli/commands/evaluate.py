@@ -12,6 +12,7 @@ from uertool.cli import console
 from uertool.cli.options import (
     ConsoleSettings,
     JsonSettings,
+    is_typed,
     lines_of,
     report_model,
     source_of,
@@ -165,7 +166,7 @@ def _loaded(
     heads: tuple[str, ...],
 ) -> Iterator[tuple[str, LoadedModel]]:
     """The models one after the other, with their names."""
-    if models and settings.load_model_path is not None:
+    if models and is_typed("load_model_path", settings.load_model_path):
         raise UsageError(
             "Models were given as arguments and as `load_model_path`.", "Give them in one place."
         )

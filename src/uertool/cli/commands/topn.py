@@ -15,7 +15,7 @@ import typer
 
 from uertool.cli import console, run_record
 from uertool.cli.console import counted
-from uertool.cli.options import ResultSettings, lines_of, source_of, with_settings
+from uertool.cli.options import ResultSettings, is_typed, lines_of, source_of, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import Call
 from uertool.engine.ordering import refuse_on_ray
@@ -67,9 +67,9 @@ def indep(
     """
     shown = output.form
     output.apply()
-    named = table.load_model_path or table.vocab_path or table.spm_model_path
+    named = is_typed("load_model_path", table.load_model_path)
     _check_plot(settings.plot, output)
-    if settings.vectors is not None and named:
+    if settings.vectors is not None and (named or table.vocab_path or table.spm_model_path):
         raise UsageError("`vectors` and a model were both given.", "Give one of them.")
     analogy = bool(settings.plus or settings.minus)
     source_of_words: str | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from uertool.loading.settings import BUNDLED_MODEL
+from uertool.loading.settings import BUNDLED_MODEL, model_path
 from uertool.settings import Setting, Settings
 
 _MODEL = "Model"
@@ -25,14 +25,7 @@ class TableSettings(Settings):
 
     load_model_path: Annotated[
         str | None,
-        Setting(
-            "A checkpoint of UER-py, a Hugging Face folder, a TensorFlow prefix, hf:owner/name, "
-            "or a bundled model",
-            names=("model", "m"),
-            panel=_MODEL,
-            metavar="MODEL",
-            default=BUNDLED_MODEL,
-        ),
+        model_path(BUNDLED_MODEL),
     ] = None
     vocab_path: Annotated[Path | None, Setting("Vocabulary, one token a line", panel=_MODEL)] = None
     spm_model_path: Annotated[
