@@ -55,6 +55,9 @@ class Names:
             self.modules.setdefault("numpy", set())
             number = typing.get_args(given[1])[0].__name__
             return f"{self.use('numpy.typing', 'NDArray')}[numpy.{number}]"
+        if getattr(kind, "__module__", "") == "torch":
+            self.modules.setdefault("torch", set())
+            return f"torch.{kind.__name__}"
         if origin is not None:
             inner = ", ".join("..." if one is ... else self.written(one) for one in given)
             return f"{self.use(origin.__module__, origin.__name__)}[{inner}]"

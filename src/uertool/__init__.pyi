@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import numpy
 from numpy.typing import NDArray
 from pathlib import Path
-from typing import Literal
+import torch
+from typing import Any, Literal
 from uertool.api.search import Deduplicated, Hit
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
@@ -758,8 +759,9 @@ def load_model(
     tgt_vocab: str | Path | None = None,
     heads: Sequence[str] | None = None,
     arch: str | None = None,
-    device: str = 'auto',
-    dtype: str = 'auto',
+    device: str | torch.device = 'auto',
+    dtype: str | torch.dtype = 'auto',
+    overrides: Mapping[str, Any] | None = None,
     spm_model_path: str | Path | None = None,
     merges_path: str | Path | None = None,
     do_lower_case: bool | None = None,
@@ -1276,7 +1278,10 @@ class Model(LoadedModel):
         *,
         pooling: str = 'first',
         layers: Sequence[int] = (),
-        whitening: str | Path | None = None,
+        seq_length: int | None = None,
+        batch_size: int | None = None,
+        add_sep: bool | None = None,
+        whitening: Whitening | str | Path | None = None,
     ) -> NDArray[numpy.float32]: ...
     def tokenize(
         self,

@@ -14,12 +14,13 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from uertool.errors import UsageError
 from uertool.io.display import Results
@@ -40,6 +41,8 @@ from uertool.tasks.convert.settings import ConvertSettings, Target
 from uertool.tasks.embeddings.neighbours import nearest
 from uertool.tasks.embeddings.substitutes import substitutes
 from uertool.tasks.features.job import encode as encode_with
+from uertool.tasks.features.settings import FeatureSettings
+from uertool.tasks.features.whitening import Whitening
 from uertool.tasks.generation.job import generate as generate_with
 from uertool.tasks.generation.job import score as score_with
 from uertool.tasks.generation.settings import LmModel, Seq2seqModel
@@ -61,26 +64,25 @@ class Model(LoadedModel):
     score = score_with
     substitutes = substitutes
 
+    @as_keywords("tokens", "blank")
     def similarity(
         self,
         first: str | Path | Iterable[str],
         second: str | Path | Iterable[str],
         *,
-        pooling: str = "first",
-        layers: Sequence[int] = (),
-        whitening: str | Path | None = None,
+        settings: FeatureSettings,
+        whitening: Whitening | str | Path | None = None,
     ) -> npt.NDArray[np.float32]:
         """Cosines [first, second] of sentence vectors.
 
         Args:
             first, second: a sentence or several. A blank one has no direction: its cosines are 0.
-            pooling, layers: see `encode`.
-            whitening: the file of one that was fitted, to transform the vectors with.
+            whitening: one that was fitted, or the file of one, to transform the vectors with.
         """
+        given = dataclasses.asdict(settings)
+        del given["tokens"]
         rows, columns = (
-            self.encode(
-                sentences, pooling=pooling, layers=layers, whitening=whitening, normalize=True
-            )
+            self.encode(sentences, whitening=whitening, normalize=True, **given)
             for sentences in (first, second)
         )
         cosines: npt.NDArray[np.float32] = rows @ columns.T
@@ -100,6 +102,8 @@ class Model(LoadedModel):
             output: a folder for Hugging Face, a file, or a TensorFlow prefix.
             to: what is written, see `uertool.convert`.
         """
+        if settings.heads_num is None and self.config.sources.get("heads_num") == "command line":
+            settings = dataclasses.replace(settings, heads_num=self.config.heads_num)
         vocab = Path(self.tokenizer.vocab.source)
         if settings.vocab_path is None and settings.spm_model_path is None and vocab.is_file():
             settings = dataclasses.replace(settings, vocab_path=vocab)
@@ -116,8 +120,9 @@ def load_model(
     tgt_vocab: str | Path | None = None,
     heads: Sequence[str] | None = None,
     arch: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    overrides: Mapping[str, Any] | None = None,
     settings: Seq2seqModel,
 ) -> Model:
     """Load a model, or return it again if it is loaded already.
@@ -131,7 +136,9 @@ def load_model(
         heads: the output heads to load, such as ["mlm"]; by default all that there are.
         arch: the architecture, where names of tensors alone are ambiguous.
         device: "auto" (cuda, then mps, then cpu), "cpu", "cuda:1", ...
-        dtype: the type to compute in: "auto" (float32), "float32", "bfloat16" or "float16".
+        dtype: the type to compute in: "auto" (float32), "float32", "bfloat16", "float16" or
+            "int8".
+        overrides: further fields of `ModelConfig`.
 
     Raises:
         UertoolError: there is no such model, or it does not fit its configuration or vocabulary.
@@ -148,6 +155,7 @@ def load_model(
         dtype=dtype,
         ignore_unexpected=settings.ignore_unexpected,
         **settings.overrides(),
+        **(overrides or {}),
     )
     fields = dataclasses.fields(_warned(loaded, 4))
     return Model(**{field.name: getattr(loaded, field.name) for field in fields})

@@ -32,7 +32,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else _short.repr(value)
 
 
 class Report:
@@ -45,8 +47,7 @@ class Report:
         return f"{type(self).__name__}({parts})"
 
     def _repr_html_(self) -> str:
-        rows = [(name, _short.repr(value)) for name, value in self._shown()]
-        return table(("", type(self).__name__), rows)
+        return table(("", type(self).__name__), self._shown())
 
     def _shown(self) -> list[tuple[str, Any]]:
         """What is shown: names with values."""
@@ -71,10 +72,19 @@ class Results(list[T]):
         return "[" + ",\n ".join(shown) + (f",\n ... and {more:,} more" if more else "") + "]"
 
     def _repr_html_(self) -> str:
-        some, default = self[:MOST_IN_NOTEBOOK], Report._repr_html_
+        some = self[:MOST_IN_NOTEBOOK]
         more = f"<p>... and {len(self) - len(some):,} more</p>" if len(some) < len(self) else ""
-        if some and getattr(type(some[0]), "_repr_html_", default) is default:
-            header = [field.name for field in dataclasses.fields(some[0])]  # type: ignore[arg-type]
-            rows = [[getattr(result, name) for name in header] for result in some]
-            return table(header, rows) + more
-        return "".join(result._repr_html_() for result in some) + more  # type: ignore[attr-defined]
+        default = Report._repr_html_
+        if not all(getattr(type(one), "_repr_html_", default) is default for one in some):
+            return "".join(one._repr_html_() for one in some) + more  # type: ignore[attr-defined]
+        shown = [dict(_values(one)) for one in some]
+        header = list(dict.fromkeys(name for values in shown for name in values))
+        rows = [[values.get(name, "") for name in header] for values in shown]
+        return table(header, rows) + more
+
+
+def _values(result: Any) -> list[tuple[str, Any]]:
+    """What is shown of a dataclass: names with values."""
+    if isinstance(result, Report):
+        return result._shown()
+    return [(field.name, getattr(result, field.name)) for field in dataclasses.fields(result)]
