@@ -943,9 +943,9 @@ def shards_verify(
 ) -> ShardsReport: ...
 
 def tokenize(
-    texts: str | Iterable[str],
-    model: str | Path | None = None,
+    texts: str | Path | Iterable[str],
     *,
+    model: LoadedModel | str | Path | None = None,
     add_special: bool = False,
     special_in_text: bool = False,
     ids: bool = False,

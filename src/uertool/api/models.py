@@ -163,26 +163,31 @@ def load_model(
 
 @as_keywords("load_model_path")
 def tokenize(
-    texts: str | Iterable[str],
-    model: str | Path | None = None,
+    texts: str | Path | Iterable[str],
     *,
+    model: LoadedModel | str | Path | None = None,
     settings: TokenizeSettings,
     files: TokenizerSettings,
 ) -> Results[Tokenized]:
     """Tokens, ids and places of texts, without the weights of the model.
 
     Args:
-        texts: a text or several; with `decode` ids with blanks between.
-        model: a weight file with its vocabulary, a folder, or the name of a bundled model.
+        texts: a text or several, or the `Path` of a file with one a line; with `decode` ids with
+            blanks between.
+        model: a loaded model, a weight file with its vocabulary, a folder, or the name of a
+            bundled model.
 
     Raises:
         UertoolError: there is no such tokenizer.
     """
-    if model is not None:
-        files = dataclasses.replace(files, load_model_path=os.fspath(model))
-    tokenizer, notes = load_tokenizer(files)
-    for sentence in notes:
-        warnings.warn(sentence, stacklevel=3)
+    if isinstance(model, LoadedModel):
+        tokenizer = model.tokenizer
+    else:
+        if model is not None:
+            files = dataclasses.replace(files, load_model_path=os.fspath(model))
+        tokenizer, notes = load_tokenizer(files)
+        for sentence in notes:
+            warnings.warn(sentence, stacklevel=3)
     given = as_texts(texts)
     found = decode(tokenizer, given) if settings.decode else tokens_of(tokenizer, given, settings)
     return Results(found)
