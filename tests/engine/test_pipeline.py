@@ -358,3 +358,17 @@ def test_a_run_without_a_good_line_fails_and_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"None of 3 lines .* line 1 of .*in.txt: invalid UTF-8"):
         run(asked)
     assert [file.name for file in tmp_path.iterdir()] == ["in.txt"]
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
+def test_an_interrupted_run_of_other_text_than_utf8_goes_on(tmp_path: Path, encoding: str) -> None:
+    from uertool.engine.inputs.sources import Reading
+
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_bytes("".join(f"{'天' * len(text)}\n" for text in TEXTS).encode(encoding))
+    more = {"texts": None, "inputs": [str(source)], "reading": Reading(encoding=encoding)}
+    interrupted(output, **more)
+    with pytest.raises(OutputError):
+        run(order(output, **{**more, "reading": Reading(encoding="big5")}))
+    run(order(output, **more, resume=True))
+    assert output.read_text() == EXPECTED

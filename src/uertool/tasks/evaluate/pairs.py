@@ -71,7 +71,12 @@ def read_pairs(path: str | Path, settings: PairSettings) -> Pairs:
     """
     first, second = settings.columns
     is_json = Path(path).name.removesuffix(".gz").endswith((".jsonl", ".json"))
-    lines = read_lines(path, column=None if is_json else first, field=first if is_json else None)
+    lines = read_lines(
+        path,
+        column=None if is_json else first,
+        field=first if is_json else None,
+        encoding=settings.encoding,
+    )
     texts: dict[str, int] = {}
     rows: list[tuple[int, int, float]] = []
     name = settings.score_column

@@ -10,6 +10,7 @@ from typing import Annotated
 from uertool.errors import SettingError, UsageError
 from uertool.settings import Setting, Settings
 from uertool.tasks.features.settings import FeatureSettings
+from uertool.text.settings import Encoding
 
 _pairs = partial(Setting, panel="Pairs")
 _vectors = partial(Setting, panel="What a vector is made of")
@@ -28,6 +29,7 @@ class PairSettings(Settings):
             metavar="FILE",
         ),
     ] = None
+    encoding: Encoding = "utf-8"
     text_columns: Annotated[str, _pairs("Names of the columns of the two texts", metavar="A,B")] = (
         "text_a,text_b"
     )
