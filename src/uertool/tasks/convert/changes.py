@@ -179,7 +179,8 @@ class Changes:
 
     def _towards_uer(self, view: TensorView) -> TensorView:
         view = self._without_known_positions(view)
-        if self.options.exact_norm and self.config.norm == "standard":
+        own = self.config.norm == "standard" and not self.config.is_beyond_uer
+        if self.options.exact_norm and own:
             view = tensor_views.folded(view, towards_uer=True)
             self.config = self.config.replace(norm="uer", norm_eps=1e-6)
         if self.config.lm_scale != 1.0 and "lm" in self.heads:
