@@ -179,8 +179,7 @@ def paired_rows(size: int) -> Transform:
             raise ConfigError(
                 "The number of attention heads is unknown, so rows of query and key cannot be put "
                 "in order.",
-                "Put the model's config.json next to the weights, name it with `config_path`, or "
-                "set `heads_num`.",
+                "Put the model's config.json next to the weights, or name it with `config_path`.",
             )
         split = tensor.reshape(-1, *parts, *tensor.shape[1:])
         return split.transpose(1, 2).reshape(tensor.shape)

@@ -71,29 +71,30 @@ class Int8Linear(Linear):
         self(torch.zeros(1, weight.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        out = torch.empty(len(rows), len(self.scale))
-        parts = out.split(self.chunk), rows.split(self.chunk)
-        for target, part in zip(*parts, strict=True):
-            product, largest = self._product(part)
-            torch.addcmul(self.bias, product, largest, out=target)
+        rows = x.reshape(-1, x.shape[-1]).float()
+        if len(rows) <= self.chunk:
+            out = self._part(rows)
+        else:
+            out = torch.empty(len(rows), len(self.scale))
+            parts = rows.split(self.chunk), out.split(self.chunk)
+            for part, target in zip(*parts, strict=True):
+                self._part(part, target)
         return out.view(*x.shape[:-1], -1).to(x.dtype)
 
     def added(self, x: Tensor, residual: Tensor) -> Tensor:
-        return residual + self(x)
+        return self(x).add_(residual)
 
-    def _product(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Float32 x W^T [rows, out], divided by the largest magnitude [rows, 1] of each row."""
-        x = x.float()
-        largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
-        largest.clamp_(min=1e-12)
+    def _part(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """x W^T + b for some rows [rows, in], in float32."""
+        # A row of zeros gets codes without a meaning, which are then multiplied by its zero.
+        largest = x.abs().amax(1, keepdim=True)
         rounded = torch.addcmul(self.rounding, x, torch.div(self.levels, largest))
         codes = rounded.view(torch.int32).to(torch.uint8)
-        out = self.product(
+        product = self.product(
             codes, 1.0, self.offset, self.weight, self.scale, self.no_offsets, None,
             1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
-        return out, largest
+        return torch.addcmul(self.bias, product, largest, out=out)
 
 
 class Int8Table(Table):

@@ -56,7 +56,11 @@ def attend_exactly(
     """As `attend`, by separate matrix products and an exact softmax."""
     if scale != 1.0:
         q = q * scale
-    scores = torch.matmul(q, k.transpose(2, 3))
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= 8:
+        # A step of generation: keys as rows are read up to four times as fast as keys as columns.
+        scores = torch.matmul(k, q.transpose(2, 3)).transpose(2, 3)
+    else:
+        scores = torch.matmul(q, k.transpose(2, 3))
     if mask is not None:
         if mask.dtype == torch.bool:
             scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)

@@ -144,8 +144,8 @@ def onednn(
     shape = x.shape
     single = pair and x.numel() == shape[-1]
     if single:
-        x = x.reshape(1, -1).repeat(2, 1)
-        residual = None if residual is None else residual.reshape(1, -1).repeat(2, 1)
+        x = torch.cat([x.reshape(1, -1)] * 2)
+        residual = None if residual is None else torch.cat([residual.reshape(1, -1)] * 2)
     product, add = _kernels()
     if residual is not None:
         out: Tensor = add(x, residual, weight, bias, "add")
