@@ -185,3 +185,18 @@ def test_everything_that_is_missing_or_unexpected_is_listed(name: str, tmp_path:
         load_model(tmp_path, device="cpu")
     assert "missing: encoder.transformer.1." in str(caught.value)
     assert "unexpected: something.new" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_fewer_bits_give_nearly_the_same(name: str, dtype: str) -> None:
+    exact = load_model(FIXTURES / KINDS[name], device="cpu")
+    try:
+        rough = load_model(FIXTURES / KINDS[name], device="cpu", dtype=dtype)
+    except UertoolError as error:
+        pytest.skip(error.message)
+    ids = torch.arange(100, 120).repeat(3, 1)
+    segs = (torch.arange(20) < torch.tensor([[20], [7], [12]])).long()
+    with torch.inference_mode():
+        one, other = (loaded.model.encode(ids, segs)[segs > 0].float() for loaded in (exact, rough))
+    assert torch.cosine_similarity(one, other, dim=-1).min() > 0.99

@@ -54,6 +54,18 @@ def test_a_longer_run_shows_share_count_and_rate_and_cleans_up(
     assert shown.rstrip().endswith("\x1b[2K")
 
 
+def test_warnings_are_yellow_on_a_terminal_that_wants_colors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = on_terminal(monkeypatch)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    console.warn("few lines")
+    assert terminal.getvalue() == "\x1b[1;33mwarning:\x1b[0m few lines\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.error("no lines")
+    assert terminal.getvalue().endswith("\nerror: no lines\n")
+
+
 def test_without_a_terminal_there_is_no_bar(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

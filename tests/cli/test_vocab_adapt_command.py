@@ -34,6 +34,14 @@ def test_the_old_flags_write_the_model_and_say_what_was_done(
     assert "--overwrite" in capsys.readouterr().err
 
 
+def test_the_vocabulary_next_to_the_model_is_used(tmp_path: Path) -> None:
+    named, found = tmp_path / "named.bin", tmp_path / "found.bin"
+    assert main([*OLD_FLAGS, "--new_model_path", str(named), "-q"]) == 0
+    model = ["vocab", "adapt", "--model", str(MLM / "model.bin")]
+    assert main([*model, "--new_vocab_path", NEW, "-o", str(found), "-q"]) == 0
+    assert found.read_bytes() == named.read_bytes()
+
+
 def test_a_dry_run_in_json_lists_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*OLD_FLAGS, "--dry-run", "--json", "--list", "drawn", "--list", "composed"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -62,6 +62,7 @@ def test_a_long_line_is_cut_between_two_characters() -> None:
     ("data", "hint"),
     [
         (SIMPLIFIED.encode("gb18030"), "It looks like gb18030 text; give `encoding` gb18030."),
+        ("酒店的服务很好\n".encode("gb18030"), "It looks like gb18030 text"),
         (TRADITIONAL.encode("big5"), "It looks like big5 text; give `encoding` big5."),
         (b"\xe9" + SIMPLIFIED.encode("utf-16-le"), "binary"),
         ("天气很好，\n".encode("utf-16-le") * 4, "It looks like utf-16-le text"),

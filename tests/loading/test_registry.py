@@ -18,7 +18,7 @@ import torch
 import uertool
 from tests.conftest import FIXTURES, MODELS
 from tests.models.model_fixtures import files_of
-from uertool.errors import CheckpointError, UsageError, VocabError
+from uertool.errors import CheckpointError, UsageError, VocabError, counted
 from uertool.loading import registry
 from uertool.loading.registry import forget_models, load_model
 
@@ -82,7 +82,7 @@ def test_a_padded_word_table_is_accepted_and_reported(
             load_model(BERT / "model.bin", device="cpu", **files)
         return
     loaded = load_model(BERT / "model.bin", device="cpu", **files)
-    assert f"The last {surplus} rows of the word table are unused." in loaded.details
+    assert f"Unused at the end of the word table: {counted(surplus, 'row')}." in loaded.details
 
 
 def test_a_model_without_vocabulary_asks_for_one(tmp_path: Path) -> None:

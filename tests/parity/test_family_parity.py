@@ -217,6 +217,18 @@ def test_a_file_with_uer_names_computes_the_same(folder: Path, suffix: str, tmp_
         assert model.tokenize(lines) == loaded(folder).tokenize(lines)
 
 
+@cases("expected/cloze.json")
+def test_exact_norms_keep_what_is_computed(folder: Path, tmp_path: Path) -> None:
+    """UER-py's layer norm is folded in where UER-py can read the model, and kept out elsewhere."""
+    options = ConvertSettings(exact_norm=True)
+    convert(folder, tmp_path / "uer.safetensors", "safetensors", options)
+    expected = arrays(folder, "hidden.npz")
+    real = expected["seg"] > 0
+    model = load_model(tmp_path / "uer.safetensors", device="cpu")
+    assert (model.config.norm == "uer") == ("electra" in folder.name)
+    assert_near(hidden_of(model, expected["src"], expected["seg"])[real], expected["hidden"][real])
+
+
 @cases("config_v4.json", "expected/hidden.npz")
 def test_the_spelling_of_older_configurations(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "old")

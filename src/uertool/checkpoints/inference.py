@@ -146,7 +146,8 @@ def _transformer(shape: _Shapes, names: list[str]) -> dict[str, Any]:
     pre = shape.has("layer_norm.gamma") or shape.has("layer_norm.weight")
     found["layernorm_positioning"] = "pre" if pre else "post"
     found["factorized_embedding_parameterization"] = shape.has("linear.weight")
-    if found.get("layernorm") == "t5" and not shape.has(f"relative_pos_emb.{_RELATIVE}"):
+    is_t5 = shape.has(f"relative_pos_emb.{_RELATIVE}") or found["feed_forward"] == "dense"
+    if found.get("layernorm") == "t5" and not is_t5:
         found["layernorm"] = "rms"  # the same norm, in LLaMA's words
     found.update(_relative(shape(f"relative_pos_emb.{_RELATIVE}"), query))
     return found

@@ -179,7 +179,8 @@ def paired_rows(size: int) -> Transform:
             raise ConfigError(
                 "The number of attention heads is unknown, so rows of query and key cannot be put "
                 "in order.",
-                "Put the model's config.json next to the weights, or name it with `config_path`.",
+                "Put the model's config.json next to the weights, name it with `config_path`, or "
+                "set `heads_num`.",
             )
         split = tensor.reshape(-1, *parts, *tensor.shape[1:])
         return split.transpose(1, 2).reshape(tensor.shape)

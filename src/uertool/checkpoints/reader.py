@@ -59,6 +59,7 @@ class Checkpoint:
         ignore_unexpected: tuple[str, ...] = (),
         hf_config: dict[str, Any] | None = None,
         lora: Lora | None = None,
+        attention_heads: int | None = None,
     ) -> None:
         """Name the tensors of an open file; see `open_checkpoint`."""
         self.file = file
@@ -73,7 +74,7 @@ class Checkpoint:
         self.notices = file.notices + tuple(
             f"The prefix {prefix!r} was removed from the names of tensors." for prefix in removed
         )
-        found = recognise(file, names, arch, self.stored_config, hf_config)
+        found = recognise(file, names, arch, self.stored_config, hf_config, attention_heads)
         self.layout = found.layout
         self.generation = found.generation
         self.architecture = found.architecture
@@ -219,6 +220,7 @@ def open_checkpoint(
     ignore_unexpected: tuple[str, ...] = (),
     hf_config: dict[str, Any] | None = None,
     lora: LoraChoice | None = None,
+    attention_heads: int | None = None,
 ) -> Checkpoint:
     """Open a weight file, folder or TensorFlow prefix and name its tensors canonically.
 
@@ -229,6 +231,7 @@ def open_checkpoint(
             may be there although no architecture has them.
         hf_config: config.json of a Hugging Face model, for weights without one next to them.
         lora: a LoRA to merge into the weights.
+        attention_heads: their number, for such weights of a model with rotary positions.
 
     Raises:
         CheckpointError: it is no checkpoint, or its names are of no known architecture, or of
@@ -238,7 +241,7 @@ def open_checkpoint(
     changes = None if lora is None else Lora(*lora)
     file = open_tensor_file(path)
     try:
-        return Checkpoint(file, arch, ignore_unexpected, hf_config, changes)
+        return Checkpoint(file, arch, ignore_unexpected, hf_config, changes, attention_heads)
     except BaseException:
         file.close()
         if changes is not None:

@@ -123,6 +123,7 @@ def recognise(
     arch: str | None,
     stored: Mapping[str, Any] | None,
     hf_config: dict[str, Any] | None = None,
+    attention_heads: int | None = None,
 ) -> Recognised:
     """Name the tensors of a file canonically.
 
@@ -132,6 +133,7 @@ def recognise(
         arch: the architecture that the user named, if any.
         stored: ModelConfig fields kept in the file itself, if any.
         hf_config: config.json of a Hugging Face model that has none of its own.
+        attention_heads: their number, where the user named it.
 
     Raises:
         CheckpointError: the names are of no known architecture, or of several.
@@ -139,6 +141,7 @@ def recognise(
     """
     wanted = architecture(arch) if arch is not None else None
     reading = _Reading(file, names, stored)
+    reading.attention_heads = attention_heads
     if file.format == "tf-checkpoint" or _looks_google(names):
         reading.read_google(wanted)
     elif _looks_uer(names):
@@ -153,7 +156,8 @@ def recognise(
 _FOREIGN: Mapping[str, tuple[str, str]] = {
     "tok_embeddings.weight": (
         "a LLaMA in the format of Meta",
-        "Use the Hugging Face folder of the same model; transformers writes it from Meta's files.",
+        "Use the Hugging Face folder of the same model, or convert it with TencentPretrain's "
+        "convert_llama_to_tencentpretrain.py.",
     ),
 }
 _LORA = ("a LoRA, which changes a model and is not one", "Name the model, and this file as `lora`.")
@@ -180,6 +184,7 @@ class _Reading:
         self.names = names
         self.stored = stored
         self.found = Recognised()
+        self.attention_heads: int | None = None
 
     def read_uer(self, wanted: Architecture | None) -> None:
         self.found.layout = "uer"
@@ -272,13 +277,15 @@ class _Reading:
     def _table_config(
         self, arch: Architecture, names: Mapping[str, str]
     ) -> Mapping[str, Any] | None:
-        """config.json, and what shapes say of it."""
+        """config.json, and what shapes and the user say of it."""
         config = self.found.hf_config
-        shown = {
+        shown: dict[str, Any] = {
             setting: self.file.info(names[name]).shape[0]
             for setting, name in arch.sizes.items()
             if name in names and self.file.info(names[name]).shape
         }
+        if self.attention_heads is not None:
+            shown["num_attention_heads"] = self.attention_heads
         return config if not shown else {**(config or {}), **shown}
 
     def _decide(

@@ -264,14 +264,23 @@ def detail(text: str) -> None:
 
 def warn(text: str) -> None:
     """Something the user should know about the results; never omitted."""
-    err(f"warning: {text}")
+    err(f"{_colored('warning:', _YELLOW)} {text}")
 
 
 def error(message: str, hint: str | None = None) -> None:
     """Why the run ends, and what to do next."""
-    err(f"error: {message}")
+    err(f"{_colored('error:', _RED)} {message}")
     if hint:
         err(f"  {hint}")
+
+
+_RED, _YELLOW = "31", "33"
+
+
+def _colored(word: str, color: str) -> str:
+    """A word for standard error, in color on a terminal that wants it."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in (None, "dumb")
+    return word if plain or not sys.stderr.isatty() else f"\x1b[1;{color}m{word}\x1b[0m"
 
 
 class Ticker:

@@ -169,6 +169,9 @@ def encoding_hint(name: str, data: bytes) -> str:
         if wide is None:
             return "The file is binary, not text; name a text file."
         return f"It looks like {wide} text; give `encoding` {wide}."
+    chinese = _chinese_guess(data)
+    if chinese is not None:
+        return f"It looks like {chinese} text; give `encoding` {chinese}."
     from charset_normalizer import from_bytes
 
     best = from_bytes(data, cp_isolation=_CANDIDATES).best()
@@ -176,6 +179,26 @@ def encoding_hint(name: str, data: bytes) -> str:
         return "Give its `encoding`, for example gb18030, big5 or utf-16, if the file is text."
     guess = encoding_named(best.encoding)
     return f"It looks like {guess} text; give `encoding` {guess}."
+
+
+#: Encodings of Chinese, each with the first bytes of its frequent characters: the first level of
+#: GB 2312 and of Big5.
+_FREQUENT = {"gb18030": range(0xB0, 0xD8), "big5": range(0xA4, 0xC7)}
+_MOST = 0.8
+
+
+def _chinese_guess(data: bytes) -> str | None:
+    """The encoding in which most characters are frequent Chinese ones; None for other text."""
+    shares = {}
+    for encoding, first in _FREQUENT.items():
+        try:
+            text = codecs.getincrementaldecoder(encoding)("strict").decode(data)
+        except UnicodeDecodeError:
+            continue
+        coded = [char.encode(encoding) for char in text if char.isalpha() and not char.isascii()]
+        shares[encoding] = sum(char[0] in first for char in coded) / max(len(coded), 1)
+    best = max(shares, key=lambda encoding: shares[encoding], default=None)
+    return best if best is not None and shares[best] >= _MOST else None
 
 
 def _wide_guess(data: bytes) -> str | None:

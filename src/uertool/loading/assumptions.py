@@ -75,6 +75,15 @@ def assume(
         values["norm_eps"] = 1e-6
     for name, value in usual.items():
         fill(name, value)
+    if values.get("rotary_position_embedding") and checkpoint.layout == "hf":
+        fill("rope_theta", 10000.0)
+        fill("norm_eps", 1e-6)
+    if sources.get("rope_theta") == "assumed":
+        notes.append(
+            f"The base {values['rope_theta']:g} of rotary positions and the epsilon "
+            f"{values.get('norm_eps', 1e-6):g} of norms are assumed, as usual for "
+            f"{checkpoint.architecture}; name a configuration with `config_path`."
+        )
     if values.get("encoder") not in ("transformer", "dual"):
         fill("hidden_act", "gelu")
         return

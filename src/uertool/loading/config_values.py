@@ -145,6 +145,7 @@ def uer_content(config: ModelConfig, generation: Generation) -> dict[str, Any]:
             own["rope_scaling"] = config.rope_scaling.to_json()
         default = ModelConfig(0, 0, 0)
         values.update({k: v for k, v in own.items() if v != getattr(default, k)})
+        values["rope_theta"] = config.rope_theta  # its usual value depends on the architecture
         if config.layernorm != "normal":
             values["layernorm_eps"] = config.norm_eps
     if config.encoder == "dual":
@@ -221,9 +222,11 @@ def _as_field(name: str, value: Any, kind: Any, fault: Fault) -> Any:
     if isinstance(value, RopeScaling):
         return value
     if name == "rope_scaling":
-        if not isinstance(value, (Mapping, NoneType)):
+        if value is None or isinstance(value, RopeScaling):
+            return value
+        if not isinstance(value, Mapping):
             raise fault(name, value, "an object")
-        return None if value is None else RopeScaling.from_json(value, 0)
+        return RopeScaling.from_json(value, 0)
     if isinstance(kind, tuple):
         if not isinstance(value, (str, NoneType)) or value not in kind:
             raise fault(name, value, f"one of {', '.join(map(str, kind))}")

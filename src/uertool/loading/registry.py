@@ -147,6 +147,7 @@ def load_model(
         ignore_unexpected=tuple(ignore_unexpected),
         hf_config=named_hf_config(config),
         lora=LoraChoice.of(lora, lora_alpha),
+        attention_heads=overrides.get("heads_num"),
     ) as checkpoint:
         resolved = resolve_config(checkpoint, config, overrides)
         loaded = _load(checkpoint, resolved, heads, tokenizers, place, kind)

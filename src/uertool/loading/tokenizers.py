@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.companions import companion, find_companion
 from uertool.checkpoints.model_folder import SPIECE_FILES
-from uertool.errors import UertoolError, UsageError, VocabError
+from uertool.errors import UertoolError, UsageError, VocabError, counted
 from uertool.io.small_files import read_json_object
 from uertool.loading.references import find_model
 from uertool.loading.settings import TokenizerSettings
@@ -201,10 +201,12 @@ class TokenizerFinder:
         unused = rows - size
         if 0 <= unused <= PADDING_ROWS:
             if unused:
-                self.details.append(f"The last {unused} rows of the word table are unused.")
+                self.details.append(
+                    f"Unused at the end of the word table: {counted(unused, 'row')}."
+                )
             return
         if unused > 0 and self.checkpoint.layout == "hf" and named is None:
-            self.notes.append(f"The last {unused} rows of the word table are unused.")
+            self.notes.append(f"Unused at the end of the word table: {counted(unused, 'row')}.")
             return
         raise VocabError(
             f"{tokenizer.vocab.source} has {size} tokens, but the word embedding of "

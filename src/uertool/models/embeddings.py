@@ -115,7 +115,7 @@ class Embedding(nn.Module):
             elif part == "seg":
                 vectors = self.seg(segs)
             elif part == "task":
-                vectors = self.task.embedding.weight[self.task_type]
+                vectors = self.task(ids.new_full((1, 1), self.task_type))
             else:
                 vectors = self._sinusoid(position_ids, segs)
             total = vectors if total is None else total + vectors

@@ -85,7 +85,7 @@ class Int8Linear(Linear):
         return self(x).add_(residual)
 
     def _part(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """x W^T + b for some rows [rows, in], in float32."""
+        """Compute x W^T + b for some rows [rows, in], in float32."""
         # A row of zeros gets codes without a meaning, which are then multiplied by its zero.
         largest = x.abs().amax(1, keepdim=True)
         rounded = torch.addcmul(self.rounding, x, torch.div(self.levels, largest))

@@ -242,7 +242,7 @@ def decoder(
         ),
         hf_without=() if norms else (hf_norm,),
         rules_for=rules_for,
-        sizes={"head_dim": hf_norm} if norms else {},
+        sizes={"hidden_size": "model.norm.weight", **({"head_dim": hf_norm} if norms else {})},
         spiece=Spiece("tokenizer.model", "LlamaTokenizer", _TOKENS),
         ends_lines=True,
         usual={

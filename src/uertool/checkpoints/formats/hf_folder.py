@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -121,6 +121,7 @@ class HuggingFaceFolder(TensorFile):
                 "Download the missing files into the same folder.",
             )
         held = {shard: set(self._file(shard).keys()) for shard in shards}
+        notices = self._mixed_types(held)
         missing = [f"{name} ({s.name})" for name, s in self._place.items() if name not in held[s]]
         if missing:
             raise CheckpointError(
@@ -138,15 +139,28 @@ class HuggingFaceFolder(TensorFile):
                 homes[name] = shard
         extra = sorted(name for name in homes if name not in self._place)
         if not extra:
-            return []
+            return notices
         known = {self.storage_key(name) for name in self._place}
         self._place.update((name, homes[name]) for name in extra)
         extra = [name for name in extra if self.storage_key(name) not in known]
         if not extra:
-            return []  # other names of tensors that the index names
+            return notices  # other names of tensors that the index names
         return [
-            f"{counted(len(extra), 'tensor')} in the shards but not in the index: {listed(extra)}."
+            *notices,
+            f"{counted(len(extra), 'tensor')} in the shards but not in the index: {listed(extra)}.",
         ]
+
+    def _mixed_types(self, shards: Iterable[Path]) -> list[str]:
+        """A sentence about shards of different number types, as mixed downloads have them."""
+        found: dict[str, list[str]] = {}
+        for shard in shards:
+            file = self._file(shard)
+            types = {str(file.info(name).dtype).removeprefix("torch.") for name in file}
+            found.setdefault(" and ".join(sorted(types)), []).append(shard.name)
+        if len(found) < 2:
+            return []
+        each = "; ".join(f"{types} in {listed(names)}" for types, names in found.items())
+        return [f"The shards of {self.path} have different number types: {each}."]
 
 
 def open_folder(path: Path) -> TensorFile:

@@ -176,7 +176,7 @@ def diff(
     paths = [*(vocabularies or ()), *filter(None, (settings.vocab_1, settings.vocab_2))]
     if len(paths) != 2:
         raise UsageError(
-            f"Two vocabularies are needed, but {len(paths)} were named.",
+            f"Two vocabularies are needed, not {len(paths)}.",
             "Name them as arguments, or with `vocab_1` and `vocab_2`.",
         )
     settings = dataclasses.replace(settings, vocab_1=Path(paths[0]), vocab_2=Path(paths[1]))

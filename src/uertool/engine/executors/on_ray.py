@@ -142,5 +142,5 @@ def _rays_words() -> Iterator[None]:
         raise UertoolError(
             f"Ray lost its workers: {type(error).__name__}.",
             "If memory ran out, use fewer `actors`; finished shards are kept, and the same "
-            "command goes on with them.",
+            "command continues with them.",
         ) from error

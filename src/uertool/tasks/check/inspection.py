@@ -355,7 +355,7 @@ def _compare_rows(
         return
     words = f"{source} has {tokens} tokens, the embedding {rows} rows"
     if not exact and 0 < rows - tokens <= PADDING_ROWS:
-        result.note(f"{words}: the last {rows - tokens} rows are padding or added tokens.")
+        result.note(f"{words}: the rest is padding or added tokens.")
         return
     result.problem(
         f"{words}.",

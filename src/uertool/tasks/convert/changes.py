@@ -179,7 +179,8 @@ class Changes:
 
     def _towards_uer(self, view: TensorView) -> TensorView:
         view = self._without_known_positions(view)
-        if self.options.exact_norm and self.config.norm == "standard":
+        own = self.config.norm == "standard" and not self.config.is_beyond_uer
+        if self.options.exact_norm and own:
             view = tensor_views.folded(view, towards_uer=True)
             self.config = self.config.replace(norm="uer", norm_eps=1e-6)
         if self.config.lm_scale != 1.0 and "lm" in self.heads:
@@ -212,6 +213,26 @@ class Changes:
                 f"UER-py has no setting for this: {'; '.join(lost)}. A .bin computes something "
                 "else; a .safetensors keeps it for uertool."
             )
+        beyond = self._beyond_tencentpretrain()
+        if beyond:
+            self.notes.append(
+                f"TencentPretrain has no setting for {', '.join(beyond)}: it computes something "
+                "else with this file, uertool does not, as long as its configuration is next to it."
+            )
+
+    def _beyond_tencentpretrain(self) -> list[str]:
+        """Settings of a model with rotary positions that TencentPretrain does not have."""
+        config = self.config
+        if not config.rotary_position_embedding or config.layernorm == "normal":
+            return []
+        words = (
+            (config.rope_theta != 10000.0, f"the rotary base {config.rope_theta:g}"),
+            (config.rope_scaling is not None, "rope scaling"),
+            (config.qkv_bias, "biases of query, key and value"),
+            (config.qk_norm, "norms of queries and keys"),
+            (config.head_size * config.heads_num != config.hidden_size, "the size of heads"),
+        )
+        return [what for there, what in words if there]
 
     def _has_one_segment(self) -> bool:
         """Whether this is a Hugging Face XLM-R with one segment."""

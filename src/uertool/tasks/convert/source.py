@@ -35,6 +35,7 @@ def open_source(path: str | Path, options: ConvertSettings) -> Checkpoint:
     more: dict[str, Any] = {
         "hf_config": named_hf_config(options.config_path),
         "lora": LoraChoice.of(options.lora, options.lora_alpha),
+        "attention_heads": options.heads_num,
     }
     checkpoint = open_checkpoint(path, arch=options.architecture, **more)
     if options.architecture is not None or checkpoint.layout != "uer":

@@ -176,8 +176,8 @@ def _old_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of the model: what was named, or what is in its folder."""
     old, spm, folder = asked.old, asked.old_spm, checkpoint.path
-    if old is None and spm is None and side == "source" and folder.is_dir():
-        if checkpoint.layout == "hf":
+    if old is None and spm is None and side == "source":
+        if checkpoint.layout == "hf" and folder.is_dir():
             return tokenizer_from_hf_folder(folder)
         old = find_companion(folder, "vocab.txt")
         spm = None if old else find_companion(folder, *SPIECE_FILES)
