@@ -111,6 +111,31 @@ def test_sentence_transformers_runs_the_output_if_asked_to(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("albert-modular", "bert-classifier-legacy", "bert-modular", "sbert-modular"),
+        *("hf-electra-discriminator", "hf-ernie", "hf-modernbert", "hf-roformer"),
+        "xlm-roberta-modular",
+    ],
+)
+def test_every_encoder_gives_the_same_vectors_there(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("sentence_transformers")
+    source = FIXTURES / name
+    source = source / "model.bin" if (source / "model.bin").exists() else source
+    arch = "xlm-roberta" if name.startswith("xlm") else None
+    settings = ConvertSettings(exact_norm=True, verify_full=True, pooling="mean", arch=arch)
+    report = convert(source, tmp_path / "out", "sentence-transformers", settings)
+    assert report.verification is not None
+    assert "gives the same vectors" in report.verification.notes[-1]
+
+
+def test_a_model_that_transformers_removed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no nezha any more"):
+        deliver(FIXTURES / "hf-nezha", tmp_path / "out", verify=False)
+
+
+@pytest.mark.slow
 def test_wrong_modules_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = sentence_modules.SentenceModules.write
 

@@ -19,6 +19,9 @@ from uertool.tasks.convert import tensor_views
 from uertool.tasks.convert.settings import ConvertSettings, Target
 from uertool.tasks.convert.tensor_views import TensorView
 
+#: The dense layer over [CLS] that pairs were trained with.
+POOLER = "target.sp.linear_1"
+
 _SEGMENTS = "embedding.seg.embedding.weight"
 
 
@@ -156,12 +159,11 @@ class Changes:
     def _with_pooler(self, view: TensorView) -> TensorView:
         """Give a bare encoder the pooler that transformers requires."""
         assert self.arch is not None
-        pooler = "target.sp.linear_1"
         heads = fitting_heads(self.arch, self.heads)
         bare = not [head for head in heads if head.name != "pooler"]
         if "pooler" not in {head.name for head in self.arch.heads} or not bare:
             return view
-        if f"{pooler}.weight" in view.infos:
+        if f"{POOLER}.weight" in view.infos:
             return view
         size = self.config.hidden_size
         dtype = view.infos[next(iter(view.infos))].dtype
@@ -172,8 +174,8 @@ class Changes:
         return tensor_views.with_tensors(
             view,
             {
-                f"{pooler}.weight": lambda: torch.zeros(size, size, dtype=dtype),
-                f"{pooler}.bias": lambda: torch.zeros(size, dtype=dtype),
+                f"{POOLER}.weight": lambda: torch.zeros(size, size, dtype=dtype),
+                f"{POOLER}.bias": lambda: torch.zeros(size, dtype=dtype),
             },
         )
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from uertool.checkpoints.architectures import architecture, nearest_architecture
 from uertool.checkpoints.architectures.base import Architecture
@@ -19,22 +17,13 @@ from uertool.config import ModelConfig
 from uertool.errors import CheckpointError, ConfigError, UsageError, counted, listed
 from uertool.loading.assumptions import guessed, require_known
 from uertool.loading.config_values import uer_content
-from uertool.tasks.convert.changes import Changes
+from uertool.tasks.convert.changes import POOLER, Changes
 from uertool.tasks.convert.hf_config import as_original, config_json, known_vocab, written_class
 from uertool.tasks.convert.results import ConversionReport, MappingRow
 from uertool.tasks.convert.sentence_modules import SentenceModules, modules_for
 from uertool.tasks.convert.settings import ConvertSettings, Target
-from uertool.tasks.convert.source import find_tokenizer, original_config, source_config
-from uertool.tasks.convert.tensor_views import TensorView, of_checkpoint
-
-_WORD = "embedding.word.embedding.weight"
-
-#: What transformers ties to the word table.
-_TWINS = (
-    "tgt_embedding.word.embedding.weight",
-    "target.lm.output_layer.weight",
-    "target.mlm.linear_2.weight",
-)
+from uertool.tasks.convert.source import disagreeing, find_tokenizer, original_config, source_config
+from uertool.tasks.convert.tensor_views import TensorView, are_tied, of_checkpoint, same_tensor
 
 #: What is written -> its naming, where that is not UER-py's.
 _SIDES: Mapping[Target, Side] = {"hf": "hf", "google": "tf"}
@@ -144,7 +133,7 @@ class ConversionPlan:
                 f"{listed(wrong)}.",
                 "Quantized checkpoints cannot be converted.",
             )
-        self.notes.extend(_disagreeing(checkpoint))
+        self.notes.extend(disagreeing(checkpoint))
         if self.side is not None and checkpoint.architecture is None:
             library = "Hugging Face" if self.to == "hf" else "Google"
             raise CheckpointError(
@@ -176,7 +165,7 @@ class ConversionPlan:
         there = self.checkpoint.heads
         wanted = self.options.heads
         if self.delivers:  # which runs the encoder alone; transformers expects its pooler
-            return ("pooler",) if "pooler" in there else ()
+            return ("pooler",) if self.checkpoint.has(f"{POOLER}.weight") else ()
         # The same layer over every token; the weights do not show what it is used for.
         twins = {"qa", "token_cls"}
         has_twin = len(twins.intersection(there)) == 1
@@ -207,7 +196,7 @@ class ConversionPlan:
         ):
             return config
         return as_original(
-            config, arch, self.original, tied=_are_tied(of_checkpoint(self.checkpoint))
+            config, arch, self.original, tied=are_tied(of_checkpoint(self.checkpoint))
         )
 
     # The plan
@@ -269,7 +258,7 @@ class ConversionPlan:
 
     def _check_plan(self) -> None:
         for name, twin in self.tensors.must_be_tied:
-            if not _same(self.view, name, twin):
+            if not same_tensor(self.view, name, twin):
                 self._loss(
                     f"{self.checkpoint.path} has an output layer ({name}) that differs from its "
                     "word table; Google's format has no place for it.",
@@ -291,7 +280,9 @@ class ConversionPlan:
                 "compute, so vectors would differ slightly.",
                 "Give `exact_norm`, or accept the difference with `allow_loss`.",
             )
-        return modules_for(self.options, self.checkpoint.layout, self.config, self.tokenizer)
+        return modules_for(
+            self.options, self.checkpoint.layout, self.config, self.model_type, self.tokenizer
+        )
 
     # What the files around the weights say
 
@@ -322,7 +313,7 @@ class ConversionPlan:
             self.arch,
             self.hf_class,
             model_type=self.model_type,
-            tied=_are_tied(self.view),
+            tied=are_tied(self.view),
             vocab=known_vocab(self.arch, self.tokenizer),
             labels=self.options.label_names,
             dtype=str(self.tensors.tensors[0].info.dtype).removeprefix("torch."),
@@ -403,29 +394,3 @@ class ConversionPlan:
             return "standard"
         kept = self.target.suffix == ".safetensors" or self.config.is_beyond_uer
         return self.config.norm if kept else "uer"
-
-
-def _disagreeing(checkpoint: Checkpoint) -> Iterator[str]:
-    """Sentences about names that mean one tensor and hold different numbers."""
-    file = checkpoint.file
-    for name in checkpoint:
-        used, *copies = checkpoint.raw_names(name) or ("",)
-        for copy in copies:
-            if file.storage_key(copy) == file.storage_key(used):
-                continue
-            if not torch.equal(file.tensor(copy), file.tensor(used)):
-                yield f"{copy} and {used} should be one tensor, but differ; {used} is taken."
-            file.release(copy)
-            file.release(used)
-
-
-def _are_tied(view: TensorView) -> bool:
-    """Whether everything that transformers would tie holds the same numbers."""
-    return all(_same(view, _WORD, name) for name in _TWINS if name in view.infos)
-
-
-def _same(view: TensorView, one: str, other: str) -> bool:
-    if view.key(one) == view.key(other):
-        return True
-    first, second = view.infos[one], view.infos[other]
-    return first[1:] == second[1:] and torch.equal(view.read(one), view.read(other))

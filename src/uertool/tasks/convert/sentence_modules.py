@@ -41,6 +41,9 @@ _MODES: Mapping[How, str] = {
 _OTHER_MODES = ("pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 _TYPE = "sentence_transformers.models."
 
+#: Models that transformers 5 does not have.
+_REMOVED = ("nezha",)
+
 #: Of vectors of two programs that compute the same.
 LEAST_COSINE = 0.99999
 
@@ -123,7 +126,11 @@ class SentenceModules:
 
 
 def modules_for(
-    options: ConvertSettings, layout: str, config: ModelConfig, tokenizer: TokenizerSource
+    options: ConvertSettings,
+    layout: str,
+    config: ModelConfig,
+    model_type: str,
+    tokenizer: TokenizerSource,
 ) -> SentenceModules:
     """The modules that were asked for.
 
@@ -131,6 +138,7 @@ def modules_for(
         options: settings of the conversion.
         layout: naming of the source.
         config: the model that is written.
+        model_type: what transformers calls it.
         tokenizer: of the output.
 
     Raises:
@@ -142,6 +150,12 @@ def modules_for(
         raise UsageError(
             "Sentence vectors of a folder for sentence-transformers come from an encoder, and this "
             "model has none that reads in both directions."
+        )
+    if model_type in _REMOVED:
+        raise UsageError(
+            f"sentence-transformers runs models in transformers, which has no {model_type} any "
+            "more.",
+            "Use the vectors of `extract-features`.",
         )
     whitening = None if options.whitening is None else Whitening.load(options.whitening)
     about = {} if whitening is None else whitening.about

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from uertool.bundled import find_config
 from uertool.checkpoints.architectures import all_architectures, architecture
@@ -174,3 +176,17 @@ def _not_fitting(path: Path, config: ModelConfig) -> str | None:
     if size != config.vocab_size:
         return f"it has {size} tokens, the model has {config.vocab_size} words (`vocab_path`)."
     return None
+
+
+def disagreeing(checkpoint: Checkpoint) -> Iterator[str]:
+    """Sentences about names that mean one tensor and hold different numbers."""
+    file = checkpoint.file
+    for name in checkpoint:
+        used, *copies = checkpoint.raw_names(name) or ("",)
+        for copy in copies:
+            if file.storage_key(copy) == file.storage_key(used):
+                continue
+            if not torch.equal(file.tensor(copy), file.tensor(used)):
+                yield f"{copy} and {used} should be one tensor, but differ; {used} is taken."
+            file.release(copy)
+            file.release(used)

@@ -17,6 +17,15 @@ _STREAM = "embedding.dual.stream_0_layer_norm."
 _TABLE = re.compile(r"embedding\.(dual\.embedding_0\.)?(word|pos|seg)\.embedding\.weight")
 _DUAL = (("embedding.dual.embedding_0.", "embedding."), ("encoder.encoder_0.", "encoder."))
 
+_WORD = "embedding.word.embedding.weight"
+
+#: What transformers ties to the word table.
+_TWINS = (
+    "tgt_embedding.word.embedding.weight",
+    "target.lm.output_layer.weight",
+    "target.mlm.linear_2.weight",
+)
+
 
 @dataclass(frozen=True)
 class TensorView:
@@ -171,3 +180,16 @@ def _shifted(name: str) -> str:
         return name
     number, _, tail = rest.partition(".")
     return f"{head}{mark}{int(number) + 1}.{tail}"
+
+
+def are_tied(view: TensorView) -> bool:
+    """Whether everything that transformers would tie holds the same numbers."""
+    return all(same_tensor(view, _WORD, name) for name in _TWINS if name in view.infos)
+
+
+def same_tensor(view: TensorView, one: str, other: str) -> bool:
+    """Whether two tensors are one, or hold the same numbers."""
+    if view.key(one) == view.key(other):
+        return True
+    first, second = view.infos[one], view.infos[other]
+    return first[1:] == second[1:] and torch.equal(view.read(one), view.read(other))

@@ -39,6 +39,8 @@ from uertool.tasks.convert.side_by_side import (
 SOURCE_AND_OUTPUT = "source and output, both in uertool"
 OUTPUT_AND_TRANSFORMERS = "output in uertool and in transformers"
 
+_HIDDEN = "hidden states"
+
 #: Two programs that compute the same differ by less than this share of the largest value.
 _TOLERANCE = 1e-3
 
@@ -105,6 +107,8 @@ def _run_both(plan: ConversionPlan, place: Path, count: int) -> Verification:
     with open_checkpoint(place, arch=name) as written:
         settings = {**_settings(plan, written), **heads}
         output = _outputs(written, resolve_config(written, None, settings).config, probe)
+    if plan.sentences is not None:  # nothing else of them is used
+        source, output = ({_HIDDEN: run[_HIDDEN]} for run in (source, output))
     options = plan.options
     same = options.exact_norm and not options.allow_loss and options.dtype is None
     found = {SOURCE_AND_OUTPUT: _compared(plan, source, output, SOURCE_AND_OUTPUT, must=same)}
@@ -145,7 +149,7 @@ def _cosine(
         return None
     lengths = probe.real.sum(1)
     before, after = (
-        pad_sequence(list(torch.split(run["hidden states"], lengths.tolist())), batch_first=True)
+        pad_sequence(list(torch.split(run[_HIDDEN], lengths.tolist())), batch_first=True)
         for run in (source, output)
     )
     expected = plan.sentences.vectors(before, lengths)
