@@ -16,6 +16,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import numbers
 import os
 import re
 import textwrap
@@ -200,12 +201,14 @@ def _fault(field: Field, value: Any) -> str | None:
 
 #: Types of Python values that a field of a type accepts, and what that type is called.
 _ACCEPTED: dict[type, tuple[type, ...]] = {float: (int, float), Path: (str, Path)}
-_NAMES: dict[type, str] = {
+_NAMES: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "text",
     Path: "a path",
+    Iterable: "several of them",
+    Sequence: "a sequence",
 }
 
 
@@ -239,8 +242,9 @@ def spread(
             groups[own.name] = kind, fields
             parameters.extend(map(parameter, fields))
         else:
-            parameters.append(own.replace(annotation=kind))
+            parameters.append(own.replace(annotation=hints.get(own.name, own.empty)))
     signature = inspect.Signature(parameters, return_annotation=hints.get("return"))
+    names = {field.name for _, fields in groups.values() for field in fields}
 
     @functools.wraps(function)
     def spreading(*args: Any, **given: Any) -> Result:
@@ -255,6 +259,9 @@ def spread(
         bound = signature.bind(*args, **given)
         bound.apply_defaults()
         arguments = bound.arguments
+        for own in parameters:
+            if own.name in arguments and own.name not in names:
+                _require(own.name, arguments[own.name], own.annotation)
         for name, (kind, fields) in groups.items():
             arguments[name] = kind(**{f.name: value(f, arguments.pop(f.name)) for f in fields})
             made(arguments[name])
@@ -284,6 +291,40 @@ def as_keywords(*without: str) -> Callable[[Callable[..., Result]], Callable[...
         return made
 
     return make
+
+
+def _require(name: str, value: Any, kind: Any) -> None:
+    """Raise SettingError unless an argument has its type; items of sequences are not checked."""
+    if kind is not inspect.Parameter.empty and not _fits(value, kind):
+        raise SettingError(name, value, f"must be {_in_words(kind)}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, given = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _fits(value, given[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in given)
+    if origin is Literal:
+        return value in given
+    if kind in (int, float):
+        number = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    try:
+        return isinstance(value, origin or kind)
+    except TypeError:  # a protocol
+        return True
+
+
+def _in_words(kind: Any) -> str:
+    origin, given = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _in_words(given[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(one) for one in given if one is not types.NoneType)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, given))}"
+    return _NAMES.get(origin or kind) or str((origin or kind).__name__)
 
 
 def _keyword(field: Field) -> inspect.Parameter:

@@ -129,6 +129,7 @@ def check(
     return found
 
 
+@as_keywords()
 def compare(first: str | Path, second: str | Path) -> list[TensorDifference]:
     """How each tensor of a checkpoint differs from that of another, by their names.
 

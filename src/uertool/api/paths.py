@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from uertool.errors import InputError
+
 #: One path or several.
 Paths = str | Path | Sequence[str | Path]
 
@@ -14,4 +16,8 @@ def as_paths(paths: Paths) -> list[str]:
     """One path or several as a list of texts."""
     if isinstance(paths, (str, Path)):
         return [os.fspath(paths)]
-    return [os.fspath(path) for path in paths]
+    found = list(paths)
+    for path in found:
+        if not isinstance(path, (str, Path)):
+            raise InputError(f"A path is expected, not {path!r:.100}.")
+    return [os.fspath(path) for path in found]

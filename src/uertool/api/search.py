@@ -74,7 +74,9 @@ def _named(
             yield dataclasses.replace(settings, test_path=str(lines)), scratch
             return
         path = scratch / "texts.jsonl"
-        records = (json.dumps({"text": text}) + "\n" for text in as_texts(lines))
+        records = [json.dumps({"text": text}) + "\n" for text in as_texts(lines)]
+        if not records:
+            raise InputError("There are no lines.")
         path.write_text("".join(records), "utf-8")
         yield dataclasses.replace(settings, test_path=str(path), field="text"), scratch
 

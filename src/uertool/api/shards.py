@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 from uertool.api.paths import Paths, as_paths
+from uertool.settings import as_keywords
 from uertool.tasks import shards
 from uertool.tasks.shards import ShardsReport
 
 
+@as_keywords()
 def shards_merge(parts: Paths, output_path: str | Path, *, overwrite: bool = False) -> int:
     """Join shards into the file that one machine would have written; gives its number of rows.
 
@@ -27,6 +29,7 @@ def shards_merge(parts: Paths, output_path: str | Path, *, overwrite: bool = Fal
     return shards.merge_parts(as_paths(parts), output, overwrite=overwrite)
 
 
+@as_keywords()
 def shards_verify(folder: str | Path, *, inputs: bool = False, quick: bool = False) -> ShardsReport:
     """Compare shards with their manifest: files, sizes, digests, numbers of lines.
 

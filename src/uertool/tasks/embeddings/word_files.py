@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ _WORDS_LIMIT = 1 << 30
 _MOST_NUMBERS = 1 << 20
 
 
+@runtime_checkable
 class WordSource(Protocol):
     """Words with a vector each."""
 
