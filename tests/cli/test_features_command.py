@@ -230,12 +230,12 @@ def test_ctrl_c_keeps_the_work_and_resume_goes_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == 130, said
-    assert "go on with --resume" in said
+    assert "To continue, give --resume" in said
     assert "Traceback" not in said
     assert not output.exists()
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "from an interrupted run" in again.stderr
+    assert "from the interrupted run" in again.stderr
     whole = tmp_path / "w.npy"
     command[command.index(str(output))] = str(whole)
     assert subprocess.run(command, capture_output=True).returncode == 0
