@@ -291,6 +291,17 @@ def test_the_line_itself_is_written_before_its_variants(run: Any, tmp_path: Path
     assert run("今天", "--keep-original").code == 2
 
 
+def test_variants_of_a_csv_table_are_csv(run: Any, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text('text,note\n这本书[mask]好,"a, ""b""\tc"\n', "utf-8")
+    asked = ["-i", path, "--column", "text", "--augment", 1, "--keep-original"]
+    assert run(*asked, "-o", output).code == 0
+    header, original, variant = output.read_text("utf-8").splitlines()
+    assert [header, original] == path.read_text("utf-8").splitlines()
+    assert variant.endswith(',"a, ""b""\tc"')
+    assert run(*asked).out.splitlines()[1] == '这本书[mask]好\ta, "b" c'
+
+
 def test_texts_are_asked_for_until_the_input_ends(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 
 from uertool.errors import InputError, UsageError, counted, listed, shown
 
@@ -37,6 +38,15 @@ def cells_of(text: str, *, commas: bool) -> list[str]:
         return next(csv.reader([text]))
     except csv.Error as error:
         raise BadContentError(f"invalid CSV, {error}") from None
+
+
+def row_of(cells: Sequence[str], *, commas: bool) -> str:
+    """The row that `cells_of` reads; without commas a tab within a cell becomes a blank."""
+    if not commas:
+        return "\t".join(cell.replace("\t", " ") for cell in cells)
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="").writerow(cells)
+    return stream.getvalue()
 
 
 class Table:

@@ -17,6 +17,7 @@ from uertool.tasks.cloze.results import ClozeResult, ClozeSummary
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.tasks.cloze.writing import writer_for
 from uertool.text.segmentation import segmenter
+from uertool.text.tables import is_csv
 
 
 def cloze_work(
@@ -49,7 +50,7 @@ def _open_writer(
 ) -> Iterator[Write]:
     """Open a shard of results."""
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
-        one = writer_for(form, stream, column=column, header=block == 0)
+        one = writer_for(form, stream, column=column, header=block == 0, commas=is_csv(path.name))
 
         def write(results: list[ClozeResult]) -> Mapping[str, int]:
             summary = ClozeSummary()

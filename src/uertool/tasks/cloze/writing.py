@@ -7,10 +7,16 @@ from typing import Any, TextIO
 
 from uertool.io.json_text import json_text
 from uertool.tasks.cloze.results import ClozeResult, MaskResult
+from uertool.text.tables import row_of
 
 
 def writer_for(
-    form: str, stream: TextIO, *, column: str | None = None, header: bool = True
+    form: str,
+    stream: TextIO,
+    *,
+    column: str | None = None,
+    header: bool = True,
+    commas: bool = False,
 ) -> Callable[[ClozeResult], object]:
     """A function that writes a result to a stream.
 
@@ -20,10 +26,11 @@ def writer_for(
         column: the column that a table was read by; variants of lines are then written as tables
             too, with the other columns kept.
         header: whether such tables begin with the names of their columns.
+        commas: whether such tables have commas between cells, not tabs.
     """
     if form == "jsonl":
         return lambda result: stream.write(json_text(record(result)) + "\n")
-    return _Text(stream, column, header)
+    return _Text(stream, column, header, commas)
 
 
 # -- JSON -----------------------------------------------------------------------------------------
@@ -100,10 +107,11 @@ class _Text:
     Given words are written as `word<TAB>log-probability`, variants as one line each.
     """
 
-    def __init__(self, stream: TextIO, column: str | None, header: bool) -> None:
+    def __init__(self, stream: TextIO, column: str | None, header: bool, commas: bool) -> None:
         self._stream = stream
         self._wants_header = header
         self._column = column
+        self._commas = commas
         self._header: tuple[str, ...] | None = None
 
     def __call__(self, result: ClozeResult) -> None:
@@ -129,5 +137,5 @@ class _Text:
             self._header = tuple(cells)
             # A file without header was read by number.
             if self._wants_header and not self._column.isdecimal():
-                self._stream.write("\t".join(self._header) + "\n")
-        return "\t".join(cells.get(name, "") for name in self._header)
+                self._stream.write(row_of(self._header, commas=self._commas) + "\n")
+        return row_of([cells.get(name, "") for name in self._header], commas=self._commas)
