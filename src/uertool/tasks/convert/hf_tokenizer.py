@@ -14,7 +14,9 @@ from uertool.checkpoints.model_folder import SPIECE_FILES, TOKENIZER_FILES
 from uertool.io.small_files import read_json_object
 from uertool.loading.tokenizers import settings_of
 from uertool.tasks.convert.hf_sentencepiece import add_special_tokens, rust_sentencepiece
-from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
+from uertool.text.tokenizers.hf_folder import segments_words, tokenizer_from_hf_folder
+from uertool.text.tokenizers.huggingface import HuggingFaceTokenizer
+from uertool.text.tokenizers.roformer import CLASS
 from uertool.text.tokenizers.sentencepiece import SentencePieceTokenizer, XlmRobertaTokenizer
 from uertool.text.tokenizers.tokenizer_json import splits_in_its_own_way
 from uertool.text.vocab import SPECIAL_TOKENS, Vocab
@@ -139,6 +141,8 @@ def vocab_files(source: TokenizerSource) -> list[tuple[str, bytes]]:
         return [(name, path.read_bytes()) for name, path in pair]
     if source.folder is None:
         return []
+    if segments_words(source.folder):
+        return _segmented(source.folder)
     description = source.folder / "tokenizer.json"
     if not any((source.folder / name).is_file() for name in SPIECE_FILES) and splits_in_its_own_way(
         description
@@ -164,6 +168,18 @@ def _description(path: Path) -> list[tuple[str, bytes]]:
     if settings is not None:
         found.append(("tokenizer_config.json", settings.read_bytes()))
     return found
+
+
+def _segmented(folder: Path) -> list[tuple[str, bytes]]:
+    """RoFormer's tokenizer, whose class segments texts: neither file says so without the other."""
+    tokenizer = tokenizer_from_hf_folder(folder)
+    assert isinstance(tokenizer, HuggingFaceTokenizer)
+    own = folder / "tokenizer_config.json"
+    settings = {"tokenizer_class": CLASS, **(read_json_object(own) if own.is_file() else {})}
+    return [
+        ("tokenizer.json", tokenizer.segmented_json().encode()),
+        ("tokenizer_config.json", json_text(settings).encode()),
+    ]
 
 
 def _write_words(folder: Path, vocab: Vocab, lower: bool, max_length: int) -> None:

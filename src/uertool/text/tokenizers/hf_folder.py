@@ -15,6 +15,7 @@ from uertool.io.small_files import read_json_object
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.byte_bpe import read_merges
 from uertool.text.tokenizers.huggingface import ROLES, HuggingFaceTokenizer, token_text
+from uertool.text.tokenizers.roformer import segment_words
 from uertool.text.tokenizers.sentencepiece import (
     LlamaTokenizer,
     SentencePieceTokenizer,
@@ -27,6 +28,8 @@ from uertool.text.vocab import Vocab, load_sentencepiece, pieces_of, read_vocab_
 _SPIECE_NAMES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _T5_SENTINELS = 100
 _MOST_SENTINELS = 10_000
+# Tokenizer classes that segment texts with jieba first.
+_SEGMENTED = ("RoFormer",)
 # Tokenizer classes that put <s> and </s> around a sequence.
 _ROBERTA_LIKE = ("Roberta", "Bart", "Longformer", "MVP", "LED")
 
@@ -50,6 +53,11 @@ def tokenizer_from_hf_folder(path: str | Path) -> Tokenizer:
         "It needs tokenizer.json, vocab.txt, vocab.json with merges.txt, or "
         f"{', '.join(_SPIECE_NAMES)}; or give `vocab_path`.",
     )
+
+
+def segments_words(folder: Path) -> bool:
+    """Whether the tokenizer of a Hugging Face folder is RoFormer's, which knows words."""
+    return _is_like(_settings(folder), _SEGMENTED)
 
 
 # -- settings -------------------------------------------------------------------------------------
@@ -96,6 +104,8 @@ def _from_tokenizer_json(folder: Path, settings: Mapping[str, Any]) -> Tokenizer
 
 def _of_json(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
     rust, joining = read_tokenizer_json(path)
+    if _is_like(settings, _SEGMENTED) and joining == "wordpieces":
+        segment_words(rust)  # the library cannot save this step
     return HuggingFaceTokenizer(rust, settings, str(path), joining)
 
 
@@ -122,6 +132,8 @@ def _from_wordpieces(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         lowercase=bool(settings.get("do_lower_case", True)),
     )
     rust.pre_tokenizer = BertPreTokenizer()
+    if _is_like(settings, _SEGMENTED):
+        segment_words(rust)
     known = [token for token in tokens.values() if token in vocab]
     rust.add_special_tokens([AddedToken(token, special=True) for token in known])
     _add_declared_tokens(rust, settings)

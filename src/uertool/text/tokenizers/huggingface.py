@@ -8,6 +8,7 @@ from typing import Any
 from uertool.errors import InputError, VocabError
 from uertool.text import detokenize
 from uertool.text.tokenizers.base import Tokenizer, check_characters
+from uertool.text.tokenizers.roformer import without_words
 from uertool.text.tokenizers.tokenizer_json import rust_errors
 from uertool.text.vocab import Vocab
 
@@ -88,6 +89,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, without special tokens around them."""
         return self.tokens(self.encode_batch([text])[0])
+
+    def segmented_json(self) -> str:
+        """tokenizer.json of a tokenizer that segments words; see `without_words`."""
+        return without_words(self._rust)
 
     def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids that the tokenizer puts before and after a text."""
