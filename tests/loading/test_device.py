@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from uertool.config import ModelConfig
 from uertool.errors import UsageError
+from uertool.loading import device
 from uertool.loading.device import (
     is_out_of_memory,
     resolve_device,
@@ -13,6 +15,7 @@ from uertool.loading.device import (
     resolve_dtype,
     set_threads,
     threads_for_each,
+    threads_worth_while,
     token_budget,
 )
 
@@ -87,3 +90,30 @@ def test_threads_are_shared_and_at_least_one() -> None:
 
 def test_a_gpu_gets_larger_batches() -> None:
     assert token_budget(torch.device("cuda", 0)) > token_budget(CPU)
+
+
+def config_of(hidden: int) -> ModelConfig:
+    return ModelConfig(100, hidden, 2, feedforward_size=4 * hidden)
+
+
+def test_small_batches_of_small_models_get_few_threads() -> None:
+    assert threads_worth_while(config_of(192), 28, most=64) == 1
+    assert 1 < threads_worth_while(config_of(192), 2048, most=64) < 64
+    assert threads_worth_while(config_of(768), 1, most=64) > 1
+    assert threads_worth_while(config_of(768), 2048, most=64) == 64
+    assert threads_worth_while(config_of(1024), 2048, most=2) == 2
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_number_of_threads_that_was_asked_for_is_used(
+    asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(device, "_threads_are_set", asked)
+    try:
+        torch.set_num_threads(3)
+        with device.fitting_threads(config_of(192), 28):
+            assert torch.get_num_threads() == (3 if asked else 1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

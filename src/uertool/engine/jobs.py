@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from uertool.engine.work import (
     clause,
 )
 from uertool.errors import InputError
-from uertool.loading.device import is_out_of_memory, release_memory
+from uertool.loading.device import fitting_threads, is_out_of_memory, release_memory
 from uertool.text.readers import Line
 
 if TYPE_CHECKING:
@@ -127,9 +128,17 @@ def run_job(
         on_notice: called with what is worth knowing, in sentences.
     """
     limits = replace(job.limits, window=window)
-    return run_batches(
-        items, job.encode, job.step, limits=limits, empty=job.empty, on_notice=on_notice
-    )
+    step = functools.partial(_step, job)
+    return run_batches(items, job.encode, step, limits=limits, empty=job.empty, on_notice=on_notice)
+
+
+def _step(job: Job[T, R], batch: Batch) -> Sequence[R]:
+    """A step of a job, with as many threads as are worth while."""
+    loaded = getattr(job, "loaded", None)
+    if loaded is None or loaded.device.type != "cpu":
+        return job.step(batch)
+    with fitting_threads(loaded.config, batch.ids.numel()):
+        return job.step(batch)
 
 
 class _Window(NamedTuple):
@@ -239,7 +248,7 @@ class _SafeJob(Generic[R]):
 
     def step(self, batch: Batch) -> Sequence[R | _Failed]:
         try:
-            return self.job.step(batch)
+            return _step(self.job, batch)
         except Exception as error:
             if self.fail is None or (is_out_of_memory(error) and len(batch) > 1):
                 raise  # a batch that does not fit in memory is halved by the caller
@@ -252,7 +261,7 @@ class _SafeJob(Generic[R]):
             one = slice(row, row + 1)
             single = Batch(batch.ids[one], batch.segs[one], [item], batch.lengths[one])
             try:
-                results.extend(self.job.step(single))
+                results.extend(_step(self.job, single))
             except Exception as reason:
                 failed.append(reason)
                 results.append(self._failed(item, reason))

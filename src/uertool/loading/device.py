@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
+from uertool.config import ModelConfig
 from uertool.errors import UsageError
 
 #: Number types by all of their names.
@@ -135,8 +137,54 @@ def set_threads(count: int | None) -> None:
         return
     if count < 1:
         raise UsageError(f"`threads` {count} is too few.", "Give 1 or more.")
+    global _threads_are_set
+    _threads_are_set = True
     torch.set_num_threads(count)
     os.environ["RAYON_NUM_THREADS"] = str(count)
+
+
+#: Whether a number of threads was asked for, which is then used for everything.
+_threads_are_set = False
+
+#: Multiply-adds of a layer that make one more thread worth while. With fewer, two threads took
+#: longer than one; on a machine with other work to do, many times as long, since they wait for
+#: each other several times a layer.
+_WORK_OF_A_THREAD = 50_000_000
+
+#: Rows as which any smaller number counts: the time is then that of reading the weights.
+_LEAST_ROWS = 16
+
+
+def threads_worth_while(config: ModelConfig, rows: int, most: int) -> int:
+    """How many threads are worth while for a batch, at most `most`.
+
+    Args:
+        config: of the model.
+        rows: tokens that are computed together.
+        most: threads that there are.
+    """
+    hidden, inner = config.hidden_size, config.feedforward_size or config.hidden_size
+    weights = 4 * hidden * hidden + 2 * hidden * inner
+    work = weights * max(rows, _LEAST_ROWS)
+    return max(1, min(most, 1 + work // _WORK_OF_A_THREAD))
+
+
+@contextmanager
+def fitting_threads(config: ModelConfig, rows: int) -> Iterator[None]:
+    """Let torch use no more threads than are worth while for a batch, see `threads_worth_while`.
+
+    A number that `set_threads` has set is used as it is.
+    """
+    most = torch.get_num_threads()
+    count = most if _threads_are_set else threads_worth_while(config, rows, most)
+    if count == most:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(most)
 
 
 def threads_for_each(devices: int, threads: int | None = None) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from uertool.errors import UsageError
 from uertool.io.display import Report, Results
+from uertool.loading.device import fitting_threads
 from uertool.loading.registry import LoadedModel, forget_models, load_from_settings
 from uertool.models.linear import Precision
 from uertool.models.states import make_incremental
@@ -146,7 +147,7 @@ class Generator:
             window=None if live is None else 1,
         )
         following = 0
-        for result in results:
+        for result in self._with_fitting_threads(results):
             waiting[result.request.payload.place] = result
             while following in waiting:
                 result = waiting.pop(following)
@@ -158,6 +159,14 @@ class Generator:
                     live.finish(result.request, [text.new_text for text in texts])
                 yield texts
                 following += 1
+
+    def _with_fitting_threads(self, results: Iterator[Result]) -> Iterator[Result]:
+        while True:
+            with fitting_threads(self.config, self.rows):
+                result = next(results, None)
+            if result is None:
+                return
+            yield result
 
     def check(self, prompts: Iterable[Prompt], decoding: Decoding) -> int:
         """Checks that every prompt fits, without generating anything.
