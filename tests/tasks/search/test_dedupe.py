@@ -130,6 +130,8 @@ def test_nearest_cosines_are_those_of_other_lines() -> None:
     expected = np.delete(cosines, 3, axis=0).max(axis=1)
     found = nearest_cosines(Units(np.arange(30), units))
     np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(InputError, match="no two different lines"):
+        nearest_cosines(Units(np.arange(2), units[[0, 3]]))
 
 
 def test_no_lines_give_no_groups() -> None:

@@ -287,8 +287,14 @@ def _kept_of(near: torch.Tensor, is_free: torch.Tensor) -> npt.NDArray[np.bool_]
 
 
 def nearest_cosines(units: Units, device: torch.device | None = None) -> Floats:
-    """The cosine of the nearest other line, for at most `SAMPLE` lines spread over all of them."""
+    """The cosine of the nearest other line, for at most `SAMPLE` lines spread over all of them.
+
+    Raises:
+        InputError: fewer than two lines have a vector that is not zero.
+    """
     real = np.flatnonzero(units.units.any(axis=1))
+    if len(real) < 2:
+        raise InputError("There are no two different lines to compare.", "Give more lines.")
     chosen = real[np.unique(np.linspace(0, len(real) - 1, min(SAMPLE, len(real))).astype(int))]
     sample = np.array(units.units[chosen])
     found = nearest(sample, units.blocks(), 1, own=chosen, device=device)

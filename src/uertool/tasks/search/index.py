@@ -131,14 +131,24 @@ def build(
             if index is None:
                 index = _new_index(block.units.shape[1])
             kept = np.flatnonzero(~block.are_zero)
-            index.add(kept + rows, block.units[kept], threads=threads)
+            try:
+                index.add(kept + rows, block.units[kept], threads=threads)
+            except RuntimeError as error:
+                if "terminated" in str(error):  # usearch says so of signals
+                    raise KeyboardInterrupt from None
+                raise
             rows, zero = rows + len(block.units), zero + len(block.units) - len(kept)
             on_rows(len(block.units))
         if rows - zero < 2:
-            raise InputError(f"An index of {rows - zero} vectors finds nothing.")
+            raise InputError(f"An index needs at least 2 vectors, not {rows - zero}.")
         effort, recall = _measured(index, vectors, rows)
         about = About(identity, rows, zero, index.ndim, effort, recall)
-        index.save(str(partial / GRAPH))
+        try:
+            index.save(str(partial / GRAPH))
+        except RuntimeError as error:  # usearch does not say more
+            raise OutputError(
+                f"The index {path} cannot be written: {error}.", "Is the disk full?"
+            ) from None
         text = json.dumps({"format": _FORMAT, **asdict(about)}, ensure_ascii=False, indent=1)
         (partial / ABOUT).write_text(text + "\n", encoding="utf-8")
     return about
