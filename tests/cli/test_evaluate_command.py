@@ -38,7 +38,7 @@ def test_models_and_poolings_are_in_one_table(
     options = ("--pooling", "mean,last", "--whitening-size", 8, "--resamples", 20)
     assert evaluate("sts", SMALL, other, "-i", pairs, *options) == 0
     out, err = capsys.readouterr()
-    assert [line.count("1, 1") for line in out.split("\n")].count(1) == 4
+    assert [line.count("1/1") for line in out.split("\n")].count(1) == 4
     assert "Spearman" in out and "AUC" not in out
     assert "39 pairs; numbers are multiplied by 100" in err
     assert evaluate("sts", SMALL, other, "-i", pairs, *options, "--json") == 0

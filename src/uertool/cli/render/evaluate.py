@@ -14,28 +14,30 @@ if TYPE_CHECKING:
 
 
 def show_sts(results: Sequence[StsResult]) -> None:
-    """Correlations of models and poolings."""
-    numbers = ["Spearman", "95% interval", "Pearson"]
-    has_labels = any(result.auc is not None for result in results)
-    rows = []
-    for result in results:
-        row: list[object] = [result.model, result.pooling, *_whitening(result)]
-        row.append(_hundred(result.spearman))
-        between = "" if result.low is None else f"{_hundred(result.low)} to {_hundred(result.high)}"
-        row.extend([between, _hundred(result.pearson)])
-        if has_labels:
-            row.append(_hundred(result.auc))
-        rows.append(row)
-    if has_labels:
-        numbers.append("AUC")
-    console.table(("model", "pooling", "beta, gamma", "size", *numbers), rows, right=numbers)
-    console.note(f"{console.counted(results[0].pairs, 'pair')}; numbers are multiplied by 100")
+    """Correlations of models and poolings; columns without content are left out."""
+    columns = {
+        "beta/gamma": [_powers(result) for result in results],
+        "size": [str(result.size) for result in results],
+        "Spearman": [_hundred(result.spearman) for result in results],
+        "low": [_hundred(result.low) for result in results],
+        "high": [_hundred(result.high) for result in results],
+        "Pearson": [_hundred(result.pearson) for result in results],
+        "AUC": [_hundred(result.auc) for result in results],
+    }
+    names = {"model": [result.model for result in results]}
+    names = names if len(set(names["model"])) > 1 else {}
+    names["pooling"] = [result.pooling for result in results]
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    rows = zip(*names.values(), *columns.values(), strict=True)
+    console.table((*names, *columns), rows, right=columns)
+    interval = "; low and high: 95% interval of Spearman" if "low" in columns else ""
+    where = "" if "model" in names else f"{results[0].model}, "
+    pairs = console.counted(results[0].pairs, "pair")
+    console.note(f"{where}{pairs}; numbers are multiplied by 100{interval}")
 
 
-def _whitening(result: StsResult) -> tuple[str, int]:
-    if result.whitening is None:
-        return "", result.size
-    return f"{result.beta:g}, {result.gamma:g}", result.size
+def _powers(result: StsResult) -> str:
+    return "" if result.whitening is None else f"{result.beta:g}/{result.gamma:g}"
 
 
 def _hundred(value: float | None) -> str:

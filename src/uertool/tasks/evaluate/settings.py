@@ -127,9 +127,16 @@ class TuneSettings(Settings):
         1.0,
     )
     folds: Annotated[
-        int, Setting("Parts of the pairs; each is judged by what the others say", min=2)
+        int,
+        Setting(
+            "Parts of the pairs; each is judged by what was chosen without it",
+            min=2,
+            panel="What is tried",
+        ),
     ] = 5
-    seed: Annotated[int, Setting("Decides which pairs are in which part")] = 7
+    seed: Annotated[
+        int, Setting("Decides which pairs are in which part", panel="What is tried", rare=True)
+    ] = 7
     plot: Annotated[
         Path | None, Setting("Draw what was tried, as .png, .svg or .pdf", panel="Output")
     ] = None
