@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from uertool import Whitening
-from uertool.errors import InputError
+from uertool.errors import InputError, OutputError
 from uertool.io.vector_writer import Note, open_sink
 from uertool.tasks.search import exact, vectors
 from uertool.tasks.search.exact import nearest
@@ -148,6 +148,20 @@ def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "index", opened, {}, threads=1, on_rows=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_an_index_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from usearch.index import Index
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("Failed to serialize into stream")
+
+    monkeypatch.setattr(Index, "save", fail)
+    with pytest.raises(OutputError, match="index cannot be written: Failed to serialize"):
+        build(tmp_path / "index", stored(tmp_path / "a.npy", some_rows(20)), {}, threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 

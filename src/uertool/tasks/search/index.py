@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from uertool.errors import InputError, MissingExtraError
+from uertool.errors import InputError, MissingExtraError, OutputError
 from uertool.io.atomic import atomic_folder
 from uertool.tasks.search.exact import Found, nearest
 from uertool.tasks.search.vectors import Floats, Vectors
