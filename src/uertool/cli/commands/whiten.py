@@ -165,6 +165,8 @@ def tune(
         console.json_line(tuned.to_json())
     else:
         show_tuned(tuned)
+    for remark in tuned.whitening.remarks():
+        console.warn(remark)
     plain = max(tuned.plain, key=lambda trial: trial.mean)
     if plain.mean >= tuned.expected:
         console.warn(

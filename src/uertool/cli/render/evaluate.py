@@ -66,10 +66,11 @@ def show_tuned(tuned: Tuned) -> None:
         f"whitenings of the others; {console.counted(len(tuned.trials), 'whitening')} tried; "
         f"numbers are multiplied by 100"
     )
-    console.note(
-        f"{_hundred(tuned.expected)} is expected of the best one on new pairs (its "
-        f"{_hundred(tuned.best.mean)} is the highest of many, which is partly luck)"
-    )
+    if len(tuned.trials) > 1:
+        console.note(
+            f"{_hundred(tuned.expected)} is expected of the best one on new pairs (its "
+            f"{_hundred(tuned.best.mean)} is the highest of many, which is partly luck)"
+        )
 
 
 def show_cloze(results: Sequence[ClozeFigures], *, whole_words: bool) -> None:
