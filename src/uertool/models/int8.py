@@ -44,16 +44,15 @@ class Int8Linear(Linear):
         weight: [out, in], on the CPU.
         bias: [out] or None.
 
-    Attributes:
-        chunk: rows that are computed at a time: what is between two products stays in the caches.
-
     Raises:
         RuntimeError, AttributeError: this build or processor has no 8-bit kernels.
     """
 
+    #: What is between two products stays in the caches.
+    chunk: int = 256
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.chunk = 256
         if platform.machine().lower() not in ("x86_64", "amd64"):
             raise RuntimeError("oneDNN multiplies bytes at speed on x86-64 processors only")
         codes, scale = quantize(weight)
