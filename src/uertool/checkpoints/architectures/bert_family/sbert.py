@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from uertool.checkpoints.architectures import bert
 from uertool.checkpoints.architectures.base import Architecture, Head, Signature
+from uertool.checkpoints.architectures.bert_family import bert
 from uertool.checkpoints.naming import (
     BOTH_STREAMS,
     BOTH_STREAMS_PAD_ROW,

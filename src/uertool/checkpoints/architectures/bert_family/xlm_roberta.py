@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from uertool.checkpoints.architectures import bert
 from uertool.checkpoints.architectures.base import Architecture, Head, Spiece, number
+from uertool.checkpoints.architectures.bert_family import bert
 from uertool.checkpoints.naming import (
     DROP_PAD_ROW,
     XLMR_SEGMENT,

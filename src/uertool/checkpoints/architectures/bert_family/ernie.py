@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from uertool.checkpoints.architectures import bert
 from uertool.checkpoints.architectures.base import number
+from uertool.checkpoints.architectures.bert_family import bert
 from uertool.checkpoints.naming import renamed, rule
 
 if TYPE_CHECKING:

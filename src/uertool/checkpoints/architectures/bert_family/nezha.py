@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from uertool.checkpoints.architectures import bert
 from uertool.checkpoints.architectures.base import number
+from uertool.checkpoints.architectures.bert_family import bert
 
 if TYPE_CHECKING:
     from uertool.config import ModelConfig

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from uertool.checkpoints.architectures import bert
 from uertool.checkpoints.architectures.base import (
     Architecture,
     Head,
@@ -15,6 +14,7 @@ from uertool.checkpoints.architectures.base import (
     number,
     refuse,
 )
+from uertool.checkpoints.architectures.bert_family import bert
 from uertool.checkpoints.naming import Rule, dense, norm, prefixed, renamed, rule
 
 if TYPE_CHECKING:
