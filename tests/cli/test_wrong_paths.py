@@ -45,6 +45,9 @@ INPUTS = {
     "extract-embeddings": ["extract-embeddings", "{}", "-o", "out.txt"],
     "extract-embeddings --vocab-path": ["extract-embeddings", MODEL, "--vocab-path", "{}"]
     + ["-o", "out.txt"],
+    "tokenize --model": ["tokenize", "好", "--model", "{}"],
+    "tokenize --vocab-path": ["tokenize", "好", "--vocab-path", "{}"],
+    "tokenize --spm-model-path": ["tokenize", "好", "--spm-model-path", "{}"],
     "topn indep --model": ["topn", "indep", "好", "--model", "{}"],
     "topn indep --vectors": ["topn", "indep", "好", "--vectors", "{}"],
     "topn indep --test-path": ["topn", "indep", "--model", MODEL, "--test-path", "{}"],
@@ -62,6 +65,7 @@ OUTPUTS = {
     + ["--vocab-size", "900"],
     "extract-embeddings": ["extract-embeddings", "zh-mlm-small", "-o", "{}.txt"],
     "extract-embeddings .npy": ["extract-embeddings", "zh-mlm-small", "-o", "{}.npy"],
+    "tokenize": ["tokenize", "好", "-o", "{}.txt"],
     "topn indep": ["topn", "indep", "好", "-o", "{}.txt"],
 }
 

@@ -150,3 +150,16 @@ def test_a_vocabulary_can_be_sent_to_a_worker() -> None:
     assert again.tokens == vocab.tokens
     assert again.find("a") == 2
     assert again.pad_id == 0
+
+
+def test_a_vocabulary_of_another_encoding_is_recognized(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_bytes("[UNK]\n今天\n天气\n很好\n我们\n酒店\n服务\n".encode("gb18030"))
+    with pytest.raises(VocabError, match="is not UTF-8") as error:
+        Vocab.load(path)
+    hint = "It looks like gb18030 text; convert it: iconv -f gb18030 -t utf-8."
+    assert error.value.hint == hint
+    (tmp_path / "spiece.model").write_bytes(b"\x0a\xff\xfe")
+    with pytest.raises(VocabError) as error:
+        Vocab.load(tmp_path / "spiece.model")
+    assert "`spm_model_path`" in (error.value.hint or "")

@@ -153,12 +153,13 @@ def decoded(data: bytes, encoding: str, *, cut: bool = False) -> str:
     return data.decode(encoding)
 
 
-def encoding_hint(name: str, data: bytes) -> str:
+def encoding_hint(name: str, data: bytes, *, can_choose: bool = True) -> str:
     """What to do about a text that cannot be decoded: what it seems to be.
 
     Args:
         name: its path, or what else it is called.
         data: a part of it, which is looked at where there is no such file.
+        can_choose: whether the user can say which `encoding` it is; otherwise it must be UTF-8.
     """
     data = _sample(name) or data
     for start, what in _BINARY.items():
@@ -168,17 +169,23 @@ def encoding_hint(name: str, data: bytes) -> str:
         wide = _wide_guess(data)
         if wide is None:
             return "The file is binary, not text; name a text file."
-        return f"It looks like {wide} text; give `encoding` {wide}."
+        return _advice(wide, can_choose)
     chinese = _chinese_guess(data)
     if chinese is not None:
-        return f"It looks like {chinese} text; give `encoding` {chinese}."
+        return _advice(chinese, can_choose)
     from charset_normalizer import from_bytes
 
     best = from_bytes(data, cp_isolation=_CANDIDATES).best()
+    if (best is None or best.encoding == "ascii") and not can_choose:
+        return "Convert it to UTF-8."
     if best is None or best.encoding == "ascii":
         return "Give its `encoding`, for example gb18030, big5 or utf-16, if the file is text."
-    guess = encoding_named(best.encoding)
-    return f"It looks like {guess} text; give `encoding` {guess}."
+    return _advice(encoding_named(best.encoding), can_choose)
+
+
+def _advice(guess: str, can_choose: bool) -> str:
+    what = f"give `encoding` {guess}" if can_choose else f"convert it: iconv -f {guess} -t utf-8"
+    return f"It looks like {guess} text; {what}."
 
 
 #: Encodings of Chinese, each with the first bytes of its frequent characters: the first level of

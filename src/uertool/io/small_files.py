@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from uertool.errors import InputError, UertoolError, shown
+from uertool.io.encodings import encoding_hint
 
 #: The most bytes of a configuration, an index of shards and the like.
 JSON_LIMIT = 64 << 20
@@ -70,12 +71,12 @@ def read_text_file(
     *,
     what: str = "file",
     error: type[UertoolError] = InputError,
-    hint: str = "Convert it to UTF-8.",
+    hint: str | None = None,
 ) -> str:
     """The text of a UTF-8 file, without its byte order mark; arguments and errors as `read_file`.
 
     Args:
-        hint: what to do about a file that is not UTF-8.
+        hint: what to do about a file that is not UTF-8; by default what it seems to be.
     """
     data = read_file(path, limit, what=what, error=error)
     if data.startswith(_UTF16_MARKS):
@@ -87,7 +88,7 @@ def read_text_file(
         raise error(
             f"The {what} {shown(path)} is not UTF-8 text: line {line}, byte {problem.start} is "
             f"0x{problem.object[problem.start]:02x}.",
-            hint,
+            hint or encoding_hint(str(path), data, can_choose=False),
         ) from None
 
 

@@ -241,13 +241,10 @@ def read_vocab_text(path: str | Path) -> str:
     Raises:
         VocabError: the file is missing, a folder, empty, or not UTF-8 text (line and byte named).
     """
-    text = read_text_file(
-        path,
-        _LIMIT,
-        what="vocabulary",
-        error=VocabError,
-        hint="A sentencepiece model is given with `spm_model_path`.",
-    )
+    hint = None
+    if Path(path).suffix == ".model":
+        hint = "A sentencepiece model is given with `spm_model_path`."
+    text = read_text_file(path, _LIMIT, what="vocabulary", error=VocabError, hint=hint)
     if not text.strip():
         raise VocabError(f"The vocabulary {path} is empty.", "It needs one token a line.")
     if text.count("\n") > _MOST_LINES:
