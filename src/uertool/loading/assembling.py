@@ -19,6 +19,8 @@ from uertool.checkpoints.reader import Checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import CheckpointError, listed
 from uertool.loading.rounding import fill_in_8_bits
+from uertool.models.embeddings import Embedding
+from uertool.models.heads import LmHead, MlmHead
 from uertool.models.model import UerModel
 from uertool.models.norm import LayerNorm, uer_gamma
 from uertool.models.positions import sinusoid_legacy, sinusoid_modular
@@ -112,8 +114,9 @@ def build_model(
         device: where its tensors go.
         dtype: their type. torch.int8 rounds linear layers and tables to 8 bits, each as it is read,
             and keeps the rest in float32; not together with `streamed`.
-        streamed: read every layer when it runs and free it afterwards, so that a model may be
-            larger than the memory. The checkpoint must stay open.
+        streamed: read the embedding, every layer and the heads for words when they run and free
+            them afterwards, so that a model may be larger than the memory. The checkpoint must
+            stay open.
 
     Raises:
         CheckpointError: names are missing, unexpected or clash, shapes do not fit; all at once.
@@ -168,10 +171,10 @@ def _stream(
     wanted: Mapping[str, Tensor],
     sources: Mapping[str, tuple[str, ...]],
 ) -> set[str]:
-    """Make layers read their tensors when they run; returns the names of these tensors."""
+    """Make parts read their tensors when they run; returns the names of these tensors."""
     streamed: set[str] = set()
     for prefix, module in model.named_modules():
-        if not isinstance(module, TransformerLayer):
+        if not isinstance(module, (Embedding, TransformerLayer, LmHead, MlmHead)):
             continue
         own = {name: like for name, like in wanted.items() if name.startswith(f"{prefix}.")}
         streamed.update(own)

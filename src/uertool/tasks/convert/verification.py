@@ -44,7 +44,7 @@ _HIDDEN = "hidden states"
 #: Two programs that compute the same differ by less than this share of the largest value.
 _TOLERANCE = 1e-3
 
-#: Bytes of a model that is worth handing back to the system at once.
+#: Bytes of a model that is worth handing back to the system at once; numbers in a large tensor.
 _LARGE = 64 << 20
 
 
@@ -160,12 +160,20 @@ def _cosine(
 def _outputs(checkpoint: Checkpoint, config: ModelConfig, probe: Probe) -> Outputs:
     heads = heads_in(checkpoint, config)
     cpu = torch.device("cpu")
-    built = build_model(checkpoint, config, heads, cpu, torch.float32, streamed=True)
+    built = build_model(checkpoint, config, heads, cpu, _run_type(checkpoint), streamed=True)
     found = uertool_outputs(built.model, probe)
     if sum(weight.nbytes for weight in built.model.parameters()) > _LARGE:
         del built
         give_back()
     return found
+
+
+def _run_type(checkpoint: Checkpoint) -> torch.dtype:
+    """The type to run a model in: 16 bits for one of billions of weights that has no more."""
+    infos = [checkpoint.info(name) for name in checkpoint]
+    halves = all(info.dtype.itemsize <= 2 for info in infos)
+    large = max((info.numel for info in infos), default=0) > _LARGE
+    return torch.bfloat16 if halves and large else torch.float32
 
 
 def _settings(plan: ConversionPlan, written: Checkpoint) -> dict[str, Any]:
