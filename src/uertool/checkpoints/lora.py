@@ -10,7 +10,7 @@ from torch import Tensor
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.tensor_file import TensorInfo
 from uertool.checkpoints.generations import is_uer_name, to_canonical
-from uertool.checkpoints.recognition import unwrapped
+from uertool.checkpoints.spelling import unwrapped
 from uertool.errors import CheckpointError, UsageError, listed, shown
 
 _MARKS = (".lora_A", ".lora_B")

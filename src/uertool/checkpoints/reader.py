@@ -15,7 +15,8 @@ from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo
 from uertool.checkpoints.lora import Lora, LoraChoice
 from uertool.checkpoints.naming import KEEP, shapes_back
-from uertool.checkpoints.recognition import Source, recognise, unwrapped
+from uertool.checkpoints.recognition import Source, recognise
+from uertool.checkpoints.spelling import unwrapped
 from uertool.errors import CheckpointError, listed, shown
 from uertool.io.small_files import parse_json
 

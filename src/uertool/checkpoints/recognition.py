@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,22 +17,17 @@ from uertool.checkpoints.architectures.base import IGNORED_TF, Architecture, Hea
 from uertool.checkpoints.formats.tensor_file import TensorFile
 from uertool.checkpoints.generations import Generation, generation_of, is_uer_name, to_canonical
 from uertool.checkpoints.naming import KEEP, Place, Side, Transform, layers_upto, shapes_back
+from uertool.checkpoints.spelling import (
+    fitted,
+    looks_google,
+    looks_uer,
+    modern_name,
+    without_bases,
+)
 from uertool.errors import CheckpointError, listed, shown
 from uertool.io.small_files import read_json_object
 
 Layout = Literal["uer", "hf", "tf"]
-
-#: Prefixes that programs put in front of every name: DataParallel, torch.compile, Lightning, PEFT.
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "base_model.")
-
-#: Layers that a file may number beyond the number of its tensors, as a part of a model does.
-_LAYERS = 1000
-
-#: Prefixes under which the body of a Hugging Face model is found, besides those of architectures.
-_BASES = ("", "model.", "encoder.", "base_model.", "auto_model.", "0.auto_model.")
-
-#: How Hugging Face spelled layer norms until 2019.
-_OLD_NORMS = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 
 
 @dataclass(frozen=True)
@@ -43,51 +38,6 @@ class Source:
     transform: Transform = KEEP
     index: int = 0
     make: Callable[[], torch.Tensor] | None = None
-
-
-def unwrapped(path: Path, names: Iterable[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Names without the prefixes of wrappers to raw names, and the prefixes that were removed.
-
-    Raises:
-        CheckpointError: there are no names, or one with the number of a layer that cannot be.
-    """
-    found = {name: name for name in names}
-    if not found:
-        raise CheckpointError(f"{path} holds no tensors.")
-    most = max(len(found), _LAYERS)
-    for name in found:
-        for part in name.replace("/layer_", "/").replace("/", ".").split("."):
-            if part.isdecimal() and (len(part) > 9 or int(part) >= most):
-                raise CheckpointError(
-                    f"{path} has a tensor named '{shown(name)}', but it holds only "
-                    f"{len(found)} tensors, so it cannot have that many layers."
-                )
-    removed: list[str] = []
-    while prefix := _wrapper_of(found):
-        found = {name.removeprefix(prefix): raw for name, raw in found.items()}
-        removed.append(prefix)
-    return found, tuple(removed)
-
-
-def _wrapper_of(names: Mapping[str, str]) -> str | None:
-    """The prefix that wraps nearly every name, if there is one."""
-    for prefix in _WRAPPERS:
-        inner = [name[len(prefix) :] for name in names if name.startswith(prefix)]
-        if len(inner) * 10 < len(names) * 9 or not names.keys().isdisjoint(inner):
-            continue
-        if prefix in _WRAPPERS[:2] or _looks_uer(inner):
-            return prefix
-        # The last two are names of Hugging Face's own as well: they wrap if another one follows.
-        wrapped = (*_WRAPPERS[:3], *_own_bases())
-        if sum(name.startswith(wrapped) for name in inner) * 2 > len(inner):
-            return prefix
-    return None
-
-
-@functools.cache
-def _own_bases() -> tuple[str, ...]:
-    """The prefixes of bodies in the architectures' own tables."""
-    return tuple({arch.base: None for arch in all_architectures() if arch.base})
 
 
 @dataclass
@@ -142,9 +92,9 @@ def recognise(
     wanted = architecture(arch) if arch is not None else None
     reading = _Reading(file, names, stored)
     reading.attention_heads = attention_heads
-    if file.format == "tf-checkpoint" or _looks_google(names):
+    if file.format == "tf-checkpoint" or looks_google(names):
         reading.read_google(wanted)
-    elif _looks_uer(names):
+    elif looks_uer(names):
         reading.read_uer(wanted)
     else:
         _refuse_foreign(file.path, names)
@@ -241,12 +191,12 @@ class _Reading:
         self.found.layout = "hf"
         self.found.hf_config = self.file.hf_config or config or _beside(self.path)
         check_types(self.found.hf_config or {})
-        modern = {_modern(name): raw for name, raw in self.names.items()}
-        rests = _rests(modern)
+        modern = {modern_name(name): raw for name, raw in self.names.items()}
+        rests = without_bases(modern)
         layers = layers_upto(modern)
         found: dict[str, dict[str, str]] = {}
         for arch in all_architectures():
-            names = _fitted(arch, modern, rests, layers)
+            names = fitted(arch, modern, rests, layers)
             marked = bool(arch.hf_marks) and all(mark in names for mark in arch.hf_marks)
             if arch.by_name and not (arch is wanted or self._is_named(arch, modern)):
                 continue
@@ -255,7 +205,7 @@ class _Reading:
                 found[arch.name] = names
         self.found.candidates = tuple(found)
         chosen = wanted or self._decide(found, modern)
-        names = found.get(chosen.name) or _fitted(chosen, modern, rests, layers)
+        names = found.get(chosen.name) or fitted(chosen, modern, rests, layers)
         if chosen.hf_marks and chosen.name not in found:
             raise CheckpointError(
                 f"{self.path} has no {chosen.name} names such as {chosen.hf_marks[0]}; "
@@ -452,56 +402,6 @@ class _Reading:
                 filled = (template.replace("{i}", str(i)) for i in range(max(counts[prefix], 1)))
                 absent.extend(name for name in filled if name not in self.found.sources)
         return tuple(dict.fromkeys(absent))
-
-
-def _looks_google(names: Iterable[str]) -> bool:
-    return any(name.startswith("bert/embeddings/") for name in names)
-
-
-def _looks_uer(names: Collection[str]) -> bool:
-    """More than half of the names are UER-py's; no other library's names come near that."""
-    known = sum(is_uer_name(to_canonical(name)) for name in names)
-    return known * 2 > len(names)
-
-
-def _modern(name: str) -> str:
-    for old, new in _OLD_NORMS:
-        if name.endswith(old):
-            return name[: -len(old)] + new
-    return name
-
-
-def _rests(names: Iterable[str]) -> dict[str, list[str]]:
-    """Each name without the prefixes under which the body of a model may be found."""
-    bases = dict.fromkeys((*_BASES, *_own_bases()))
-    return {name: [name[len(base) :] for base in bases if name.startswith(base)] for name in names}
-
-
-def _fitted(
-    arch: Architecture,
-    modern: Mapping[str, str],
-    rests: Mapping[str, list[str]],
-    layers: int,
-) -> dict[str, str]:
-    """Names as the architecture's table spells them, where it has them, to raw names."""
-    table = arch.weight_map().readable("hf", layers)
-    fitted: dict[str, str] = {}
-    for name, raw in modern.items():
-        spelled = _spelled(name, rests[name], arch.base, table)
-        if spelled is not None and spelled not in fitted:
-            fitted[spelled] = raw
-    return fitted
-
-
-def _spelled(name: str, rests: list[str], base: str, table: Mapping[str, Place]) -> str | None:
-    if name in table:
-        return name
-    for rest in rests:
-        if base + rest in table:
-            return base + rest
-        if rest in table:
-            return rest
-    return None
 
 
 def _beside(path: Path) -> dict[str, Any] | None:

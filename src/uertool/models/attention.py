@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from uertool.config import ModelConfig
-from uertool.models.layout import Layout, attend, attend_exactly
+from uertool.models.layout import Layout
 from uertool.models.linear import Dense
 from uertool.models.norm import RmsNorm
 from uertool.models.rotary import rotate
+from uertool.models.scores import attend, attend_exactly
 
 if TYPE_CHECKING:
     from uertool.models.cache import LayerCache
