@@ -23,6 +23,27 @@ _ASKED = "Cloze test"
 _MASKS = "What is masked (in lines without [MASK])"
 
 
+# Settings that `evaluate cloze` shares.
+WholeWord = Annotated[bool, Setting("Mask all tokens of a word together", panel=_MASKS)]
+WordList = Annotated[
+    Path | None,
+    Setting(
+        "For `whole_word`: words of your own, one a line; the longest match is used, and "
+        "between matches jieba's words",
+        panel=_MASKS,
+    ),
+]
+LineLength = Annotated[
+    int | None,
+    Setting(
+        "Most tokens of a line, special ones included; longer lines are truncated",
+        min=1,
+        panel=_ASKED,
+        default="128, or the model's positions",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ClozeSettings(Settings):
     """The settings of a cloze test.
@@ -80,24 +101,9 @@ class ClozeSettings(Settings):
     mask_ratio: Annotated[
         float | None, Setting("Mask this share of the tokens", above=0, max=1, panel=_MASKS)
     ] = None
-    whole_word: Annotated[bool, Setting("Mask all tokens of a word together", panel=_MASKS)] = False
-    word_list: Annotated[
-        Path | None,
-        Setting(
-            "For `whole_word`: words of your own, one a line; the longest match is used, and "
-            "between matches jieba's words",
-            panel=_MASKS,
-        ),
-    ] = None
-    seq_length: Annotated[
-        int | None,
-        Setting(
-            "Most tokens of a line, special ones included; longer lines are truncated",
-            min=1,
-            panel=_ASKED,
-            default="128, or the model's positions",
-        ),
-    ] = None
+    whole_word: WholeWord = False
+    word_list: WordList = None
+    seq_length: LineLength = None
     batch_size: Annotated[
         int | None, Setting("Most lines of a batch", min=1, panel="Device and speed")
     ] = 64

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from uertool.errors import SettingError, UsageError
 from uertool.settings import Setting, Settings
-from uertool.tasks.features.settings import FeatureSettings
+from uertool.tasks.cloze.settings import LineLength, WholeWord, WordList
+from uertool.tasks.features.settings import AddSep, BatchSize, FeatureSettings, SeqLength
 from uertool.text.settings import Encoding
 
 _pairs = partial(Setting, panel="Pairs")
@@ -39,27 +40,9 @@ class PairSettings(Settings):
     pooling: Annotated[str, _vectors("Poolings, see `extract-features`", metavar="A,B,..")] = (
         "first,mean,first-last-mean"
     )
-    seq_length: Annotated[
-        int | None,
-        _vectors(
-            "Most tokens of a text, special ones included; longer texts are truncated",
-            min=1,
-            default="128, or the model's positions",
-        ),
-    ] = None
-    batch_size: Annotated[
-        int | None,
-        Setting(
-            "Most texts of a batch",
-            min=1,
-            panel="Device and speed",
-            default="as many as fit the device",
-        ),
-    ] = None
-    add_sep: Annotated[
-        bool | None,
-        _vectors("Whether [SEP] follows the tokens", default="as in `extract-features`"),
-    ] = None
+    seq_length: SeqLength = None
+    batch_size: BatchSize = None
+    add_sep: AddSep = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,31 +134,7 @@ class TuneSettings(Settings):
 class EveryWordSettings(Settings):
     """Which tokens are masked together, one after the other."""
 
-    whole_word: Annotated[
-        bool, Setting("Mask all tokens of a word together", panel="What is masked")
-    ] = False
-    word_list: Annotated[
-        Path | None,
-        Setting(
-            "For `whole_word`: words of your own, one a line; the longest match is used, and "
-            "between matches jieba's words",
-            panel="What is masked",
-        ),
-    ] = None
-    seq_length: Annotated[
-        int | None,
-        Setting(
-            "Most tokens of a line, special ones included; longer lines are truncated",
-            min=1,
-            default="128, or the model's positions",
-        ),
-    ] = None
-    batch_size: Annotated[
-        int | None,
-        Setting(
-            "Most rows of a batch",
-            min=1,
-            panel="Device and speed",
-            default="as many as fit the device",
-        ),
-    ] = None
+    whole_word: WholeWord = False
+    word_list: WordList = None
+    seq_length: LineLength = None
+    batch_size: BatchSize = None

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from uertool.errors import InputError
 from uertool.io.display import Report
@@ -232,8 +231,9 @@ class _Pooling:
                 rows = shifted.transform(self.vectors, normalize=False)
                 for gamma in grid.gammas:
                     weights = direction_weights(turned.variances, turned.rank, gamma)
-                    by_size = _cosines_of_sizes(rows, weights, sizes, self.pairs)
-                    for size, values in zip(sizes, by_size.T, strict=True):
+                    white = rows * weights
+                    for size in sizes:
+                        values = cosines(white[:, :size], self.pairs)
                         found[size, beta, gamma].append(self._judged(part, values))
         for (size, beta, gamma), results in found.items():
             yield self._trial(size, beta, gamma, results)
@@ -266,24 +266,6 @@ def _merged(parts: Sequence[Moments]) -> Moments:
     for part in parts:
         moments.merge(part)
     return moments
-
-
-def _cosines_of_sizes(
-    rows: Vectors, weights: Floats, sizes: Sequence[int], pairs: Pairs
-) -> npt.NDArray[np.float64]:
-    """The cosine of every pair in the first columns of weighted vectors [pairs, sizes]."""
-    places = np.asarray(sizes) - 1
-    found = np.zeros((len(pairs), len(sizes)))
-    for start in range(0, len(pairs), BLOCK):
-        some = slice(start, start + BLOCK)
-        one, other = (rows[part[some]] * weights for part in (pairs.first, pairs.second))
-        dots, first, second = (
-            np.cumsum(product, axis=1)[:, places]
-            for product in (one * other, one * one, other * other)
-        )
-        lengths = np.sqrt(first * second)
-        np.divide(dots, lengths, out=found[some], where=lengths > 0)
-    return found
 
 
 def _expected(trials: Sequence[Trial]) -> float:

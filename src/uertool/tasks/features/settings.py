@@ -21,6 +21,37 @@ _WHITENING = "Whitening"
 _FORM = "What is written"
 
 
+# Settings of texts that other commands share.
+SeqLength = Annotated[
+    int | None,
+    Setting(
+        "Most tokens of a line, special ones included; longer lines are truncated",
+        min=1,
+        panel=_VECTOR,
+        default="128, or the model's positions",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    Setting(
+        "Most lines of a batch",
+        min=1,
+        panel="Device and speed",
+        default="as many as fit the device",
+    ),
+]
+AddSep = Annotated[
+    bool | None,
+    Setting(
+        "Whether [SEP] follows the tokens",
+        panel=_VECTOR,
+        default="not for UER-py's checkpoints, as there; yes for TencentPretrain's LLaMA and "
+        "Google's; as their tokenizer says for Hugging Face folders",
+        rare=True,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class FeatureSettings(Settings):
     """Which vectors are computed."""
@@ -47,34 +78,9 @@ class FeatureSettings(Settings):
     tokens: Annotated[
         bool, Setting("A row for every token, not for every line", panel=_VECTOR, rare=True)
     ] = False
-    seq_length: Annotated[
-        int | None,
-        Setting(
-            "Most tokens of a line, special ones included; longer lines are truncated",
-            min=1,
-            panel=_VECTOR,
-            default="128, or the model's positions",
-        ),
-    ] = None
-    batch_size: Annotated[
-        int | None,
-        Setting(
-            "Most lines of a batch",
-            min=1,
-            panel="Device and speed",
-            default="as many as fit the device",
-        ),
-    ] = None
-    add_sep: Annotated[
-        bool | None,
-        Setting(
-            "Whether [SEP] follows the tokens",
-            panel=_VECTOR,
-            default="not for UER-py's checkpoints, as there; yes for TencentPretrain's LLaMA and "
-            "Google's; as their tokenizer says for Hugging Face folders",
-            rare=True,
-        ),
-    ] = None
+    seq_length: SeqLength = None
+    batch_size: BatchSize = None
+    add_sep: AddSep = None
     blank: Annotated[
         Blank,
         Setting(
