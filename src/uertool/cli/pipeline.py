@@ -291,7 +291,13 @@ def watching(
             say = console.note if on_ray else console.warn
             yield (
                 meter,
-                Watch(total=meter.begin, lines=meter.add, notice=say, detail=console.detail),
+                Watch(
+                    total=meter.begin,
+                    lines=meter.add,
+                    notice=say,
+                    hint=console.note,
+                    detail=console.detail,
+                ),
             )
         finally:
             stop.set()

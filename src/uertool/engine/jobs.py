@@ -20,6 +20,7 @@ from uertool.engine.batching import (
     run_batches,
     windows_of,
 )
+from uertool.engine.faster_type import Advice
 from uertool.engine.work import (
     WINDOW,
     Counts,
@@ -161,10 +162,22 @@ class JobProcessor(Generic[R]):
 
     def run(self, tasks: Tasks) -> Iterator[Event]:
         """Turn blocks into shards."""
-        said: list[str] = []
+        said: list[Notice] = []
+
+        def say(sentence: str) -> None:
+            said.append(Notice(sentence))
+
         safe = _SafeJob(self.job)
         limits = replace(self.job.limits, window=self.work.window)
-        runner = WindowRunner(safe.step, limits, self.job.empty, said.append)
+        advice = Advice(getattr(self.job, "loaded", None))
+
+        def step(batch: Batch) -> Sequence[R | _Failed]:
+            found = safe.step(batch)
+            if (sentence := advice.after(batch.ids.numel())) is not None:
+                said.append(Notice(sentence, once=True, is_hint=True))
+            return found
+
+        runner = WindowRunner(step, limits, self.job.empty, say)
         with Ahead(lambda: self._encoded(tasks, safe)) as encoded:
             for window in encoded:
                 task = window.task
@@ -173,10 +186,10 @@ class JobProcessor(Generic[R]):
                     while not window.ends:
                         safe.fail = task.fail
                         steps = runner.steps(window.items)
-                        found, last = yield from _reporting(steps, task.index)
+                        found, last = yield from _reporting(steps, task.index, said)
                         results = [result for result in found if not isinstance(result, _Failed)]
                         add_counts(counts, write(cast("list[Any]", results)))
-                        yield from map(Notice, said)
+                        yield from said
                         said.clear()
                         yield Progress(task.index, last)
                         window = next(encoded)
@@ -190,9 +203,9 @@ class JobProcessor(Generic[R]):
 
 
 def _reporting(
-    steps: Generator[int, None, list[T]], block: int
+    steps: Generator[int, None, list[T]], block: int, said: list[Notice]
 ) -> Generator[Event, None, tuple[list[T], int]]:
-    """Run the batches of a window, and report about each but the last.
+    """Run the batches of a window, and report about each but the last, and what they `said`.
 
     Returns:
         The results, and how many lines were not reported: those are done when they are written.
@@ -203,6 +216,8 @@ def _reporting(
             count = next(steps)
         except StopIteration as end:
             return cast("list[T]", end.value), held
+        yield from said
+        said.clear()
         if held:
             yield Progress(block, held)
         held = count

@@ -156,10 +156,12 @@ class Watch:
         total: with the number of lines, once it is known.
         lines: with how many more lines are done; first with what an earlier run had done.
         notice: with what is worth knowing, in sentences.
+        hint: with what is worth knowing for the next run, in sentences.
         detail: with sentences for a user who wants to know more.
     """
 
     total: Callable[[int], None] = lambda _: None
     lines: Callable[[int], None] = lambda _: None
     notice: Callable[[str], None] = lambda _: None
+    hint: Callable[[str], None] = lambda _: None
     detail: Callable[[str], None] = lambda _: None

@@ -225,17 +225,17 @@ def _work(order: Order, folder: RunFolder, executor: Executor, watch: Watch) -> 
     earlier = folder.earlier_plan() if not order.streams_out else None
     records = folder.records() if earlier is not None else {}
     said: set[str] = set()
+    tells = {"notice": watch.notice, "hint": watch.hint, "detail": watch.detail}
     with executor.begin(folder, earlier, watch), _emitter(order, folder, records) as emitter:
         done = sum(record["lines"] for record in records.values())
         watch.lines(done)
         if records and order.in_shards:
             watch.notice(f"Done already: {len(records):,} of {counted(executor.count, 'shard')}.")
         for message in executor.messages(folder.store, set(records)):
-            if message["kind"] in ("notice", "detail"):
+            if message["kind"] in tells:
                 if not message["once"] or message["text"] not in said:
                     said.add(message["text"])
-                    tell = watch.notice if message["kind"] == "notice" else watch.detail
-                    tell(message["text"])
+                    tells[message["kind"]](message["text"])
                 continue
             if emitter is not None:
                 emitter.take(message)

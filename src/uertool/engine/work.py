@@ -95,10 +95,17 @@ class Finished(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """Something worth knowing, a sentence; `once` if it does not depend on the worker."""
+    """Something worth knowing, a sentence.
+
+    Attributes:
+        text: the sentence.
+        once: whether it does not depend on the worker.
+        is_hint: whether it is about the next run, not about the results of this one.
+    """
 
     text: str
     once: bool = False
+    is_hint: bool = False
 
 
 Event = Progress | Finished | Notice

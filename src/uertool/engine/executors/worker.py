@@ -97,7 +97,8 @@ class Worker:
         with store.folder() as folder, store.writing():
             for event in processor.run(Tasks(self._tasks(blocks, folder), ready)):
                 if isinstance(event, Notice):
-                    yield {"kind": "notice", "text": event.text, "once": event.once}
+                    kind = "hint" if event.is_hint else "notice"
+                    yield {"kind": kind, "text": event.text, "once": event.once}
                 elif isinstance(event, Progress):
                     yield from self._progress(event)
                 else:
