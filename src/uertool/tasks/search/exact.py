@@ -76,12 +76,12 @@ def _merge(best: Found, cosines: torch.Tensor, start: int) -> None:
     # Of equals the earlier row wins, so later ones must be larger.
     enough = torch.from_numpy(best.cosines[:, -1:].copy()).to(cosines.device)
     better = cosines > enough
-    if cosines.shape[1] > topn and int(better.sum()) > 4 * best.cosines.size:
-        better &= cosines >= cosines.topk(topn, dim=1).values[:, -1:]
     places = better.nonzero()
+    if cosines.shape[1] > topn and len(places) > 4 * best.cosines.size:
+        places = (better & (cosines >= cosines.topk(topn, dim=1).values[:, -1:])).nonzero()
     if not len(places):
         return
-    values = cosines[better].cpu().numpy()
+    values = cosines[places[:, 0], places[:, 1]].cpu().numpy()
     query, place = places.cpu().numpy().T
     changed, first, counts = np.unique(query, return_index=True, return_counts=True)
     for one, begin, count in zip(changed.tolist(), first.tolist(), counts.tolist(), strict=True):

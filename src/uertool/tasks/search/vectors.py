@@ -78,7 +78,10 @@ class Vectors:
                         "Use vectors of one model, pooling and whitening.",
                     )
                 size = block.shape[1]
-                units, are_zero = unit_vectors(self.whitened(block), str(file), row)
+                rows = self.whitened(block)
+                # Rows of .pt files are mapped, and those of .parquet belong to pyarrow.
+                is_ours = rows.flags.writeable and file.suffix.lower() != ".pt"
+                units, are_zero = unit_vectors(rows, str(file), row, is_ours)
                 row += len(block)
                 yield Rows(units, are_zero, notes)
         if not size:
@@ -107,9 +110,9 @@ class Vectors:
 
 
 def unit_vectors(
-    vectors: Floats, name: str, first: int = 0
+    vectors: Floats, name: str, first: int = 0, in_place: bool = False
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Rows [n, size] scaled to length 1, and which of them are zero [n].
+    """Rows [n, size] scaled to length 1, maybe in their place, and which of them are zero [n].
 
     Raises:
         InputError: a value is NaN or infinite.
@@ -122,8 +125,8 @@ def unit_vectors(
             "Compute the vectors again with `dtype` float32.",
         )
     are_zero = lengths == 0
-    divisors = np.where(are_zero, 1, lengths).astype(np.float32)
-    units: Floats = vectors / divisors[:, None]
+    factors = (1 / np.where(are_zero, 1, lengths)).astype(np.float32)
+    units: Floats = np.multiply(vectors, factors[:, None], out=vectors if in_place else None)
     return units, are_zero
 
 
