@@ -200,3 +200,26 @@ def test_fewer_bits_give_nearly_the_same(name: str, dtype: str) -> None:
     with torch.inference_mode():
         one, other = (loaded.model.encode(ids, segs)[segs > 0].float() for loaded in (exact, rough))
     assert torch.cosine_similarity(one, other, dim=-1).min() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("changes", "thetas"),
+    [
+        ({}, (160000.0, 10000.0)),
+        ({"local_rope_theta": None}, (160000.0, 160000.0)),
+        ({"global_rope_theta": 500.0, "local_rope_theta": 70.0}, (500.0, 70.0)),
+        (
+            {
+                "rope_parameters": {"sliding_attention": {"rope_theta": 3.0}},
+                "local_rope_theta": 7.0,
+            },
+            (160000.0, 3.0),
+        ),
+    ],
+)
+def test_both_spellings_of_rotary_angles(
+    changes: dict[str, Any], thetas: tuple[float, float]
+) -> None:
+    plain = {n: v for n, v in settings("modernbert").items() if n != "rope_parameters"}
+    found = architecture("modernbert").config_from_hf({**plain, **changes})
+    assert (found["rope_theta"], found["local_rope_theta"]) == thetas

@@ -76,6 +76,9 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
         decoder_bias=(True, None),
     )
     hidden = number(config, "hidden_size", default=768)
+    theta = _theta(config, _GLOBAL, "global_rope_theta", 160000.0)
+    # transformers 4 takes the base of global layers where that of local ones is null.
+    local = theta if config.get("local_rope_theta", 0) is None else 10000.0
     layers = number(config, "num_hidden_layers", default=22)
     act = activation(config, "hidden_activation", "gelu")
     return {
@@ -100,8 +103,8 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
         "remove_first_layernorm": True,
         "rotary_position_embedding": True,
         "rotary_order": "half",
-        "rope_theta": _theta(config, _GLOBAL, "global_rope_theta", 160000.0),
-        "local_rope_theta": _theta(config, _LOCAL, "local_rope_theta", 10000.0),
+        "rope_theta": theta,
+        "local_rope_theta": _theta(config, _LOCAL, "local_rope_theta", local),
         "local_attention": number(config, "local_attention", default=128),
         "global_attn_every_n_layers": _global_every(config, layers),
     }
