@@ -141,6 +141,6 @@ def _report(figures: dict[str, int], output: OutputSettings) -> None:
     where = f" in {output.prediction_path}" if output.to_file else ""
     console.note(
         f"{counted(lines, 'line')}: {kept:,} kept{where} ({kept / lines:.1%}), "
-        f"{figures['equal']:,} equal to another, {figures['near']:,} near-duplicates; "
+        f"{figures['equal']:,} equal to another, {counted(figures['near'], 'near-duplicate')}; "
         f"{counted(figures['groups'], 'group')}, the largest of {figures['largest_group']:,}"
     )
