@@ -55,6 +55,13 @@ def test_names_alone_say_what_it_is(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_a_complete_folder_leaves_nothing_to_say(name: str) -> None:
+    loaded = load_model(FIXTURES / KINDS[name], device="cpu")
+    assert loaded.architecture == name
+    assert loaded.notes == ()
+
+
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod."])
 def test_a_bare_body_is_what_its_configuration_says(
     name: str, wrapper: str, tmp_path: Path

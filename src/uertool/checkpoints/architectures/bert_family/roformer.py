@@ -26,6 +26,7 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
         **narrow_from_hf(config),
         "embedding": ("word", "seg"),
         "rotary_position_embedding": True,
+        "rope_theta": 10000.0,  # fixed
         "rotary_value": bool(config.get("rotary_value")),
     }
 
