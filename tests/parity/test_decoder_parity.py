@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from uertool.models.states import make_incremental
 from uertool.tasks.generation.job import Generator
 from uertool.tasks.generation.prompts import Prompt
 from uertool.tasks.generation.settings import make_decoding
+from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 
 TOLERANCE = 1e-4
 
@@ -114,3 +116,67 @@ def test_what_is_streamed_is_the_text(folder: Path) -> None:
     assert len(pieces) > 1
     # A character that is not complete is held back, so that a piece ends with one only at the end.
     assert not any(piece.endswith("\ufffd") for piece in pieces[:-1])
+
+
+# -- tokenizers and vectors -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["hf-llama", "hf-qwen2", "hf-qwen3"])
+def test_tokens_without_a_tokenizer_json(name: str, tmp_path: Path) -> None:
+    folder = FIXTURES / name
+    for file in ("tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json"):
+        if (folder / file).exists():
+            shutil.copy(folder / file, tmp_path)
+    tokenizer = tokenizer_from_hf_folder(tmp_path)
+    golden = json.loads((folder / "expected/tokens.json").read_text("utf-8"))
+    lines = (folder / "input.txt").read_text("utf-8").split("\n")
+    for line, plain, whole in zip(lines, golden["hf"], golden["hf_special"], strict=False):
+        assert tokenizer.encode(line) == plain["ids"]
+        assert tokenizer.with_special(plain["ids"]) == whole["ids"]
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean", "max", "last"])
+@pytest.mark.parametrize("name", ["llama-modular", "llama-gqa-modular", "llama-spm-modular"])
+def test_vectors_of_lines_have_the_end_mark_of_tencentpretrain(name: str, pooling: str) -> None:
+    folder = FIXTURES / name
+    stored = np.load(folder / "expected/hidden.npz")
+    lines = (folder / "input.txt").read_text("utf-8").split("\n")
+    texts = [lines[number] for number in stored["line"]]
+    found = loaded(folder).encode(texts, pooling=pooling, seq_length=stored["src"].shape[1])
+    expected = np.load(folder / f"expected/features_{pooling}.npy")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_the_end_mark_of_an_embedding_model_is_read() -> None:
+    folder = FIXTURES / "hf-qwen3-embedding"
+    stored = np.load(folder / "expected/hidden.npz")
+    lines = (folder / "input.txt").read_text("utf-8").split("\n")
+    texts = [lines[number] for number in stored["line"]]
+    found = load_model(folder, device="cpu").encode(
+        texts, pooling="last", normalize=True, seq_length=48
+    )
+    expected = np.load(folder / "expected/features_last_normalized.npy")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+@by_folder([FIXTURES / "llama-gqa-modular", FIXTURES / "hf-qwen3", FIXTURES / "hf-llama3"])
+def test_beams_do_not_depend_on_the_batch(folder: Path) -> None:
+    texts = [Prompt(number, case["beginning"]) for number, case in enumerate(prompts(folder)[:3])]
+    decoding = make_decoding(beam=3, max_new_tokens=8, num_return=2, stop_token=())
+    together = list(Generator(loaded(folder)).generate(texts, decoding))
+    for prompt, rows in zip(texts, together, strict=True):
+        ((alone),) = Generator(loaded(folder)).generate([prompt], decoding)
+        assert [text.ids for text in rows] == [text.ids for text in alone]
+
+
+@by_folder([FIXTURES / "llama-gqa-modular", FIXTURES / "hf-qwen3"])
+def test_16_bits_compute_nearly_the_same(folder: Path) -> None:
+    own = folder / "model.bin" if folder.name.startswith("llama") else folder
+    half = load_model(own, device="cpu", dtype="bfloat16")
+    ids = torch.tensor([prompts(folder)[0]["ids"][:20]])
+    with torch.inference_mode():
+        first, second = (
+            model.model.encode(ids, torch.ones_like(ids)).float()
+            for model in (loaded(folder), half)
+        )
+    assert torch.cosine_similarity(first, second, dim=-1).min() > 0.99

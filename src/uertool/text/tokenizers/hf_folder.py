@@ -30,6 +30,11 @@ _T5_SENTINELS = 100
 _MOST_SENTINELS = 10_000
 # Tokenizer classes that segment texts with jieba first.
 _SEGMENTED = ("RoFormer",)
+# How Qwen splits texts: as GPT-2, but digits one by one and line ends apart.
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # Tokenizer classes that put <s> and </s> around a sequence.
 _ROBERTA_LIKE = ("Roberta", "Bart", "Longformer", "MVP", "LED")
 
@@ -148,8 +153,8 @@ def _from_wordpieces(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
 
 
 def _from_byte_bpe(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    """vocab.json and merges.txt: GPT-2's tokenizer, or RoBERTa's with <s> and </s> around."""
-    from tokenizers import AddedToken, processors
+    """vocab.json and merges.txt: the tokenizer of GPT-2, of RoBERTa (<s>, </s>), or of Qwen."""
+    from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
     from tokenizers import Tokenizer as RustTokenizer
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
@@ -168,6 +173,14 @@ def _from_byte_bpe(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
         rust = RustTokenizer(BPE(dict(vocab.mapping), merges))
     blank = bool(settings.get("add_prefix_space", False))
     rust.pre_tokenizer = ByteLevel(add_prefix_space=blank, use_regex=True)
+    if _is_like(settings, ("Qwen2", "Qwen3")):
+        rust.normalizer = normalizers.NFC()
+        rust.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_QWEN_WORDS), "isolated"),
+                ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     special = [text for text in dict.fromkeys(tokens.values()) if text in vocab]
     rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     _add_declared_tokens(rust, settings)
