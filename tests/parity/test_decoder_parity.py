@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.conftest import FIXTURES, fixture_folders
 from uertool import Model, load_model
 from uertool.models.states import make_incremental
+from uertool.tasks.convert.job import convert
+from uertool.tasks.convert.settings import ConvertSettings
+from uertool.tasks.convert.verification import OUTPUT_AND_TRANSFORMERS, SOURCE_AND_OUTPUT
 from uertool.tasks.generation.job import Generator
 from uertool.tasks.generation.prompts import Prompt
 from uertool.tasks.generation.settings import make_decoding
@@ -180,3 +184,68 @@ def test_16_bits_compute_nearly_the_same(folder: Path) -> None:
             for model in (loaded(folder), half)
         )
     assert torch.cosine_similarity(first, second, dim=-1).min() > 0.99
+
+
+# -- what no fixture has --------------------------------------------------------------------------
+
+_SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "max_position_embeddings": 40,
+}
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "biases of attention": ("Llama", {"num_key_value_heads": 3, "attention_bias": True}),
+    "one key head, linear": ("Llama", {"num_key_value_heads": 1, "rope": ("linear", 2.0)}),
+    "dynamic": ("Llama", {"rope": ("dynamic", 2.0)}),
+    "yarn": ("Qwen2", {"num_key_value_heads": 2, "rope": ("yarn", 4.0)}),
+    "tied": ("Qwen3", {"num_key_value_heads": 2, "head_dim": 10, "tie_word_embeddings": True}),
+    "biases and norms": (
+        "Qwen3",
+        {"num_key_value_heads": 2, "head_dim": 16, "attention_bias": True},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", _VARIANTS)
+def test_other_settings_compute_what_transformers_does(variant: str, tmp_path: Path) -> None:
+    import transformers
+    from tokenizers import Tokenizer, models
+
+    family, settings = _VARIANTS[variant]
+    settings = {**_SIZES, **settings}
+    if "rope" in settings:
+        kind, factor = settings.pop("rope")
+        settings["rope_parameters"] = {"rope_theta": 5e5, "rope_type": kind, "factor": factor}
+        if kind == "yarn":
+            settings["rope_parameters"]["original_max_position_embeddings"] = 10
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{family}Config")(**settings)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.mul_(3)
+    folder = tmp_path / "hf"
+    model.save_pretrained(folder)
+    words = {f"w{number}": number for number in range(99)}
+    Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(folder / "tokenizer.json"))
+    own = load_model(folder, device="cpu")
+    ids = torch.randint(5, 99, (1, 70))  # longer than the original length
+    with torch.inference_mode():
+        theirs = model(ids, output_hidden_states=True)
+        hidden = own.model.encode(ids, torch.ones_like(ids))
+    torch.testing.assert_close(hidden, theirs.hidden_states[-1], rtol=0, atol=TOLERANCE)
+    convert(folder, tmp_path / "uer.bin", "uer", ConvertSettings())
+    report = convert(tmp_path / "uer.bin", tmp_path / "back", "hf", ConvertSettings())
+    assert report.verification is not None
+    found = report.verification.differences
+    assert found[SOURCE_AND_OUTPUT] == {"hidden states": 0.0, "lm": 0.0}
+    assert max(found[OUTPUT_AND_TRANSFORMERS].values()) < TOLERANCE
+    before, after = (load_file(one / "model.safetensors") for one in (folder, tmp_path / "back"))
+    assert all(torch.equal(before[name], after[name]) for name in before)

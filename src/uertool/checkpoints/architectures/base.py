@@ -83,14 +83,19 @@ class Head:
 
 @dataclass(frozen=True)
 class Signature:
-    """Canonical names that identify an architecture; those of layers are of layer 0."""
+    """Canonical names that identify an architecture; those of layers are of layer 0.
+
+    Of the names `together`, there are all or none.
+    """
 
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
 
     def matches(self, names: set[str]) -> bool:
         """Whether the canonical names fit."""
-        return names.issuperset(self.has) and names.isdisjoint(self.lacks)
+        fits = names.issuperset(self.has) and names.isdisjoint(self.lacks)
+        return fits and len(names.intersection(self.together)) in (0, len(self.together))
 
 
 @dataclass(frozen=True)

@@ -81,30 +81,34 @@ _LM = Head(
 )
 
 
-def core_rules(size: int, *, qkv_bias: bool, output_bias: bool, norms: bool) -> tuple[Rule, ...]:
+def core_rules(
+    size: int, *, qkv_bias: bool | None, output_bias: bool | None, norms: bool
+) -> tuple[Rule, ...]:
     """The rules of the body.
 
     Args:
         size: channels of a head, which decide how rows of query and key change places; 0 if they
             are unknown, and then these tensors cannot be read.
-        qkv_bias: whether query, key and value have biases.
-        output_bias: whether the layer after attention has one.
+        qkv_bias: whether query, key and value have biases; None if they may have them.
+        output_bias: whether the layer after attention has one; None as before.
         norms: whether queries and keys have norms.
     """
     paired = paired_rows(size)
     rows = [rule(WORD, "model.embed_tokens.weight")]
     for part, letter in enumerate("qkv"):
         how: Transform = KEEP if letter == "v" else paired
-        for kind in ("weight", "bias") if qkv_bias else ("weight",):
-            uer = f"{_UER}self_attn.linear_layers.{part}.{kind}"
-            rows.append(rule(uer, f"{_HF}self_attn.{letter}_proj.{kind}", how=how))
+        uer, hf = f"{_UER}self_attn.linear_layers.{part}", f"{_HF}self_attn.{letter}_proj"
+        rows.append(rule(f"{uer}.weight", f"{hf}.weight", how=how))
+        if qkv_bias is not False:
+            absent = qkv_bias is None
+            rows.append(rule(f"{uer}.bias", f"{hf}.bias", how=how, optional=absent))
     if norms:
         for word in ("query", "key"):
             uer = f"{_UER}self_attn.{word}_norm.weight"
             rows.append(rule(uer, f"{_HF}self_attn.{word[0]}_norm.weight", how=paired))
-    if output_bias:
-        uer = f"{_UER}self_attn.final_linear.bias"
-        rows.append(rule(uer, f"{_HF}self_attn.o_proj.bias"))
+    if output_bias is not False:
+        uer, hf = f"{_UER}self_attn.final_linear.bias", f"{_HF}self_attn.o_proj.bias"
+        rows.append(rule(uer, hf, optional=output_bias is None))
     rows.extend(rule(_UER + uer, _HF + hf) for uer, hf in _SAME)
     return (*rows, rule("encoder.layer_norm.weight", "model.norm.weight"))
 
@@ -203,20 +207,21 @@ def decoder(
         )
 
     attention = "encoder.transformer.0.self_attn."
-    shown = (("linear_layers.0.bias", qkv_bias), ("query_norm.weight", norms))
+    biases = (f"{attention}linear_layers.0.bias", f"{attention}final_linear.bias")
     from_hf: Callable[[Mapping[str, Any]], dict[str, Any]] = partial(_from_hf, qkv_bias, norms)
     hf_bias, hf_norm = (f"model.layers.0.self_attn.{n}" for n in ("q_proj.bias", "q_norm.weight"))
     return Architecture(
         name=name,
         model_types=(name,),
-        core=core_rules(0, qkv_bias=qkv_bias, output_bias=False, norms=norms),
+        core=core_rules(0, qkv_bias=qkv_bias or None, output_bias=None, norms=norms),
         heads=(_LM,),
         signature=Signature(
             has=(
                 WORD,
                 "encoder.layer_norm.weight",
                 "encoder.transformer.0.feed_forward.linear_gate.weight",
-                *(attention + part for part, there in shown if there),
+                *biases[: int(qkv_bias)],
+                *((f"{attention}query_norm.weight",) if norms else ()),
             ),
             lacks=(
                 "embedding.pos.embedding.weight",
@@ -227,8 +232,10 @@ def decoder(
                 "encoder.relative_pos_emb.relative_attention_bias.weight",
                 "encoder.transformer.0.feed_forward.linear_1.bias",
                 "target.mlm.linear_1.weight",
-                *(attention + part for part, there in shown if not there),
+                *(() if norms else (f"{attention}query_norm.weight",)),
+                *(biases[1:] if qkv_bias else ()),
             ),
+            together=() if qkv_bias else biases,
         ),
         classes=classes,
         config_from_hf=from_hf,
