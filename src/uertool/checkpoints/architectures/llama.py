@@ -213,7 +213,12 @@ def decoder(
     return Architecture(
         name=name,
         model_types=(name,),
-        core=core_rules(0, qkv_bias=qkv_bias or None, output_bias=None, norms=norms),
+        core=core_rules(
+            0,
+            qkv_bias=qkv_bias or None,
+            output_bias=False if qkv_bias else None,
+            norms=norms,
+        ),
         heads=(_LM,),
         signature=Signature(
             has=(
