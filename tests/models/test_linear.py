@@ -95,3 +95,9 @@ def test_a_packed_module_shares_all_else_and_leaves_the_original_as_it_was() -> 
     if has_kernel(torch.float32):
         assert isinstance(twin[1][0], PackedLinear)
         assert first.weight.numel() == 0
+
+
+def test_gelu_in_its_tanh_form() -> None:
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e6, 0.0, 1e6])])
+    exact = functional.gelu(x.double(), approximate="tanh").float()
+    torch.testing.assert_close(ACTIVATIONS["gelu_fast"](x), exact, atol=1e-6, rtol=1e-6)

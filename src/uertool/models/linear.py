@@ -13,6 +13,7 @@ therefore duplicated.
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -35,7 +36,11 @@ Precision = Literal["native", "int8"]
 
 def gelu_fast(x: Tensor) -> Tensor:
     """GELU in its tanh form (Hugging Face calls it gelu_new)."""
-    return functional.gelu(x, approximate="tanh")
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.requires_grad:
+        return functional.gelu(x, approximate="tanh")
+    # (1 + tanh y) / 2 = sigmoid(2 y): on CPUs torch's sigmoid takes less than half of the time.
+    y = torch.addcmul(x, x * x, x, value=0.044715)
+    return y.mul_(math.sqrt(8 / math.pi)).sigmoid_().mul_(x)
 
 
 def identity(x: Tensor) -> Tensor:
