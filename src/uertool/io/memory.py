@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import mmap
 import re
 import sys
@@ -52,14 +51,8 @@ def _groups() -> Iterator[Path]:
     yield _CGROUPS
 
 
-def give_back() -> None:
-    """Collect unreferenced objects and hand freed memory to the system; glibc keeps much of it."""
-    gc.collect()
-    trim()
-
-
 def trim() -> None:
-    """Hand freed memory to the system, without collecting objects."""
+    """Hand freed memory to the system; glibc keeps much of it."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -14,7 +14,7 @@ from uertool.checkpoints.naming import KEEP, Transform, layers_upto
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import CheckpointError
-from uertool.io.memory import free_memory, give_back
+from uertool.io.memory import free_memory, trim
 from uertool.loading.assembling import build_model, heads_in
 from uertool.loading.config_resolution import resolve_config
 from uertool.loading.config_values import fields_from_uer
@@ -163,8 +163,10 @@ def _outputs(checkpoint: Checkpoint, config: ModelConfig, probe: Probe) -> Outpu
     built = build_model(checkpoint, config, heads, cpu, _run_type(checkpoint), streamed=True)
     found = uertool_outputs(built.model, probe)
     if sum(weight.nbytes for weight in built.model.parameters()) > _LARGE:
-        del built
-        give_back()
+        # A model with hooks is freed with the next garbage collection, which takes a while.
+        for weight in built.model.parameters():
+            weight.data = weight.new_empty(0)
+        trim()
     return found
 
 
