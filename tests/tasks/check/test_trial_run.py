@@ -65,3 +65,16 @@ def test_the_best_number_must_be_clearly_better() -> None:
     assert best_heads({2: 50.0, 4: 110.0}, 4) == 2
     assert best_heads({2: 50.0, 4: 110.0, 8: 55.0}, 0) is None
     assert best_heads({2: 50.0, 4: 110.0, 8: 90.0}, 0) == 2
+
+
+@pytest.mark.parametrize("name", ["llama-modular", "llama-gqa-modular"])
+def test_a_model_with_shared_keys_is_run(name: str) -> None:
+    run = trial_run(FIXTURES / name / "model.bin", DeviceSettings(device="cpu"))
+    assert run.heads == 4
+    assert run.outputs["lm"][-1] == 480
+
+
+def test_heads_that_follow_from_norms_are_not_tried() -> None:
+    run = trial_run(FIXTURES / "hf-qwen3", DeviceSettings(device="cpu"))
+    assert run.perplexities == {}
+    assert run.outputs["hidden"][-1] == 40

@@ -60,16 +60,24 @@ def head_perplexities(
     usable = config.encoder == "transformer" and config.decoder is None
     if head is None or not usable or config.relative_position_embedding:
         return {}
+    if config.qk_norm or (checkpoint.layout == "hf" and config.rotary_position_embedding):
+        return {}  # norms are as long as a head; rows are put in order by config.json's number
     sentences = list(_encoded(tokenizer, config.max_seq_length))
     if not sentences or (head == "mlm" and tokenizer.mask_id is None):
         return {}
     channels = config.heads_num * config.head_size or config.hidden_size
+    key = "encoder.transformer.0.self_attn.linear_layers.1.weight"
+    keys = checkpoint.info(key).shape[0] if checkpoint.has(key) else channels
     found = {}
     for heads in range(1, channels // _SMALLEST + 1):
         size = channels // heads
         if channels % heads or (size > _LARGEST and heads != config.heads_num):
             continue
-        tried = config.replace(heads_num=heads, attention_head_size=size)
+        if keys % size or channels % keys:
+            continue
+        tried = config.replace(
+            heads_num=heads, attention_head_size=size, local_kv_heads_num=keys // size
+        )
         model = build_model(checkpoint, tried, [head], device, torch.float32).model
         with torch.inference_mode():
             losses = torch.cat([_losses(model, ids, tokenizer, device) for ids in sentences])
