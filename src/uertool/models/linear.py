@@ -63,6 +63,7 @@ FUSED: Mapping[str, tuple[str, str]] = {
     "gelu": ("gelu", "none"),
     "gelu_fast": ("gelu", "tanh"),
     "relu": ("relu", ""),
+    "silu": ("swish", ""),
     "tanh": ("tanh", ""),
     "linear": ("none", ""),
 }
