@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from uertool.cli.argv import kebab
 ROOT = TESTS.parent
 READMES = (ROOT / "README.md", ROOT / "README.zh.md")
 PAGES = tuple(sorted((ROOT / "docs").rglob("*.md")))
+ENGLISH = tuple(sorted((ROOT / "docs").glob("*.md")))
 
 #: UER-py's documentation of its scripts.
 SPECIFICATION = TESTS / "data" / "spec" / "uer_scripts_zh.md"
@@ -120,6 +122,25 @@ def test_both_languages_show_the_same_commands() -> None:
     english, chinese = (command_lines(path) for path in READMES)
     assert english == chinese
     assert len(english) > 30
+
+
+@pytest.mark.parametrize("page", ENGLISH, ids=lambda page: page.name)
+def test_a_page_has_the_same_parts_in_both_languages(page: Path) -> None:
+    def parts(path: Path) -> dict[str, list[Any]]:
+        text = path.read_text("utf-8")
+        text = re.sub(r"<!-- options.*?<!-- end -->", "", text, flags=re.S)
+        code = re.findall(r"^```.*?^```$", text, re.M | re.S)
+        text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+        return {
+            "levels of headings": re.findall(r"^(#+) ", text, re.M),
+            "code": [re.sub(" *#.*", "", block) for block in code],
+            "rows": [re.findall("`[^`]+`", cell) for cell in re.findall(r"^\|([^|]*)", text, re.M)],
+        }
+
+    chinese = page.parent / "zh" / page.name
+    assert parts(page) == parts(chinese)
+    assert f"[中文](zh/{page.name})" in page.read_text("utf-8")
+    assert f"[English](../{page.name})" in chinese.read_text("utf-8")
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
