@@ -204,8 +204,10 @@ def _kept_if_any(order: Order, folder: RunFolder) -> Iterator[None]:
 
 def _kept(order: Order, folder: RunFolder) -> str:
     lines = sum(record["lines"] for record in folder.records(checked=False).values())
+    # An input that is not read line by line counts something else.
+    of = f"the results of {counted(lines, 'line')}" if order.stream is None else "finished parts"
     how = "run the same command again" if order.engine == "ray" else "give `resume`"
-    return f"the results of {counted(lines, 'line')} are kept. To continue, {how}"
+    return f"{of} are kept. To continue, {how}"
 
 
 @contextmanager
