@@ -91,6 +91,14 @@ def test_a_prompt_gets_the_same_text_in_any_batch(dtype: str) -> None:
         assert [texts[0].ids for texts in found] == [texts[0].ids for texts in together]
 
 
+def test_word_tables_can_be_read() -> None:
+    exact, coarse = (
+        [one.word for one in model.neighbours(["好"], topn=5)[0]]
+        for model in models("zh-mlm-small")
+    )
+    assert exact[0] == coarse[0]
+
+
 def test_it_holds_a_third_of_the_memory() -> None:
     exact, coarse = models("zh-mlm-small")
     held = sum(p.numel() * p.element_size() for p in coarse.model.parameters())

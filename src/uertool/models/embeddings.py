@@ -25,6 +25,10 @@ class Table(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         return self.embedding(ids)
 
+    def vectors(self) -> Tensor:
+        """All rows [rows, size]."""
+        return self.embedding.weight
+
 
 class SinusoidTable(nn.Module):
     """A computed position table [rows, size]; legacy checkpoints contain it as `pe`."""

@@ -110,6 +110,9 @@ class Int8Table(Table):
         codes = functional.embedding(ids, self.codes)
         return functional.embedding(ids, self.scale).mul(codes).to(self.dtype)
 
+    def vectors(self) -> Tensor:
+        return (self.scale * self.codes).to(self.dtype)
+
 
 def _has_vnni() -> bool:
     """Whether the processor multiplies bytes straight into 32 bits."""

@@ -84,7 +84,7 @@ class WordTable:
         embedding: Any = loaded.model.embedding
         if hasattr(embedding, "dual"):
             embedding = embedding.dual.get_submodule("embedding_0")
-        vectors = embedding.word.embedding.weight.detach().float().cpu().numpy()
+        vectors = embedding.word.vectors().detach().float().cpu().numpy()
         made = _table(loaded.tokenizer.vocab, vectors, loaded.reference)
         return replace(made, joining=loaded.tokenizer.joining)
 
