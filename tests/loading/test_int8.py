@@ -6,6 +6,7 @@ The other number types are held to the same in any batch.
 from __future__ import annotations
 
 import re
+import weakref
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import uertool
 from tests.conftest import MODELS, TEXT, sums_are_exact
 from uertool.errors import UsageError
 from uertool.loading.device import resolve_dtype
+from uertool.loading.registry import forget_models
 from uertool.models.int8 import Int8Linear, Int8Table
+from uertool.models.packing import in_8_bits
 
 
 @cache
@@ -112,3 +115,19 @@ def test_it_holds_a_third_of_the_memory() -> None:
 def test_it_is_for_processors() -> None:
     with pytest.raises(UsageError, match=r"`dtype` int8 is for processors; this run is on cuda:1"):
         resolve_dtype("int8", torch.device("cuda:1"))
+
+
+def test_weights_are_quantized_one_layer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model_in("int8", "zh-mlm-small")
+    plain: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(layer: torch.nn.Module) -> torch.nn.Module:
+        assert not any(weight() is not None for weight in plain)
+        plain.extend(weakref.ref(weight) for weight in layer.parameters())
+        return in_8_bits(layer)
+
+    monkeypatch.setattr("uertool.loading.rounding.in_8_bits", watched)
+    forget_models()
+    uertool.load_model(MODELS / "zh-mlm-small", device="cpu", dtype="int8")
+    assert len(plain) > 20
+    assert not any(weight() is not None for weight in plain)
