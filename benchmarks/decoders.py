@@ -140,7 +140,7 @@ def measure_speed(args: argparse.Namespace, folder: Path) -> None:
                 "prompts": prompts,
                 "tokens per second": round(statistics.median(rates), 1),
                 "times transformers": round(statistics.median(ratios), 2),
-                "texts equal to transformers'": f"{equal} of {prompts}",
+                "same texts": f"{equal} of {prompts}",
             }
             print(json.dumps(figure), flush=True)
     for worker in ready:
@@ -243,7 +243,7 @@ def measure_memory(args: argparse.Namespace, folder: Path) -> None:
             weights = total * (2 if "float32" in job else 1)
             figure["times the weights"] = round(peak / weights, 2)
         else:
-            figure["beyond the largest tensor, GB"] = round((peak - largest) / 1e9, 2)
+            figure["beyond"] = round((peak - largest) / 1e9, 2)
         print(json.dumps(figure), flush=True)
 
 

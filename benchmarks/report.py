@@ -60,6 +60,22 @@ JOBS = {
         "128 new tokens. `same texts`: how many texts equal those of transformers. The last row "
         "says how many tokens a second reading all weights once for each token would allow.",
     ),
+    "decoders": Job(
+        "benchmarks.decoders",
+        ("speed",),
+        ("--layers", "2", "--new-tokens", "2", "--rounds", "1"),
+        "LLaMA-like models",
+        "Qwen3 of 0.6 billion weights (random), greedy, 16 new tokens after 16. `same texts`: how "
+        "many texts equal those of transformers.",
+    ),
+    "memory": Job(
+        "benchmarks.decoders",
+        ("memory", "--layers", "4"),
+        ("--layers", "1"),
+        "Memory of large models",
+        "LLaMA with layers of the 7B model, in bfloat16. `beyond`: the peak of a conversion, its "
+        "verification included, beyond the largest tensor, in GB.",
+    ),
     "startup": Job(
         "benchmarks.startup",
         (),
