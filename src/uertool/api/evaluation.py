@@ -6,17 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from uertool.api.models import loading
-from uertool.io.atomic import refuse_existing
 from uertool.io.display import Results
 from uertool.loading.registry import LoadedModel
 from uertool.loading.settings import ModelSettings
 from uertool.settings import as_keywords
 from uertool.tasks.cloze.masking import words_of
-from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.tasks.evaluate.cloze import ClozeFigures
 from uertool.tasks.evaluate.cloze import evaluate_cloze as cloze_figures
-from uertool.tasks.evaluate.pairs import read_pairs, require_metrics
-from uertool.tasks.evaluate.plots import draw_tuning
+from uertool.tasks.evaluate.outputs import write_tuned
+from uertool.tasks.evaluate.pairs import read_pairs
 from uertool.tasks.evaluate.settings import (
     EveryWordSettings,
     PairSettings,
@@ -47,7 +45,6 @@ def _sts(
     Raises:
         UertoolError: a column is missing, a setting is invalid or does not fit the model.
     """
-    require_metrics()
     found = read_pairs(pairs, settings)
     more = [read_pairs(path, settings) for path in sts.fit_path]
     results = sts_results(loaded, found, settings, vectors, more=more, resamples=sts.resamples)
@@ -72,16 +69,10 @@ def _tune(
     Raises:
         UertoolError: a column is missing, a setting is invalid, or an output cannot be written.
     """
-    require_metrics()
-    for path in (grid.save_whitening, grid.plot):
-        if path is not None:
-            refuse_existing(path, overwrite)
+    grid.check(overwrite=overwrite)
     about = {"model": Path(loaded.reference).name}
     tuned = tune(loaded, read_pairs(pairs, settings), settings, grid, about=about)
-    if grid.plot is not None:
-        draw_tuning(grid.plot, tuned, overwrite=overwrite)
-    if grid.save_whitening is not None:
-        tuned.whitening.save(grid.save_whitening, overwrite=overwrite)
+    write_tuned(tuned, grid, overwrite=overwrite)
     return tuned
 
 
@@ -102,13 +93,7 @@ def _cloze(
     Raises:
         UertoolError: the model has no masked-language head, or a setting is invalid.
     """
-    words = words_of(word_list)
-    asked = ClozeSettings(
-        whole_word=settings.whole_word or bool(words),
-        words=words,
-        seq_length=settings.seq_length,
-        batch_size=settings.batch_size,
-    )
+    asked = settings.with_words(words_of(word_list))
     lines = (Line(number, text) for number, text in enumerate(as_texts(texts)))
     return cloze_figures(loaded, lines, asked)
 

@@ -42,6 +42,10 @@ class Report:
 
     __slots__ = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """What was found, as JSON types."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
     def __repr__(self) -> str:
         parts = ", ".join(f"{name}={_short.repr(value)}" for name, value in self._shown())
         return f"{type(self).__name__}({parts})"

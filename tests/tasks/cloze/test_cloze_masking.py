@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import FIXTURES, MODELS, TEXT
 from uertool.errors import UsageError, VocabError
-from uertool.tasks.cloze.masking import Masked, Masker, read_word_list
+from uertool.tasks.cloze.masking import Masked, Masker, words_of
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.tokenizers.factory import make_tokenizer
@@ -176,8 +176,10 @@ def test_a_share_of_whole_words_masks_no_word_in_part() -> None:
             assert word <= positions or not word & positions
 
 
-def test_a_word_list_is_the_first_field_of_each_line() -> None:
-    assert read_word_list(["今天 100 t", "", "天气\t3"]) == {"今天", "天气"}
+def test_a_word_list_is_the_first_field_of_each_line(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("今天 100 t\n\n天气\t3\n", "utf-8")
+    assert words_of(path) == {"今天", "天气"}
 
 
 def test_a_word_is_masked_wherever_it_occurs_and_nothing_else() -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 from tests.conftest import MODELS, TEXT
 from uertool import Model, Whitening, load_model
 from uertool.errors import InputError, UsageError
+from uertool.tasks import pictures
 from uertool.tasks.evaluate.pairs import Pairs, cosines, text_vectors
 from uertool.tasks.evaluate.settings import PairSettings, TuneSettings
 from uertool.tasks.evaluate.tuning import Tuned, divide, tune
@@ -110,9 +111,12 @@ def test_too_few_pairs_and_too_large_sizes_are_said(small: Model) -> None:
         tune(small, some_pairs(np.arange(60.0)), PairSettings(), TuneSettings(sizes=(500,)))
 
 
-def test_the_picture_is_drawn(small: Model, tmp_path: Path) -> None:
+def test_the_picture_is_drawn(
+    small: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
-    from uertool.tasks.evaluate.plots import draw_tuning
+    monkeypatch.setattr(pictures, "chinese_font", lambda: None)  # which starts a process
+    from uertool.tasks.evaluate.outputs import draw_tuning
 
     settings = PairSettings(pooling="mean,first")
     tuned = tune(small, some_pairs(np.arange(60.0)), settings, GRID)

@@ -62,15 +62,10 @@ def cloze(
 
     from uertool.tasks.cloze import work
     from uertool.tasks.cloze.job import split_words
-    from uertool.tasks.cloze.masking import read_word_list
+    from uertool.tasks.cloze.masking import words_of
     from uertool.tasks.cloze.results import ClozeSummary
-    from uertool.text.readers import read_lines
 
-    words = frozenset[str]()
-    if settings.word_list is not None:
-        words = read_word_list(
-            line.text for line in read_lines(settings.word_list, encoding=text.encoding)
-        )
+    words = words_of(settings.word_list or (), encoding=text.encoding)
     targets = tuple(word for given in settings.targets for word in split_words(given))
     settings = dataclasses.replace(settings, targets=targets, words=words, seed=output.seed)
     if dialogue.interactive:

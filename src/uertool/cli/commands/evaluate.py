@@ -10,8 +10,7 @@ import typer
 
 from uertool.cli import console
 from uertool.cli.options import (
-    ConsoleSettings,
-    JsonSettings,
+    JsonReportSettings,
     is_typed,
     lines_of,
     report_model,
@@ -40,11 +39,6 @@ _Models = Annotated[
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportSettings(JsonSettings, ConsoleSettings):
-    """How results are reported."""
-
-
 @app.command("sts", cls=Command)
 @with_settings
 def sts(
@@ -55,7 +49,7 @@ def sts(
     vectors: FittedSettings,
     model: ModelSettings,
     device: DeviceSettings,
-    report: ReportSettings,
+    report: JsonReportSettings,
 ) -> None:
     r"""How well cosines of sentence vectors agree with scores of pairs.
 
@@ -70,17 +64,15 @@ def sts(
     """
     report.apply()
     from uertool.cli.render.evaluate import show_sts
-    from uertool.tasks.evaluate.pairs import read_named_pairs, read_pairs, require_metrics
+    from uertool.tasks.evaluate.pairs import read_pairs
     from uertool.tasks.evaluate.sts import evaluate_sts
 
-    require_metrics()
-    found = read_named_pairs(pairs)
+    found = read_pairs(pairs.test_path, pairs)
     more = [read_pairs(path, pairs) for path in settings.fit_path]
+    texts = len(found.texts) * len(pairs.features())
     results = []
-    poolings = pairs.features()
-    heads = tuple({head for features in poolings for head in features.heads})
-    for name, loaded in _loaded(models, model, device, heads):
-        with console.progress(len(found.texts) * len(poolings), name, unit="texts") as advance:
+    for name, loaded in _loaded(models, model, device, pairs.heads):
+        with console.progress(texts, name, unit="texts") as advance:
             for result in evaluate_sts(
                 loaded,
                 found,
@@ -112,7 +104,7 @@ def cloze(
     text: InputSettings,
     model: ModelSettings,
     device: DeviceSettings,
-    report: ReportSettings,
+    report: JsonReportSettings,
 ) -> None:
     r"""How well models predict text: every token, or every word, is masked in turn.
 
@@ -125,27 +117,15 @@ def cloze(
     """
     report.apply()
     from uertool.cli.render.evaluate import show_cloze
-    from uertool.tasks.cloze.masking import read_word_list
-    from uertool.tasks.cloze.settings import ClozeSettings
+    from uertool.tasks.cloze.masking import words_of
     from uertool.tasks.evaluate.cloze import evaluate_cloze
-    from uertool.text.readers import read_lines
 
     if source_of(text, None, "text") == "-" and len(models or ()) > 1:
         raise UsageError(
             "Standard input can be read once, but there are several models.",
             "Name a file with `test_path`.",
         )
-    words = frozenset[str]()
-    if settings.word_list is not None:
-        words = read_word_list(
-            line.text for line in read_lines(settings.word_list, encoding=text.encoding)
-        )
-    asked = ClozeSettings(
-        whole_word=settings.whole_word or bool(words),
-        words=words,
-        seq_length=settings.seq_length,
-        batch_size=settings.batch_size,
-    )
+    asked = settings.with_words(words_of(settings.word_list or (), encoding=text.encoding))
     results = []
     for name, loaded in _loaded(models, model, device, ("mlm",)):
         with console.progress(None, name) as advance:

@@ -134,45 +134,28 @@ def tune(
     if settings.save_whitening is None:
         raise UsageError("There is no output.", "Name a file with `save_whitening`.")
 
+    settings.check(overwrite=output.overwrite)
+
     from uertool.cli.render.evaluate import show_tuned
-    from uertool.io.atomic import refuse_existing
     from uertool.loading.registry import load_from_settings
-    from uertool.tasks.evaluate.pairs import read_named_pairs, require_metrics
+    from uertool.tasks.evaluate.outputs import write_tuned
+    from uertool.tasks.evaluate.pairs import read_pairs
     from uertool.tasks.evaluate.tuning import tune
-    from uertool.tasks.features.whitening import check_path
 
-    check_path(settings.save_whitening)
-    refuse_existing(settings.save_whitening, output.overwrite)
-    require_metrics()
-    if settings.plot is not None:
-        from uertool.tasks.pictures import require_drawing
-
-        require_drawing(settings.plot, overwrite=output.overwrite)
-    found = read_named_pairs(pairs)
-    poolings = pairs.features()
-    heads = {head for features in poolings for head in features.heads}
-    loaded = load_from_settings(model, device, heads=tuple(heads))
+    found = read_pairs(pairs.test_path, pairs)
+    loaded = load_from_settings(model, device, heads=pairs.heads)
     report_model(loaded)
-    with console.progress(len(found.texts) * len(poolings), "Tuning", unit="texts") as advance:
+    texts = len(found.texts) * len(pairs.features())
+    with console.progress(texts, "Tuning", unit="texts") as advance:
         about = {"model": Path(model.reference).name}
         tuned = tune(loaded, found, pairs, settings, about=about, advance=advance)
-    if settings.plot is not None:
-        from uertool.tasks.evaluate.plots import draw_tuning
-
-        draw_tuning(settings.plot, tuned, overwrite=output.overwrite)
-    tuned.whitening.save(settings.save_whitening, overwrite=output.overwrite)
+    write_tuned(tuned, settings, overwrite=output.overwrite)
     if output.json:
         console.json_line(tuned.to_json())
     else:
         show_tuned(tuned)
-    for remark in tuned.whitening.remarks():
+    for remark in tuned.remarks():
         console.warn(remark)
-    plain = max(tuned.plain, key=lambda trial: trial.mean)
-    if plain.mean >= tuned.expected:
-        console.warn(
-            f"Whitening does not help here: plain vectors of the pooling {plain.pooling} have "
-            f"{100 * plain.mean:.2f}, and {100 * tuned.expected:.2f} is expected of a whitening."
-        )
     if output.save_run:
         inputs = [*model.files(), pairs.test_path]
         run_record.write(settings.save_whitening, inputs=inputs, results=tuned.to_json())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from uertool.errors import UsageError, VocabError
+from uertool.io.encodings import UTF8
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.detokenize import UNDERLINE
 from uertool.text.readers import read_lines
@@ -260,13 +261,9 @@ class Masker:
         return "".join(names[i].removeprefix("##").removeprefix(UNDERLINE) for i in group)
 
 
-def words_of(given: str | Path | Iterable[str]) -> frozenset[str]:
-    """Words themselves, or those of a file."""
-    if isinstance(given, (str, Path)):
-        return read_word_list(line.text for line in read_lines(given))
-    return frozenset(given)
-
-
-def read_word_list(lines: Iterable[str]) -> frozenset[str]:
-    """The entries of a word list: the first field of every line that has one."""
-    return frozenset(fields[0] for line in lines if (fields := line.split()))
+def words_of(given: str | Path | Iterable[str], *, encoding: str = UTF8) -> frozenset[str]:
+    """Words themselves, or those of a file: the first field of every line that has one."""
+    if not isinstance(given, (str, Path)):
+        return frozenset(given)
+    lines = read_lines(given, encoding=encoding)
+    return frozenset(fields[0] for line in lines if (fields := line.text.split()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -111,10 +111,6 @@ class ClozeFigures(Report):
     word_accuracy: float
     token_accuracy: float
     perplexity: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures as JSON types."""
-        return asdict(self)
 
 
 def evaluate_cloze(

@@ -17,6 +17,7 @@ from uertool.loading.registry import LoadedModel
 from uertool.tasks.evaluate.settings import PairSettings
 from uertool.tasks.features.job import FeatureJob
 from uertool.tasks.features.settings import FeatureSettings
+from uertool.tasks.features.whitening import unit_rows
 from uertool.text.readers import Line, read_lines
 
 Floats = npt.NDArray[np.float64]
@@ -55,20 +56,20 @@ class Pairs:
         return np.asarray(self.scores == self.scores.max())
 
 
-def read_named_pairs(settings: PairSettings) -> Pairs:
-    """The pairs of `test_path`, see `read_pairs`; UsageError without it."""
-    if settings.test_path is None:
-        raise UsageError("There are no pairs.", "Name a file with `test_path`.")
-    return read_pairs(settings.test_path, settings)
-
-
-def read_pairs(path: str | Path, settings: PairSettings) -> Pairs:
+def read_pairs(path: str | Path | None, settings: PairSettings) -> Pairs:
     """Read pairs from a table or from JSON lines.
 
     Raises:
+        UsageError: there is no path.
+        MissingExtraError: scipy or scikit-learn, which they are compared with, is not installed.
         InputError: a column is missing, a text is blank, a score is not a finite number, there
             are fewer than two pairs, or all have one score.
     """
+    if path is None:
+        raise UsageError("There are no pairs.", "Name a file with `test_path`.")
+    for package, module in (("scipy", "scipy"), ("scikit-learn", "sklearn")):
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(package, "eval", "Comparing with scores")
     first, second = settings.columns
     is_json = Path(path).name.removesuffix(".gz").endswith((".jsonl", ".json"))
     lines = read_lines(
@@ -152,21 +153,12 @@ def text_vectors(
 
 def cosines(vectors: npt.NDArray[np.floating], pairs: Pairs) -> Floats:
     """The cosine of every pair [pairs]; 0 where a vector is zero."""
-    one, other = (vectors[places].astype(np.float64) for places in (pairs.first, pairs.second))
-    dots = np.einsum("ij,ij->i", one, other)
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    found: Floats = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+    units = unit_rows(vectors.astype(np.float64))
+    found: Floats = np.einsum("ij,ij->i", units[pairs.first], units[pairs.second])
     return found
 
 
 # -- metrics --------------------------------------------------------------------------------------
-
-
-def require_metrics() -> None:
-    """Raise MissingExtraError unless scipy and scikit-learn are there."""
-    for package, module in (("scipy", "scipy"), ("scikit-learn", "sklearn")):
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(package, "eval", "Comparing with scores")
 
 
 def spearman(found: Floats, scores: Floats) -> float:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 from uertool.errors import SettingError, UsageError
+from uertool.io.atomic import refuse_existing
 from uertool.settings import Setting, Settings
-from uertool.tasks.cloze.settings import LineLength, WholeWord, WordList
+from uertool.tasks.cloze.settings import ClozeSettings, LineLength, WholeWord, WordList
 from uertool.tasks.features.settings import AddSep, BatchSize, FeatureSettings, SeqLength
+from uertool.tasks.pictures import require_drawing
 from uertool.text.settings import Encoding
 
 _pairs = partial(Setting, panel="Pairs")
@@ -55,6 +57,11 @@ class PairSettings(Settings):
     def columns(self) -> tuple[str, ...]:
         """The names of the columns of texts."""
         return tuple(self.text_columns.split(","))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The output heads that are needed of the model."""
+        return tuple({head for features in self.features() for head in features.heads})
 
     def features(self) -> list[FeatureSettings]:
         """What is computed, for each pooling."""
@@ -129,6 +136,22 @@ class TuneSettings(Settings):
         if not self.betas or not self.gammas:
             raise UsageError("`betas` and `gammas` need a value each.")
 
+    def check(self, *, overwrite: bool = False) -> None:
+        """Check early that the outputs can be written.
+
+        Raises:
+            UsageError: a name with an unknown suffix.
+            OutputError: one exists already.
+            MissingExtraError: there is no matplotlib.
+        """
+        from uertool.tasks.features.whitening import check_path
+
+        if self.save_whitening is not None:
+            check_path(self.save_whitening)
+            refuse_existing(self.save_whitening, overwrite)
+        if self.plot is not None:
+            require_drawing(self.plot, overwrite=overwrite)
+
 
 @dataclass(frozen=True)
 class EveryWordSettings(Settings):
@@ -138,3 +161,12 @@ class EveryWordSettings(Settings):
     word_list: WordList = None
     seq_length: LineLength = None
     batch_size: BatchSize = None
+
+    def with_words(self, words: frozenset[str]) -> ClozeSettings:
+        """The settings for masking, with the words of a list."""
+        return ClozeSettings(
+            whole_word=self.whole_word or bool(words),
+            words=words,
+            seq_length=self.seq_length,
+            batch_size=self.batch_size,
+        )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from uertool.errors import UsageError
 from uertool.io.display import Report
@@ -15,7 +14,6 @@ from uertool.tasks.evaluate.pairs import (
     cosines,
     interval,
     pearson,
-    require_metrics,
     roc_auc,
     spearman,
     text_vectors,
@@ -23,6 +21,8 @@ from uertool.tasks.evaluate.pairs import (
 from uertool.tasks.evaluate.settings import PairSettings
 from uertool.tasks.features.settings import FittedSettings
 from uertool.tasks.features.whitening import Whitening
+
+PLAIN = FittedSettings()
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,16 +55,12 @@ class StsResult(Report):
     high: float | None = None
     auc: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The figures as JSON types."""
-        return asdict(self)
-
 
 def evaluate_sts(
     loaded: LoadedModel,
     pairs: Pairs,
     settings: PairSettings,
-    vectors: FittedSettings | None = None,
+    vectors: FittedSettings = PLAIN,
     *,
     more: Sequence[Pairs] = (),
     name: str | None = None,
@@ -86,22 +82,19 @@ def evaluate_sts(
         advance: called with a number of texts that are done.
 
     Raises:
-        MissingExtraError: scipy or scikit-learn is not installed.
         InputError: the whitening does not fit, or vectors are not finite.
         UsageError: there are further pairs, but no whitening is fitted.
     """
-    require_metrics()
-    if more and (vectors is None or not vectors.fits):
+    if more and not vectors.fits:
         raise UsageError(
             "`fit_path` was given, but no whitening is fitted.",
             "Give `whitening_size` or `whiten`.",
         )
-    saved = None if vectors is None else vectors.load_whitening
-    origin = "fitted" if saved is None else str(saved)
+    origin = str(vectors.load_whitening or "fitted")
     for features in settings.features():
         plain = text_vectors(loaded, pairs.texts, features, advance)
         whitening = _loaded(vectors, features.pooling, plain)
-        if vectors is not None and vectors.fits:
+        if vectors.fits:
             others = ((text_vectors(loaded, one.texts, features), one) for one in more)
             whitening = _fitted(vectors, [(plain, pairs), *others])
         for used in [None] if whitening is None else [None, whitening]:
@@ -124,9 +117,9 @@ def evaluate_sts(
             )
 
 
-def _loaded(vectors: FittedSettings | None, pooling: str, plain: Vectors) -> Whitening | None:
+def _loaded(vectors: FittedSettings, pooling: str, plain: Vectors) -> Whitening | None:
     """The whitening of a file, if there is one and it was fitted on this pooling."""
-    if vectors is None or vectors.load_whitening is None:
+    if vectors.load_whitening is None:
         return None
     whitening = Whitening.load(vectors.load_whitening)
     whitening.require_dims(plain.shape[1])

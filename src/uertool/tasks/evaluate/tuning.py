@@ -9,12 +9,14 @@ anew, by the other parts alone.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from uertool.errors import InputError
 from uertool.io.display import Report
@@ -26,15 +28,12 @@ from uertool.tasks.evaluate.pairs import (
     Vectors,
     best_threshold,
     cosines,
-    require_metrics,
     roc_auc,
     spearman,
     text_vectors,
 )
 from uertool.tasks.evaluate.settings import PairSettings, TuneSettings
-from uertool.tasks.features.settings import FeatureSettings
 from uertool.tasks.features.whitening import (
-    BLOCK,
     Moments,
     Whitening,
     check_size,
@@ -98,6 +97,16 @@ class Tuned(Report):
     expected: float
     whitening: Whitening
 
+    def remarks(self) -> Iterator[str]:
+        """What a user should know, in sentences."""
+        yield from self.whitening.remarks()
+        plain = max(self.plain, key=lambda trial: trial.mean)
+        if plain.mean >= self.expected:
+            yield (
+                f"Whitening does not help here: plain vectors of the pooling {plain.pooling} have "
+                f"{100 * plain.mean:.2f}, and {100 * self.expected:.2f} is expected of a whitening."
+            )
+
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON types."""
         shown = {name: getattr(self, name) for name in ("measure", "pairs", "folds", "expected")}
@@ -132,11 +141,9 @@ def tune(
         advance: called with a number of texts that are done.
 
     Raises:
-        MissingExtraError: scipy or scikit-learn is not installed.
         InputError: there are too few pairs for so many parts, or their texts do not differ.
         UsageError: a size is larger than the vectors.
     """
-    require_metrics()
     dims = loaded.config.hidden_size
     sizes = sorted(set(grid.sizes or [size for size in _SIZES if size < dims] + [dims]))
     check_size(sizes[-1], dims, "sizes")
@@ -145,7 +152,7 @@ def tune(
     moments: dict[str, Moments] = {}
     for features in settings.features():
         vectors = text_vectors(loaded, pairs.texts, features, advance)
-        pooling = _Pooling(features, vectors, pairs, parts, grid.folds)
+        pooling = _Pooling(features.pooling, vectors, pairs, parts)
         moments[features.pooling] = _merged(pooling.moments)
         tried.extend(pooling.trials(sizes, grid))
     plain = [trial for trial in tried if trial.beta is None]
@@ -192,69 +199,43 @@ class _Pooling:
         moments: of the texts of every part, as often as they occur.
     """
 
-    def __init__(
-        self,
-        features: FeatureSettings,
-        vectors: Vectors,
-        pairs: Pairs,
-        parts: Places,
-        folds: int,
-    ) -> None:
-        self.name = features.pooling
+    def __init__(self, name: str, vectors: Vectors, pairs: Pairs, parts: Places) -> None:
+        self.name = name
         self.vectors = vectors
         self.pairs = pairs
-        self.parts = parts
-        self.folds = range(folds)
-        self.moments = [self._moments(part) for part in self.folds]
-
-    def _moments(self, part: int) -> Moments:
-        moments = Moments(self.vectors.shape[1])
-        for places in (self.pairs.first, self.pairs.second):
-            chosen = places[self.parts == part]
-            for start in range(0, len(chosen), BLOCK):
-                moments.add(self.vectors[chosen[start : start + BLOCK]])
-        return moments
+        self.parts = [parts == part for part in range(parts.max() + 1)]
+        sides = (pairs.first, pairs.second)
+        self.moments = [
+            Moments.of(vectors[places[part]] for places in sides) for part in self.parts
+        ]
 
     def trials(self, sizes: Sequence[int], grid: TuneSettings) -> Iterator[Trial]:
         """The plain vectors, then every whitening."""
-        dims = self.vectors.shape[1]
         plain = cosines(self.vectors, self.pairs)
+        judged = [self._judged(part, plain) for part in self.parts]
+        yield Trial(self.name, self.vectors.shape[1], None, None, *zip(*judged, strict=True))
         keys = itertools.product(sizes, grid.betas, grid.gammas)
-        found: dict[Any, list[tuple[float, float | None]]] = {key: [] for key in keys}
-        judged = [self._judged(part, plain) for part in self.folds]
-        yield self._trial(dims, None, None, judged)
-        for part in self.folds:
-            rest = _merged([m for n, m in enumerate(self.moments) if n != part])
+        found: dict[Any, list[tuple[float, ...]]] = {key: [] for key in keys}
+        for number, part in enumerate(self.parts):
+            rest = _merged([*self.moments[:number], *self.moments[number + 1 :]])
             turned = Whitening.from_moments(rest, gamma=0)
             for beta in grid.betas:
                 shifted = replace(turned, mean=beta * turned.mean)
                 rows = shifted.transform(self.vectors, normalize=False)
                 for gamma in grid.gammas:
-                    weights = direction_weights(turned.variances, turned.rank, gamma)
-                    white = rows * weights
+                    white = rows * direction_weights(turned.variances, turned.rank, gamma)
                     for size in sizes:
                         values = cosines(white[:, :size], self.pairs)
                         found[size, beta, gamma].append(self._judged(part, values))
-        for (size, beta, gamma), results in found.items():
-            yield self._trial(size, beta, gamma, results)
+        for key, judged in found.items():
+            yield Trial(self.name, *key, *zip(*judged, strict=True))
 
-    def _trial(
-        self,
-        size: int,
-        beta: float | None,
-        gamma: float | None,
-        judged: Sequence[tuple[float, float | None]],
-    ) -> Trial:
-        accuracies = tuple(right for _, right in judged if right is not None)
-        return Trial(self.name, size, beta, gamma, tuple(score for score, _ in judged), accuracies)
-
-    def _judged(self, part: int, values: Floats) -> tuple[float, float | None]:
+    def _judged(self, here: npt.NDArray[np.bool_], values: Floats) -> tuple[float, ...]:
         """The score of a part, and for labels the accuracy with the threshold of the others."""
-        here = self.parts == part
         scores = self.pairs.scores
         if not self.pairs.are_labels:
             found = spearman(values[here], scores[here])
-            return (found if found == found else 0.0), None
+            return (0.0 if math.isnan(found) else found,)
         matches = self.pairs.matches
         threshold = best_threshold(values[~here], matches[~here])
         right = (values[here] >= threshold) == matches[here]

@@ -51,6 +51,16 @@ class Moments:
         self.mean: Floats = np.zeros(size)
         self.scatter: Floats = np.zeros((size, size))
 
+    @classmethod
+    def of(cls, blocks: Iterable[Vectors]) -> Moments:
+        """Those of blocks of rows, which are read once."""
+        moments: Moments | None = None
+        for block in blocks:
+            for start in range(0, len(block), BLOCK):
+                moments = moments or cls(block.shape[1])
+                moments.add(block[start : start + BLOCK])
+        return moments or cls(0)
+
     def add(self, vectors: Vectors) -> None:
         """Take in vectors [n, size]."""
         if len(vectors) == 0:
@@ -131,12 +141,8 @@ class Whitening:
             UsageError: `size` is not within 1 and the number of dimensions, or `beta` or `gamma`
                 is not within 0 and 1.
         """
-        moments: Moments | None = None
-        for block in [vectors] if isinstance(vectors, np.ndarray) else vectors:
-            for start in range(0, len(block), BLOCK):
-                moments = moments or Moments(block.shape[1])
-                moments.add(block[start : start + BLOCK])
-        return cls.from_moments(moments or Moments(0), size, beta=beta, gamma=gamma, about=about)
+        moments = Moments.of([vectors] if isinstance(vectors, np.ndarray) else vectors)
+        return cls.from_moments(moments, size, beta=beta, gamma=gamma, about=about)
 
     @classmethod
     def from_moments(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -64,10 +64,6 @@ class WhiteningReport(Report):
     cosine_before: float
     cosine_after: float
     remarks: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures as JSON types."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

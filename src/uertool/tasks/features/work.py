@@ -180,10 +180,6 @@ class FeatureReport(Report):
     cosine_after: float | None = None
     remarks: list[str] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
-        """The figures as JSON types."""
-        return asdict(self)
-
     def add_whitening(self, whitening: Whitening, before: MeanCosine, after: MeanCosine) -> None:
         """The figures of a whitening."""
         self.explained, self.fitted_on = whitening.explained, whitening.count
