@@ -1,4 +1,4 @@
-"""Pages of the documentation site that are made of other files: start pages and the reference."""
+"""The documentation site: pages that are made of other files, and its two languages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.nav import Navigation
+from mkdocs.structure.pages import Page
 from rich.console import Console
 
 from uertool.cli.app import COMMANDS, load_command
@@ -29,6 +31,7 @@ PAGES = {
         for name in ("zh-mlm-small", "zh-lm-small")
     },
 }
+CHINESE = "zh/"
 WIDTH = 92
 
 
@@ -39,6 +42,28 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def on_page_context(
+    context: dict[str, Any], page: Page, config: MkDocsConfig, nav: Navigation
+) -> dict[str, Any]:
+    """Show a page with the menu and labels of its language, and switch to the same page."""
+    chinese = is_chinese(page)
+    config.theme["language"] = "zh" if chinese else "en"
+    pages = {found.file.src_uri: found for found in nav.pages}
+    twins = {CHINESE + uri: found for uri, found in pages.items()}
+    english = twins.get(page.file.src_uri, page)
+    both = english, pages.get(CHINESE + english.file.src_uri, pages[CHINESE + "index.md"])
+    for choice, found in zip(config.extra["alternate"], both, strict=True):
+        choice["link"] = found.url
+    shown = [found for found in nav.pages if is_chinese(found) == chinese]
+    menu = Navigation(list(shown), shown)
+    menu.homepage = shown[0]
+    return {**context, "nav": menu}
+
+
+def is_chinese(page: Page) -> bool:
+    return page.file.src_uri.startswith(CHINESE)
 
 
 def moved(name: str, page: str) -> str:
