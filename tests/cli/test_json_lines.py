@@ -20,6 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 ROW = re.compile(r"\| `([\w.\[\]]+)` \| ([a-z ]+) \| (.+?) \|")
 LM = str(MODELS / "zh-lm-small") if (MODELS / "zh-lm-small").is_dir() else "zh-lm-small"
 SEQ2SEQ = str(FIXTURES / "t5-modular" / "model.bin")
+BYTES = str(FIXTURES / "hf-modernbert")
 
 
 class Field(NamedTuple):
@@ -96,6 +97,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("cloze", ["cloze", *MASKED, "--targets", "好,不错"]),
     ("cloze", ["cloze", *MASKED, "--augment", "2", "--keep-original", "--seq-length", "5"]),
     ("cloze", ["cloze", "-i", "{table}", "--column", "text_a"]),
+    ("cloze", ["cloze", *MASKED, "-m", BYTES]),
     ("tokenize", ["tokenize", *MASKED, "--add-special"]),
     ("tokenize", ["tokenize", "-i", "{table}", "--column", "text_a"]),
     ("tokenize", ["tokenize", "--decode", "307 1071"]),
