@@ -129,6 +129,11 @@ def test_what_is_wrong_is_said(changes: dict[str, Any], words: str, tmp_path: Pa
         load_model(with_config(QWEN3, tmp_path / "m", **changes), device="cpu")
 
 
+def test_an_odd_size_of_heads_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="32 heads of 1 channels"):
+        load_model(FIXTURES / "llama-modular" / "model.bin", device="cpu", heads_num=32)
+
+
 def test_an_output_layer_is_not_invented(tmp_path: Path) -> None:
     folder = with_config(LLAMA, tmp_path / "m")
     tensors = load_file(folder / "model.safetensors")

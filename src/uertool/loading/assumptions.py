@@ -187,6 +187,12 @@ def _assume_heads(
         raise ConfigError(
             f"{checkpoint.path} has {inner} rows of queries, which are not {heads} heads of {size}."
         )
+    if size % 2 and values.get("rotary_position_embedding"):
+        raise ConfigError(
+            f"{checkpoint.path} has {heads} heads of {size} channels; rotary positions need an "
+            "even number.",
+            "Set `heads_num`, or correct the configuration.",
+        )
     values["attention_head_size"] = size
     sources.setdefault("attention_head_size", sources["heads_num"])
     _count_key_heads(checkpoint, values, sources)
