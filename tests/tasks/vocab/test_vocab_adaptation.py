@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -289,8 +290,6 @@ def test_settings_that_contradict_each_other_are_named(more: dict[str, Any], wor
 
 
 def test_a_folder_is_not_written_with_a_guess(tmp_path: Path) -> None:
-    import shutil
-
     folder = FIXTURES / "mlm-modular"
     model = tmp_path / "model"
     model.mkdir()
@@ -304,7 +303,8 @@ def test_a_folder_is_not_written_with_a_guess(tmp_path: Path) -> None:
 
 def test_wrong_usage_is_one_sentence(tmp_path: Path) -> None:
     folder = FIXTURES / "mlm-modular"
-    model, vocab = folder / "model.bin", folder / "vocab.txt"
+    model, vocab = tmp_path / "model.bin", folder / "vocab.txt"
+    shutil.copyfile(folder / "model.bin", model)  # without a vocabulary next to it
     output = tmp_path / "o.bin"
     cases: list[tuple[tuple[Any, ...], dict[str, Any], type[UertoolError], str]] = [
         ((model, None, VocabChange(vocab, vocab)), {}, UsageError, "There is no output"),
@@ -350,8 +350,6 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_uer_py_gets_vocabulary_and_configuration(tmp_path: Path) -> None:
-    import shutil
-
     folder = FIXTURES / "mlm-modular"
     model = tmp_path / "model"
     model.mkdir()
@@ -526,8 +524,6 @@ def test_a_hugging_face_file_alone_keeps_its_names_and_says_what_its_config_need
 
 
 def test_only_the_decoders_vocabulary_may_change_in_a_folder(tmp_path: Path) -> None:
-    import shutil
-
     folder = FIXTURES / "seq2seq-modular"
     model = tmp_path / "model"
     model.mkdir()
