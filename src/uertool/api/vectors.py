@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import warnings
@@ -15,13 +16,12 @@ from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UsageError
 from uertool.io.display import Results
 from uertool.loading.registry import LoadedModel
-from uertool.loading.settings import BUNDLED_MODEL, DeviceSettings, ModelSettings
+from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.settings import as_keywords
 from uertool.tasks.embeddings.export import ExportReport, check_export, export_words
 from uertool.tasks.embeddings.neighbours import Neighbour, nearest
 from uertool.tasks.embeddings.settings import ExportSettings, NeighbourSettings, TableSettings
-from uertool.tasks.embeddings.word_files import WordFile, WordSource
-from uertool.tasks.embeddings.word_vectors import WordTable, table_of
+from uertool.tasks.embeddings.word_vectors import WordTable, table_for
 from uertool.tasks.features import whitening_orders, whitening_work
 from uertool.tasks.features.settings import (
     ApplySettings,
@@ -158,13 +158,9 @@ def _table(
     """The word vectors of a model, of which only these are read."""
     if isinstance(model, LoadedModel):
         return WordTable.of(model)
-    return table_of(
-        model or BUNDLED_MODEL,
-        vocab=table.vocab_path,
-        spm=table.spm_model_path,
-        tokenizer=table.tokenizer,
-        projected=projected,
-    )
+    if model is not None:
+        table = dataclasses.replace(table, load_model_path=os.fspath(model))
+    return table_for(table, projected=projected)
 
 
 @as_keywords("load_model_path", "plot")
@@ -186,11 +182,8 @@ def topn_indep(
     """
     if settings.vectors is not None and model is not None:
         raise UsageError("`vectors` and a model were both given.", "Give one of them.")
-    source: WordSource = (
-        _table(model, table) if settings.vectors is None else WordFile(settings.vectors)
-    )
     return nearest(
-        source,
+        settings.vectors or _table(model, table),
         words,
         topn=settings.topn,
         by=settings.by,

@@ -47,15 +47,17 @@ NO_FONT = (
 
 
 def require_drawing(
-    path: Path, *, overwrite: bool = False, suffixes: Sequence[str] = SUFFIXES
+    path: Path | None, *, overwrite: bool = False, suffixes: Sequence[str] = SUFFIXES
 ) -> None:
-    """See early that a picture of this name can be drawn.
+    """See early that a picture of this name can be drawn, if there is to be one.
 
     Raises:
         UsageError: another suffix.
         OutputError: it exists already.
         MissingExtraError: there is no matplotlib.
     """
+    if path is None:
+        return
     if path.suffix.lower() not in suffixes:
         raise UsageError(
             f"A picture is written as {', '.join(suffixes)}, not as {path}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Annotated
 
@@ -11,7 +12,6 @@ from uertool.cli import console, run_record
 from uertool.cli.console import counted
 from uertool.cli.options import ReportSettings, is_typed, with_settings
 from uertool.errors import UsageError
-from uertool.loading.settings import BUNDLED_MODEL
 from uertool.tasks.embeddings.settings import ExportSettings, TableSettings
 
 
@@ -38,19 +38,14 @@ def extract_embeddings(
     if export.word_embedding_path is None:
         raise UsageError("There is no output.", "Name a file with --word-embedding-path.")
     target = export.word_embedding_path
-    reference = model or table.load_model_path or BUNDLED_MODEL
+    if model is not None:
+        table = dataclasses.replace(table, load_model_path=model)
 
     from uertool.tasks.embeddings.export import check_export, export_words
-    from uertool.tasks.embeddings.word_vectors import table_of
+    from uertool.tasks.embeddings.word_vectors import table_for
 
     check_export(target, binary=export.binary, overwrite=export.overwrite)
-    vectors = table_of(
-        reference,
-        vocab=table.vocab_path,
-        spm=table.spm_model_path,
-        tokenizer=table.tokenizer,
-        projected=export.projected,
-    )
+    vectors = table_for(table, projected=export.projected)
     started = time.perf_counter()
     written = export_words(
         vectors,
@@ -70,6 +65,6 @@ def extract_embeddings(
     if report.save_run and target != "-":
         run_record.write(
             target,
-            inputs=[reference, table.vocab_path, table.spm_model_path],
+            inputs=table.files(),
             results={"words": written.words, "size": written.size, "dropped": written.dropped},
         )

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,15 +22,16 @@ from uertool.engine.ordering import refuse_on_ray
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 from uertool.io.json_text import json_text
-from uertool.loading.settings import BUNDLED_MODEL, DeviceSettings, ModelSettings
+from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.embeddings.settings import NeighbourSettings, SubstituteSettings, TableSettings
+from uertool.tasks.pictures import require_drawing
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     from uertool.tasks.embeddings.neighbours import Found
     from uertool.tasks.embeddings.substitutes import SubstituteSummary
     from uertool.tasks.embeddings.word_files import WordSource
-    from uertool.text.readers import BadLine, Line
+    from uertool.text.readers import Line
 
 #: Words whose neighbours a picture shows.
 _MOST_DRAWN = 8
@@ -68,54 +69,51 @@ def indep(
     shown = output.form
     output.apply()
     named = is_typed("load_model_path", table.load_model_path)
-    _check_plot(settings.plot, output)
+    require_drawing(settings.plot, overwrite=output.overwrite)
     if settings.vectors is not None and (named or table.vocab_path or table.spm_model_path):
         raise UsageError("`vectors` and a model were both given.", "Give one of them.")
-    analogy = bool(settings.plus or settings.minus)
     source_of_words: str | None = None
-    bad: list[BadLine] = []
     lines: Iterator[Line] = iter(())
-    if words or text.test_path or not (analogy and settings.plus):
+    if words or text.test_path or not settings.plus:
         source_of_words = source_of(text, words, "word")
-        lines = lines_of(text, words, "word", bad)
+        lines = lines_of(text, words, "word")
 
     from uertool.tasks.embeddings.neighbours import Query, neighbours
     from uertool.tasks.embeddings.word_files import WordFile
-    from uertool.tasks.embeddings.word_vectors import table_of
+    from uertool.tasks.embeddings.word_vectors import table_for
 
     # As in UER-py a line's word ends at the first blank.
     asked = [line.text.split()[0] for line in lines if line.text.strip()]
     queries = [Query((word, *settings.plus), settings.minus) for word in asked]
-    if not queries and analogy:
+    if not queries and (settings.plus or settings.minus):
         queries = [Query(settings.plus, settings.minus)]
     source: WordSource
     if settings.vectors is not None:
         source = WordFile(settings.vectors)
     else:
-        reference = table.load_model_path or BUNDLED_MODEL
-        vectors = table_of(reference, vocab=table.vocab_path, spm=table.spm_model_path)
-        for sentence in vectors.notes:
+        source = table_for(table)
+        for sentence in source.notes:
             console.warn(sentence)
-        source = vectors
     started = time.perf_counter()
     with console.progress(len(source), "Comparing", unit="words") as advance:
         results = neighbours(source, queries, topn=settings.topn, by=settings.by, on_rows=advance)
     seconds = time.perf_counter() - started
+    records = [_record(found, settings.by) for found in results]
     with output.opened() as stream:
         if shown == "text":
             stream.write(f"Vocabulary size:  {len(source)}\n")
-        for found in results:
-            _write_indep(found, shown, stream, settings.by)
-    if settings.plot is not None:
-        groups = [(str(f.query), [(n.word, n.score) for n in f.neighbours]) for f in results]
-        _draw(settings.plot, groups, settings.by, output)
+        for record in records:
+            if shown == "table":
+                _table(record)
+            else:
+                stream.write(_text(record) if shown == "text" else json_text(record) + "\n")
+    _draw(settings.plot, records, settings.by, output)
     missing = [str(found.query) for found in results if found.problem is not None]
     console.note(f"{counted(len(results), 'word')} among {len(source):,} ({seconds:.2f} s)")
     if missing:
         console.warn(f"{len(missing):,} of them not in the vocabulary, the first is {missing[0]}")
     if output.save_run and output.prediction_path is not None:
-        model = table.load_model_path or BUNDLED_MODEL
-        inputs = [settings.vectors or model, table.vocab_path, table.spm_model_path]
+        inputs = table.files() if settings.vectors is None else [settings.vectors]
         run_record.write(
             output.prediction_path,
             inputs=[*inputs, source_of_words],
@@ -124,30 +122,24 @@ def indep(
     return 1 if missing else 0
 
 
-def _write_indep(found: Found, form: str, stream: TextIO, by: str) -> None:
-    if form == "jsonl":
-        record = {
-            "word": str(found.query),
-            "by": by,
-            "neighbours": [
-                {"word": n.word, "score": n.score, "id": n.id} for n in found.neighbours
-            ],
-        }
-        if found.query.is_analogy:
-            record |= {"plus": list(found.query.plus), "minus": list(found.query.minus)}
-        if found.problem is not None:
-            record["problem"] = found.problem
-        stream.write(json_text(record) + "\n")
-    elif form == "table":
-        console.heading(str(found.query))
-        _bars([(n.word, n.score) for n in found.neighbours], found.problem)
-    else:
-        stream.write(f"Target word: {found.query}\n")
-        if found.problem is not None:
-            stream.write(found.problem + "\n")
-        for n in found.neighbours:
-            stream.write(f"{n.word}\t{n.score}\n")
-        stream.write("\n")
+def _record(found: Found, by: str) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "word": str(found.query),
+        "by": by,
+        "neighbours": [{"word": n.word, "score": n.score, "id": n.id} for n in found.neighbours],
+    }
+    if found.query.is_analogy:
+        record |= {"plus": list(found.query.plus), "minus": list(found.query.minus)}
+    return record if found.problem is None else {**record, "problem": found.problem}
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    """UER-py's layout."""
+    lines = [f"Target word: {record['word']}"]
+    if "problem" in record:
+        lines.append(record["problem"])
+    lines.extend(f"{near['word']}\t{near['score']}" for near in record["neighbours"])
+    return "".join(f"{line}\n" for line in [*lines, ""])
 
 
 # -- dep ------------------------------------------------------------------------------------------
@@ -182,7 +174,7 @@ def dep(
     Exit code 1 says that a line could not be answered, or its word occurs in it more than once and
     no --occurrence chose; the others are still answered.
     """
-    lines = _one_line(pair, text)
+    lines = _one_line(pair)
     what = "word with a sentence"
     inputs = [settings.cand_vocab_path]
     call = Call(engine, model, text, device, output, lines, what, inputs, tabs=True)
@@ -196,7 +188,7 @@ def dep(
     show = _table if shown == "table" else None
     if settings.plot is not None:
         refuse_on_ray(engine, plot=settings.plot)
-        _check_plot(settings.plot, output)
+        require_drawing(settings.plot, overwrite=output.overwrite)
         if form == "text":
             raise UsageError("`plot` needs results as a table or JSON lines.", "Give `json`.")
         if not output.to_file:
@@ -211,11 +203,7 @@ def dep(
         if output.to_file:
             with open(call.target, encoding="utf-8") as lines_of_json:
                 records += map(json.loads, itertools.islice(lines_of_json, _MOST_DRAWN))
-        groups = [
-            (f"{r['word']}: {r['sentence']}", [(n["word"], n["score"]) for n in r["neighbours"]])
-            for r in records
-        ]
-        _draw(settings.plot, groups, "cosine", output)
+        _draw(settings.plot, records, "cosine", output)
     summary = SubstituteSummary.of(found.manifest["counts"])
     _report(summary, meter.seconds)
     call.report(found, meter.rate)
@@ -223,15 +211,10 @@ def dep(
     return 0 if summary.is_clean and not found.manifest["errors"] else 1
 
 
-def _one_line(pair: list[str] | None, text: InputSettings) -> list[str] | None:
+def _one_line(pair: list[str] | None) -> list[str] | None:
     """The word and the sentence of the command line as a line of input."""
     if not pair or pair == ["-"]:
         return pair
-    if text.test_path is not None:
-        raise UsageError(
-            "A word was given on the command line and a file with `test_path`.",
-            "Give one of the two.",
-        )
     if len(pair) != 2:
         raise UsageError(
             f"A word and a sentence are expected, not {len(pair)} arguments.",
@@ -276,38 +259,35 @@ def _report(summary: SubstituteSummary, seconds: float) -> None:
         console.warn(f"{counted(summary.unread, 'line')} could not be read")
 
 
-def _table(record: Mapping[str, Any]) -> None:
-    console.heading(f"{record['word']}  in  {record['sentence']}")
-    rows = [(found["word"], found["score"]) for found in record["neighbours"]]
-    _bars(rows, record.get("problem"))
-
-
 # -- both -----------------------------------------------------------------------------------------
 
 
-def _check_plot(path: Path | None, output: ResultSettings) -> None:
-    if path is not None:
-        from uertool.tasks.pictures import require_drawing
-
-        require_drawing(path, overwrite=output.overwrite)
+def _title(record: Mapping[str, Any], between: str) -> str:
+    """The word, and its sentence if there is one."""
+    return between.join(record[name] for name in ("word", "sentence") if name in record)
 
 
 def _draw(
-    path: Path,
-    groups: Sequence[tuple[str, Sequence[tuple[str, float]]]],
-    measure: str,
-    output: ResultSettings,
+    path: Path | None, records: Sequence[Mapping[str, Any]], measure: str, output: ResultSettings
 ) -> None:
+    if path is None:
+        return
     from uertool.tasks.pictures import bars
 
+    groups = [
+        (_title(record, ": "), [(near["word"], near["score"]) for near in record["neighbours"]])
+        for record in records
+    ]
     for remark in bars(path, groups, measure=measure, overwrite=output.overwrite):
         console.warn(remark)
 
 
-def _bars(rows: Sequence[tuple[str, float]], problem: str | None) -> None:
+def _table(record: Mapping[str, Any]) -> None:
     """Words with their scores, and bars that start at zero."""
-    if problem is not None:
-        console.out(f"     {problem}")
+    console.heading(_title(record, "  in  "))
+    rows = [(near["word"], near["score"]) for near in record["neighbours"]]
+    if "problem" in record:
+        console.out(f"     {record['problem']}")
     if rows:
         most = max(abs(score) for _, score in rows) or 1.0
         widest = max(console.width_of(word) for word, _ in rows)

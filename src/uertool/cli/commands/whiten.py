@@ -17,6 +17,7 @@ from uertool.errors import UsageError
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.evaluate.settings import PairSettings, TuneSettings
 from uertool.tasks.features.settings import ApplySettings, FitSettings
+from uertool.tasks.pictures import require_drawing
 
 if TYPE_CHECKING:
     from uertool.tasks.features.whitening_work import WhiteningReport
@@ -54,10 +55,7 @@ def fit(
     from uertool.tasks.features.whitening_orders import fit_order
     from uertool.tasks.features.whitening_work import fit as run
 
-    if settings.plot is not None:
-        from uertool.tasks.pictures import require_drawing
-
-        require_drawing(settings.plot, overwrite=output.overwrite)
+    require_drawing(settings.plot, overwrite=output.overwrite)
     order = fit_order(vectors, settings, engine, overwrite=output.overwrite)
     if engine.dry_run:
         show_plan(order, as_json=output.json)

@@ -36,6 +36,15 @@ class TableSettings(Settings):
         Setting("xlmroberta: ids in fairseq's order; others make no difference", panel=_MODEL),
     ] = None
 
+    @property
+    def reference(self) -> str:
+        """The model that was named, or the bundled one."""
+        return self.load_model_path or BUNDLED_MODEL
+
+    def files(self) -> list[str | Path | None]:
+        """What is read, for the record of a run."""
+        return [self.reference, self.vocab_path, self.spm_model_path]
+
 
 @dataclass(frozen=True)
 class ExportSettings(Settings):

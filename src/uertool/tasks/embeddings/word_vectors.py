@@ -15,6 +15,7 @@ from uertool.errors import CheckpointError, UsageError, VocabError
 from uertool.loading.references import find_model
 from uertool.loading.registry import LoadedModel
 from uertool.loading.tokenizers import found_vocab, nearby_tokenizer, settings_of
+from uertool.tasks.embeddings.settings import TableSettings
 from uertool.tasks.embeddings.word_files import ROWS, Block
 from uertool.text.detokenize import Joining, readable
 from uertool.text.tokenizers.factory import make_tokenizer
@@ -129,6 +130,17 @@ def table_of(
             table = torch.nn.functional.linear(table, weight, bias)
         words, notes, joining = _vocab_of(path, checkpoint.layout, vocab, spm, tokenizer)
         return replace(_table(words, table.numpy(), str(path), notes), joining=joining)
+
+
+def table_for(settings: TableSettings, *, projected: bool = False) -> WordTable:
+    """The embedding layer of the model that settings name, see `table_of`."""
+    return table_of(
+        settings.reference,
+        vocab=settings.vocab_path,
+        spm=settings.spm_model_path,
+        tokenizer=settings.tokenizer,
+        projected=projected,
+    )
 
 
 def _vocab_of(

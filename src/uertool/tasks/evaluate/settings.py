@@ -149,8 +149,7 @@ class TuneSettings(Settings):
         if self.save_whitening is not None:
             check_path(self.save_whitening)
             refuse_existing(self.save_whitening, overwrite)
-        if self.plot is not None:
-            require_drawing(self.plot, overwrite=overwrite)
+        require_drawing(self.plot, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
