@@ -67,7 +67,7 @@ tables: $(TEST_READY) ## update option tables, the terminal picture and the stub
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(TEST_READY) ## build the documentation site into site/ and check its links
 	PYTHONPATH=tools $(BIN)/mkdocs build --strict --quiet -f tools/mkdocs.yml
-	@echo "open site/index.html"
+	@echo "open site/index.html, or with its search: $(PYTHON) -m http.server --directory site"
 
 clean: ## remove .venv, caches and builds
 	rm -rf site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -190,8 +190,11 @@ def test_the_site_is_built_without_warnings(tmp_path: Path) -> None:
         timeout=170,
     )
     assert done.returncode == 0, done.stderr
-    pages = [(tmp_path / "site" / name).read_text("utf-8") for name in ("index.html", "cloze.html")]
+    names = ("index.html", "cloze.html", "zh/index.html", "zh/cloze.html")
+    pages = [(tmp_path / "site" / name).read_text("utf-8") for name in names]
     assert all("uertool cloze" in page for page in pages)
+    assert all('src="http' not in page for page in pages)  # nothing is loaded from the network
+    assert [re.findall('<html lang="(.*?)"', page) for page in pages] == [["en"]] * 2 + [["zh"]] * 2
     reference = (tmp_path / "site" / "reference.html").read_text("utf-8")
     assert all(f"uertool {entry.name}" in reference for entry in COMMANDS)
 
