@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import TESTS
 from tools import terminal_picture
+from uertool.checkpoints.architectures import all_architectures
 from uertool.cli.app import COMMANDS, load_command
 from uertool.cli.argv import kebab
 
@@ -155,6 +156,13 @@ def test_every_old_script_has_its_row(path: Path) -> None:
 def test_every_command_is_shown(path: Path) -> None:
     shown = set(re.findall(r"`([a-z-]+)`", path.read_text("utf-8")))
     assert {entry.name for entry in COMMANDS} <= shown
+
+
+def test_every_architecture_is_in_the_guide_of_conversion() -> None:
+    table = (ROOT / "docs" / "convert.md").read_text("utf-8")
+    named = set(re.findall(r"^\|[^|]*\| ([^|]*) \|", table, re.MULTILINE))
+    shown = {name.strip("` ") for cell in named for name in cell.split(",")}
+    assert {arch.name for arch in all_architectures()} <= shown
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -82,6 +83,8 @@ def make(
     Returns:
         The model, and the name of its class.
     """
+    if model_type not in transformers.CONFIG_MAPPING:
+        pytest.fail(f"transformers has no {model_type}: set in_transformers=False")
     torch.manual_seed(5)
     known = transformers.AutoConfig.for_model(model_type)
     sizes = {name: size for name, size in SIZES.items() if hasattr(known, name)}

@@ -32,15 +32,11 @@ TELLING: dict[tuple[str, str], dict[str, Any]] = {
 #: Read by name alone: its files are those of another architecture.
 NAMED = ("sbert",)
 
-#: Model types that the installed version of transformers does not have; their numbers are compared
-#: in tests/parity/test_family_parity.py alone.
-EXEMPT = ("nezha",)
-
 CASES = [
     pytest.param(arch, kind, head, id=f"{arch.name}-{kind}-{head or 'body'}")
     for arch in all_architectures()
     for kind in arch.model_types
-    if kind not in EXEMPT
+    if arch.in_transformers
     for head in arch.classes
 ]
 

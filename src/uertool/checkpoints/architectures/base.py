@@ -152,6 +152,7 @@ class Architecture:
         unseen: settings that change what a model computes, that its tensors do not show, and that
             are not assumed.
         usual: settings that are assumed where neither tensors nor files give them.
+        in_transformers: whether transformers still has it.
         published_heads: attention heads of published models by hidden and feed-forward size, where
             they are not those of BERT's relatives.
     """
@@ -179,6 +180,7 @@ class Architecture:
     ends_lines: bool = False
     unseen: tuple[str, ...] = ()
     usual: Mapping[str, Any] = field(default_factory=dict)
+    in_transformers: bool = True
     published_heads: Mapping[tuple[int, int], int] | None = None
 
     @property

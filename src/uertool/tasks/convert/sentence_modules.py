@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uertool.checkpoints.architectures import all_architectures
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.writer import save_tensors
 from uertool.config import ModelConfig
@@ -40,9 +41,6 @@ _MODES: Mapping[How, str] = {
 }
 _OTHER_MODES = ("pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 _TYPE = "sentence_transformers.models."
-
-#: Models that transformers 5 does not have.
-_REMOVED = ("nezha",)
 
 #: Of vectors of two programs that compute the same.
 LEAST_COSINE = 0.99999
@@ -151,10 +149,9 @@ def modules_for(
             "Sentence vectors of a folder for sentence-transformers come from an encoder, and this "
             "model has none that reads in both directions."
         )
-    if model_type in _REMOVED:
+    if any(model_type in a.model_types and not a.in_transformers for a in all_architectures()):
         raise UsageError(
-            f"sentence-transformers runs models in transformers, which has no {model_type} any "
-            "more.",
+            f"sentence-transformers runs models in transformers, which does not have {model_type}.",
             "Use the vectors of `extract-features`.",
         )
     whitening = None if options.whitening is None else Whitening.load(options.whitening)

@@ -43,6 +43,7 @@ ARCHITECTURE = replace(
         lacks=(*_BERT.signature.lacks, _POSITIONS),
     ),
     by_name=True,
+    in_transformers=False,
     usual={"norm": "standard"},
     unseen=("max_relative_position",),
     tf_marks=(),
