@@ -131,7 +131,7 @@ def test_every_encoder_gives_the_same_vectors_there(tmp_path: Path, name: str) -
 
 
 def test_a_model_that_transformers_removed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no nezha any more"):
+    with pytest.raises(UsageError, match="does not have nezha"):
         deliver(FIXTURES / "hf-nezha", tmp_path / "out", verify=False)
 
 
