@@ -11,7 +11,7 @@ from pathlib import Path
 
 from uertool.api.paths import Paths, as_paths
 from uertool.engine.order import Watch
-from uertool.engine.ordering import absolute_model, check_engine, order_of_lines, refuse_same
+from uertool.engine.ordering import check_engine, order_of_lines, refuse_same
 from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UsageError
 from uertool.io.display import Results
@@ -30,7 +30,7 @@ from uertool.tasks.features.settings import (
     VectorSettings,
 )
 from uertool.tasks.features.whitening_work import WhiteningReport
-from uertool.tasks.features.work import Extraction, FeatureReport, extract, job_loader, space_of
+from uertool.tasks.features.work import Extraction, FeatureReport, extract
 from uertool.text.readers import as_texts
 from uertool.text.settings import InputSettings
 
@@ -72,20 +72,7 @@ def extract_features(
             raise InputError(f"The input {text.test_path} does not exist.", "Check the path.")
         refuse_same(text.test_path, output)
     vectors.check(output, in_shards=on_ray)
-    draw = None
-    if vectors.plot is not None:
-        from uertool.tasks.features.plots import draw_vectors
-
-        draw = functools.partial(draw_vectors, vectors.plot)
-    extraction = Extraction(
-        job_loader(absolute_model(model) if on_ray else model, device, settings),
-        settings,
-        vectors,
-        output,
-        in_shards=on_ray,
-        about=space_of(model, settings),
-        draw=draw,
-    )
+    extraction = Extraction.of(model, device, settings, vectors, engine, output)
     new_order = functools.partial(
         order_of_lines,
         engine,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,6 +80,22 @@ class VectorFile:
                 "Write the vectors with `precision` float32, float16 or int8.",
             )
         return np.where(np.unpackbits(block, axis=-1), np.float32(1), np.float32(-1))
+
+
+def sampled(
+    blocks: Iterable[tuple[Block, list[Note]]], rows: int, most: int
+) -> tuple[Block, list[Note]]:
+    """At most so many of `rows` rows with their notes, evenly spread over all blocks."""
+    chosen = np.unique(np.linspace(0, rows - 1, min(most, rows)).astype(np.int64))
+    found: list[Block] = []
+    notes: list[Note] = []
+    start = 0
+    for block, block_notes in blocks:
+        here = chosen[(chosen >= start) & (chosen < start + len(block))] - start
+        found.append(block[here])
+        notes.extend(block_notes[place] for place in here.tolist())
+        start += len(block)
+    return np.concatenate(found), notes
 
 
 def open_vectors(path: str | Path, *, numbers: bool = False, bits: bool = False) -> VectorFile:

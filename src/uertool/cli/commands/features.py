@@ -52,23 +52,11 @@ def extract_features(
     call = Call(engine, model, text, device, output, texts, inputs=[vectors.load_whitening])
     vectors.check(call.target, in_shards=call.is_ray)
 
-    from uertool.tasks.features.work import Extraction, extract, job_loader, space_of
+    from uertool.tasks.features.work import Extraction, extract
 
-    draw = None
-    if vectors.plot is not None:
-        from uertool.tasks.features.plots import draw_vectors
-
-        draw = functools.partial(
-            draw_vectors, vectors.plot, classes_of=_classes(call, vectors.plot_column)
-        )
-    extraction = Extraction(
-        job_loader(call.for_workers(model), device, settings),
-        settings,
-        vectors,
-        call.target,
-        in_shards=call.is_ray,
-        about=space_of(model, settings),
-        draw=draw,
+    classes_of = None if vectors.plot is None else _classes(call, vectors.plot_column)
+    extraction = Extraction.of(
+        model, device, settings, vectors, engine, call.target, classes_of=classes_of
     )
     emit = None
     if call.target == "-" and console.out_is_terminal() and not output.json:

@@ -62,8 +62,10 @@ def build(
             "Name one with `output_path`.",
         )
     corpora = [*(corpus or ()), *settings.corpus_path]
-    make = _counted if settings.model is None else _trained
-    built, written = make(settings, output, engine, corpora)
+    if settings.model is None:
+        built, written = _counted(settings, output, engine, corpora)
+    else:
+        built, written = _trained(settings, output, corpora)
     figures = build_record(built, written)
     if output.save_run:
         run_record.write(target, inputs=[*corpora, settings.reserved_vocab_path], results=figures)
@@ -128,13 +130,9 @@ def _counted(
 
 
 def _trained(
-    settings: BuildSettings,
-    output: WriteSettings,
-    engine: EngineSettings,
-    corpora: list[str],
+    settings: BuildSettings, output: WriteSettings, corpora: list[str]
 ) -> tuple[BuiltVocab, list[Path]]:
     """A subword vocabulary."""
-    del engine
     from uertool.io.atomic import refuse_existing
     from uertool.tasks.vocab import building
     from uertool.tasks.vocab.counting import corpus_files, total_bytes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +22,8 @@ from uertool.tasks.features.settings import ApplySettings, FitSettings
 from uertool.tasks.pictures import require_drawing
 
 if TYPE_CHECKING:
+    from uertool.engine.order import Order, Watch
+    from uertool.engine.run import Gathered
     from uertool.tasks.features.whitening_work import WhiteningReport
 
 app = typer.Typer(
@@ -57,12 +61,7 @@ def fit(
 
     require_drawing(settings.plot, overwrite=output.overwrite)
     order = fit_order(vectors, settings, engine, overwrite=output.overwrite)
-    if engine.dry_run:
-        show_plan(order, as_json=output.json)
-    with watching("Fitting", "files", engine) as (_, watch):
-        report, found = run(order, settings, watch)
-    report_errors(found, order.output)
-    _report(report, as_json=output.json)
+    report = _run("Fitting", order, engine, output, functools.partial(run, order, settings))
     if settings.plot is not None:
         from uertool.tasks.features import plots
         from uertool.tasks.features.whitening import Whitening
@@ -96,12 +95,7 @@ def apply(
     from uertool.tasks.features.whitening_work import apply as run
 
     order, whitening = apply_order(vectors, settings, engine, overwrite=output.overwrite)
-    if engine.dry_run:
-        show_plan(order, as_json=output.json)
-    with watching("Whitening", "files", engine) as (_, watch):
-        report, found = run(order, whitening, watch)
-    report_errors(found, order.output)
-    _report(report, as_json=output.json)
+    report = _run("Whitening", order, engine, output, functools.partial(run, order, whitening))
     if output.save_run and order.output != "-":
         run_record.write(
             order.output, inputs=[*vectors, settings.load_whitening], results=report.to_json()
@@ -159,8 +153,20 @@ def tune(
         run_record.write(settings.save_whitening, inputs=inputs, results=tuned.to_json())
 
 
-def _report(report: WhiteningReport, *, as_json: bool) -> None:
-    if as_json:
+def _run(
+    what: str,
+    order: Order,
+    engine: EngineSettings,
+    output: WriteSettings,
+    work: Callable[[Watch], tuple[WhiteningReport, Gathered]],
+) -> WhiteningReport:
+    """Work on files, and report on it."""
+    if engine.dry_run:
+        show_plan(order, as_json=output.json)
+    with watching(what, "files", engine) as (_, watch):
+        report, found = work(watch)
+    report_errors(found, order.output)
+    if output.json:
         console.json_line(report.to_json())
     else:
         console.note(
@@ -171,3 +177,4 @@ def _report(report: WhiteningReport, *, as_json: bool) -> None:
         )
     for remark in report.remarks:
         console.warn(remark)
+    return report

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from uertool.engine.inputs.sources import Reading, list_sources
 from uertool.errors import InputError, MissingExtraError
 from uertool.io.atomic import atomic_text
-from uertool.io.vector_reader import open_vectors
+from uertool.io.vector_reader import open_vectors, sampled
 from uertool.io.vector_writer import Note
 from uertool.tasks import pictures
 from uertool.tasks.features.whitening import BLOCK, Whitening, real_rows, unit_rows
@@ -264,15 +264,9 @@ def _write_html(
 
 def read_sample(paths: Sequence[str], rows: int) -> Block:
     """At most `MAP_ROWS` rows of files, evenly spread over all of their `rows` rows."""
-    wanted = np.unique(np.linspace(0, rows - 1, min(MAP_ROWS, rows)).astype(np.int64))
-    found: list[Block] = []
-    start = 0
-    for source in list_sources(paths, Reading(whole=True)):
-        for block, _ in open_vectors(source.path).blocks(BLOCK):
-            inside = wanted[(wanted >= start) & (wanted < start + len(block))] - start
-            found.append(block[inside])
-            start += len(block)
-    sample = np.concatenate(found)
+    sources = list_sources(paths, Reading(whole=True))
+    blocks = (block for one in sources for block in open_vectors(one.path).blocks(BLOCK))
+    sample, _ = sampled(blocks, rows, MAP_ROWS)
     return sample[real_rows(sample)]
 
 

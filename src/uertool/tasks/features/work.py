@@ -22,13 +22,15 @@ import torch
 
 from uertool.engine.jobs import JobWork, load_job
 from uertool.engine.order import Order, Watch
+from uertool.engine.ordering import absolute_model
 from uertool.engine.run import Gathered, gather, put_together
+from uertool.engine.settings import EngineSettings
 from uertool.engine.storage.shards import Shards
 from uertool.engine.work import Work, Write
 from uertool.errors import InputError
 from uertool.io.atomic import atomic_text
 from uertool.io.display import Report
-from uertool.io.vector_reader import open_vectors
+from uertool.io.vector_reader import open_vectors, sampled
 from uertool.io.vector_writer import Note, open_sink
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.features.job import FeatureJob, Features
@@ -36,7 +38,6 @@ from uertool.tasks.features.settings import FeatureSettings, VectorSettings
 from uertool.tasks.features.whitening import (
     BLOCK,
     MeanCosine,
-    Moments,
     Whitening,
     check_size,
     finish,
@@ -51,6 +52,8 @@ Block = npt.NDArray[np.float32]
 MakeJob = Callable[[torch.device], FeatureJob]
 #: Draws vectors before and after whitening: (before, after, their notes) to remarks.
 Draw = Callable[[Block, Block, list[Note]], list[str]]
+#: Gives lines by their numbers the names of their classes.
+ClassesOf = Callable[[Sequence[int]], Mapping[int, str]]
 
 _NOTES = ".notes.jsonl"
 
@@ -208,6 +211,35 @@ class Extraction:
     in_shards: bool = False
     about: Mapping[str, str] = field(default_factory=dict)
     draw: Draw | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelSettings,
+        device: DeviceSettings,
+        settings: FeatureSettings,
+        vectors: VectorSettings,
+        engine: EngineSettings,
+        output: str,
+        *,
+        classes_of: ClassesOf | None = None,
+    ) -> Extraction:
+        """What settings ask for; `classes_of`: see `uertool.tasks.features.plots.draw_vectors`."""
+        draw = None
+        if vectors.plot is not None:
+            from uertool.tasks.features.plots import draw_vectors
+
+            draw = functools.partial(draw_vectors, vectors.plot, classes_of=classes_of)
+        on_ray = engine.engine == "ray"
+        return cls(
+            job_loader(absolute_model(model) if on_ray else model, device, settings),
+            settings,
+            vectors,
+            output,
+            in_shards=on_ray,
+            about=space_of(model, settings),
+            draw=draw,
+        )
 
     @property
     def in_two_passes(self) -> bool:
@@ -369,18 +401,15 @@ def _second_pass(extraction: Extraction, found: Gathered, report: FeatureReport)
     vectors, overwrite, shards = extraction.vectors, found.overwrite, found.shards
     whitening = extraction.whitening
     if vectors.fits:
-        moments = Moments(report.size)
-        for block, _ in _raw_blocks(shards):
-            moments.add(block[real_rows(block)])
-        whitening = Whitening.from_moments(
-            moments,
+        whitening = Whitening.fit(
+            (block[real_rows(block)] for block, _ in _raw_blocks(shards)),
             vectors.whitening_size,
             beta=vectors.beta,
             gamma=vectors.gamma,
             about=extraction.about,
         )
     if extraction.draw is not None:
-        sample, notes = _sample(shards, report.rows)
+        sample, notes = sampled(_raw_blocks(shards), report.rows, SAMPLE)
         kept = real_rows(sample)
         kept_notes = [note for note, is_kept in zip(notes, kept, strict=True) if is_kept]
         drawn = finish(sample[kept], whitening, vectors.normalize)
@@ -435,17 +464,3 @@ def _shard_blocks(shards: Shards) -> Iterator[tuple[Block, list[Note]]]:
         with shards.file(entry) as path:
             for block, _ in open_vectors(path).blocks(BLOCK):
                 yield block, list(itertools.islice(notes, len(block)))
-
-
-def _sample(shards: Shards, rows: int) -> tuple[Block, list[Note]]:
-    """At most `SAMPLE` rows with their notes, evenly spread over all of them."""
-    chosen = np.unique(np.linspace(0, rows - 1, min(SAMPLE, rows)).astype(np.int64))
-    found: list[Block] = []
-    notes: list[Note] = []
-    start = 0
-    for block, block_notes in _raw_blocks(shards):
-        here = chosen[(chosen >= start) & (chosen < start + len(block))] - start
-        found.append(block[here])
-        notes.extend(block_notes[place] for place in here.tolist())
-        start += len(block)
-    return np.concatenate(found), notes
