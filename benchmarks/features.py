@@ -1,6 +1,6 @@
 """Speed of `extract-features`, compared with its peers and with the peak of the processor.
 
-    python -m benchmarks.features [--sentences 256] [--rounds 5] [--size base]
+    python -m benchmarks.features [--sentences 128] [--rounds 3] [--size base]
 
 A BERT of base size with random weights is saved as a Hugging Face folder. Every method has its own
 process and reads the same sentences of tests/data/text with it: mean pooling, [CLS] and [SEP]
@@ -67,8 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sentences", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sentences", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", choices=sorted(SIZES), default="base")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--methods", default=",".join(METHODS))

@@ -1,6 +1,6 @@
 """Run the benchmarks, and write docs/benchmarks.md and its chart from their figures.
 
-    make bench                                     # with the peers, about half an hour
+    make bench                                     # with the peers, about twenty minutes
     python -m benchmarks.report [--only features,generation] [--quick]
     python -m benchmarks.report --draw             # page and chart of the stored figures again
 
@@ -81,7 +81,7 @@ JOBS = {
         (),
         ("--runs", "2"),
         "First answer",
-        "Whole processes with the bundled models, the median of 15.",
+        "Whole processes with the bundled models, the median of 9.",
     ),
     "convert": Job(
         "benchmarks.convert",

@@ -1,6 +1,6 @@
 """Time to the first answer of `uertool`, compared with Python alone and the import of torch.
 
-    python -m benchmarks.startup [--runs 15]
+    python -m benchmarks.startup [--runs 9]
 
 Every figure is the median over separate processes, run in alternation. Goals: --help under 0.25 s,
 cloze within 1.3 times the import of torch. Figures are JSON lines.
@@ -32,7 +32,7 @@ COMMANDS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--runs", type=int, default=9)
     options = parser.parse_args()
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(options.runs):
