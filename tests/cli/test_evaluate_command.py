@@ -103,6 +103,14 @@ def test_cloze_reads_standard_input_for_one_model(
     assert "can be read once" in capsys.readouterr().err
 
 
+def test_cloze_reports_lines_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lines.txt").write_bytes("今天天气很好。\n".encode() + b"\xff\xff\n")
+    assert evaluate("cloze", SMALL, "-i", tmp_path / "lines.txt", "--skip-bad") == 0
+    assert "1 line left out; the first is line 2" in capsys.readouterr().err
+
+
 def test_a_word_list_masks_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "words.txt").write_text("天气\n今天\n", "utf-8")
     (tmp_path / "lines.txt").write_text("今天天气很好。\n", "utf-8")

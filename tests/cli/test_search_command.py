@@ -81,6 +81,17 @@ def test_an_index_is_built_once(
     assert "index of 20 vectors" in capsys.readouterr().err
 
 
+def test_an_index_of_text_in_another_encoding_is_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "lines.txt"
+    corpus.write_text("plain\nwords\nonly\n", "utf-8")
+    asked = ("words", "--corpus", corpus, "--index", tmp_path / "index", "-q")
+    assert search(*asked) == 0
+    assert search(*asked, "--encoding", "gb18030") == 2
+    assert "encoding is" in capsys.readouterr().err
+
+
 def test_vectors_without_a_model(
     reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from tests.models.model_fixtures import files_of
 from uertool.errors import CheckpointError, UsageError, VocabError, counted
 from uertool.loading import registry
 from uertool.loading.registry import forget_models, load_model
+from uertool.loading.settings import ModelSettings
 
 BERT = FIXTURES / "bert-modular"
 ZH = MODELS / "zh-mlm-small"
@@ -45,6 +46,23 @@ def test_a_file_that_has_changed_is_loaded_again(tmp_path: Path) -> None:
     one = load_model(path, device="cpu", **files_of(BERT))
     os.utime(path, ns=(1, 1))
     assert load_model(path, device="cpu", **files_of(BERT)) is not one
+
+
+def test_a_model_with_another_configuration_is_loaded_again(tmp_path: Path) -> None:
+    for name in ("model.bin", "config.json", "vocab.txt"):
+        shutil.copy(BERT / name, tmp_path)
+    assert load_model(tmp_path / "model.bin", device="cpu").config.heads_num == 4
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "heads_num": 2}), "utf-8")
+    assert load_model(tmp_path / "model.bin", device="cpu").config.heads_num == 2
+
+
+def test_a_tokenizer_next_to_the_weights_is_a_file_of_the_model(tmp_path: Path) -> None:
+    for name in ("model.bin", "model.tokenizer.json", "merges.txt"):
+        (tmp_path / name).write_bytes(b"")
+    files = ModelSettings(load_model_path=str(tmp_path / "model.bin")).files()
+    names = {Path(file).name for file in files if file is not None}
+    assert names == {"model.bin", "model.tokenizer.json", "merges.txt"}
 
 
 def test_only_a_few_models_are_kept() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from uertool.errors import InputError, UsageError
 from uertool.io import line_bytes
 from uertool.io.encodings import encoding_by_mark
+from uertool.text import readers
 from uertool.text.readers import BadLine, Line, as_texts, parse_shard, read_lines
 from uertool.text.sniffing import table_notice
 
@@ -249,6 +250,17 @@ def test_invalid_utf8_is_named_by_line_and_byte(tmp_path: Path) -> None:
     bad: list[BadLine] = []
     assert texts(path, on_bad=bad.append) == ["ok", "end"]
     assert [(b.number, b.offset) for b in bad] == [(1, 9)]
+
+
+def test_the_encoding_is_guessed_once_for_all_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guesses: list[str] = []
+    monkeypatch.setattr(readers, "encoding_hint", lambda name, _: guesses.append(name) or "a hint")
+    bad: list[BadLine] = []
+    assert texts(write(tmp_path, "中文\n".encode("gb18030") * 3), on_bad=bad.append) == []
+    assert len(bad) == 3
+    assert len(guesses) == 1
 
 
 @given(data=st.binary(max_size=60))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from uertool.cli import console
 from uertool.cli.console import counted
-from uertool.cli.options import OutputSettings, lines_of, report_model
+from uertool.cli.options import OutputSettings, lines_of, report_bad, report_model
 from uertool.cli.pipeline import Call, show_plan
 from uertool.cli.render.generation import report_summary
 from uertool.engine.ordering import refuse_on_ray
@@ -199,7 +199,7 @@ class Run:
                     judged.add(texts[0].prompt.number, texts[0].new_text)
         seconds = time.perf_counter() - started
         report_summary(summary, seconds)
-        _report_bad(bad)
+        report_bad(bad)
         self._record(generator.config.to_json(), summary, seconds, judged)
 
     def _record(
@@ -255,7 +255,7 @@ class Run:
         console.note(
             f"perplexity {overall:,.4f} over {counted(tokens, 'token')} of {counted(lines, 'line')}"
         )
-        _report_bad(bad)
+        report_bad(bad)
         self.call.record(
             {
                 "decoding": dataclasses.asdict(self.decoding),
@@ -287,15 +287,6 @@ class Run:
                 console.note("Stopped.")
             except UertoolError as error:
                 console.error(error.message, error.hint)
-
-
-def _report_bad(bad: Sequence[BadLine]) -> None:
-    """Report how many lines were left out, and why the first of them."""
-    if bad:
-        console.warn(
-            f"{console.counted(len(bad), 'line')} left out; the first is line "
-            f"{bad[0].number + 1}: {bad[0].reason}"
-        )
 
 
 class _Screen:

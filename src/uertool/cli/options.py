@@ -416,3 +416,12 @@ def lines_of(
         on_bad=kept.append if text.skip_bad else None,
         encoding=text.encoding,
     )
+
+
+def report_bad(bad: Sequence[BadLine]) -> None:
+    """Report how many lines were left out, and why the first of them."""
+    if bad:
+        console.warn(
+            f"{console.counted(len(bad), 'line')} left out; the first is line "
+            f"{bad[0].number + 1}: {bad[0].reason}"
+        )

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
+from uertool.checkpoints.companions import find_companions
 from uertool.checkpoints.lora import LoraChoice
+from uertool.checkpoints.model_folder import TOKENIZER_FILES
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import UsageError, listed
@@ -124,7 +126,7 @@ def load_model(
     kind = resolve_dtype(dtype, place)
     path = find_model(reference)
     key = (
-        *_stamp(path),
+        *_stamp(path, vocab, config, tgt_vocab, lora),
         str(place),
         kind,
         *map(str, (vocab, config, tokenizer, heads, arch, tgt_vocab, tgt_tokenizer)),
@@ -199,9 +201,11 @@ def forget_models() -> None:
     _kept.clear()
 
 
-def _stamp(path: Path) -> tuple[Any, ...]:
-    """Equal as long as a file is the one that was loaded."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+def _stamp(path: Path, *named: str | Path | None) -> tuple[Any, ...]:
+    """Equal as long as a model, the files next to it and those that were named do not change."""
+    own = [path, *find_companions(path, "config.json", *TOKENIZER_FILES)]
+    files = sorted(path.iterdir()) if path.is_dir() else own
+    files = [*files, *(Path(name) for name in named if name is not None)]
     found = [(file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file()]
     return (str(path.resolve()), *found)
 

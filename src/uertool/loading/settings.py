@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from uertool.bundled import bundled_models
 from uertool.checkpoints.companions import find_companion
+from uertool.checkpoints.model_folder import TOKENIZER_FILES
 from uertool.config import Activation, EncoderName, MaskName, RotaryOrder
 from uertool.errors import UsageError
 from uertool.settings import Setting, Settings
@@ -78,8 +79,8 @@ class TokenizerSettings(Settings):
         if not path.exists():  # a TensorFlow prefix, or a name of the hub
             parts = sorted(path.parent.glob(f"{path.name}.*"))
             return [*parts, *named] if parts else [self.reference, *named]
-        # A checkpoint file is read with the vocabulary and the configuration next to it.
-        names = ("vocab.txt", "config.json") if path.is_file() else ()
+        # A checkpoint file is read with the tokenizer and the configuration next to it.
+        names = (*TOKENIZER_FILES, "config.json") if path.is_file() else ()
         return [path, *named, *filter(None, (find_companion(path, name) for name in names))]
 
 

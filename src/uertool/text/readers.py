@@ -194,6 +194,7 @@ class LineParser:
         self._table = Table(column, name) if column is not None else None
         self._field = field
         self._encoding = line_encoding(encoding)
+        self._hint: str | None = None  # the guess of an encoding takes long, so it is made once
 
     @property
     def wants_header(self) -> bool:
@@ -241,10 +242,11 @@ class LineParser:
             return decoded(data, self._encoding, cut=cut)
         except UnicodeDecodeError as error:
             what = "UTF-8" if self._encoding == UTF8 else self._encoding
+            self._hint = self._hint or encoding_hint(self._name, data)
             raise BadContentError(
                 f"invalid {what}, 0x{data[error.start]:02x} at byte {error.start} of the line",
                 error.start,
-                encoding_hint(self._name, data),
+                self._hint,
             ) from None
 
 

@@ -13,6 +13,7 @@ from uertool.cli.options import (
     JsonReportSettings,
     is_typed,
     lines_of,
+    report_bad,
     report_model,
     source_of,
     with_settings,
@@ -26,6 +27,7 @@ from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
+    from uertool.text.readers import BadLine
 
 app = typer.Typer(
     cls=Group,
@@ -127,14 +129,18 @@ def cloze(
         )
     asked = settings.with_words(words_of(settings.word_list or (), encoding=text.encoding))
     results = []
+    bad: list[BadLine] = []
     for name, loaded in _loaded(models, model, device, ("mlm",)):
+        bad.clear()  # they are the same for every model
+        lines = lines_of(text, None, bad=bad)
         with console.progress(None, name) as advance:
-            result = evaluate_cloze(loaded, lines_of(text, None), asked, name=name, advance=advance)
+            result = evaluate_cloze(loaded, lines, asked, name=name, advance=advance)
         results.append(result)
         if report.json:
             console.json_line(result.to_json())
         if result.cut:
             console.warn(f"{console.counted(result.cut, 'line')} truncated (see `seq_length`)")
+    report_bad(bad)
     if not report.json:
         show_cloze(results, whole_words=asked.whole_word)
 

@@ -1,4 +1,4 @@
-"""`uertool search` and `uertool dedupe`: similar lines by the vectors of a model."""
+"""`uertool search`: similar lines by the vectors of a model."""
 
 from __future__ import annotations
 
@@ -257,6 +257,7 @@ def _opened(
 def _identity(corpus: CorpusSettings, encoder: Encoder) -> dict[str, Any]:
     """What the vectors of an index are made of: their files, or lines and model."""
     from uertool.io.atomic import sha256_of
+    from uertool.io.encodings import encoding_named
     from uertool.tasks.search.vectors import find_files
 
     known: dict[str, Any] = {}
@@ -265,6 +266,7 @@ def _identity(corpus: CorpusSettings, encoder: Encoder) -> dict[str, Any]:
     elif corpus.test_path is not None:
         known |= {"lines": _state(Path(corpus.test_path)), **encoder.identity}
         known |= {"column": corpus.column, "field": corpus.field}
+        known["encoding"] = encoding_named(corpus.encoding)
     if corpus.load_whitening is not None:
         known["whitening"] = sha256_of(corpus.load_whitening)
     found: dict[str, Any] = json.loads(json.dumps(known))
