@@ -44,7 +44,7 @@ def clustered(rows: int, size: int) -> np.ndarray:
 
 
 def exact(folder: Path, rows: int) -> None:
-    vectors, queries = clustered(rows, 768), unit_vectors(clustered(1000, 768), "queries")[0]
+    vectors, queries = clustered(rows, 768), unit_vectors(clustered(1000, 768), "queries")
     np.save(folder / "exact.npy", vectors)
     asked, block = torch.from_numpy(queries), torch.from_numpy(vectors[:BLOCK].copy())
     out = torch.empty(len(queries), len(block))
@@ -65,7 +65,7 @@ def index(folder: Path, rows: int) -> None:
     opened, path = Vectors([folder / "index.npy"]), folder / "index"
     threads = torch.get_num_threads()
     wall, cpu, about = measured(lambda: build(path, opened, {}, threads=threads))
-    saved, queries = SavedIndex(path), unit_vectors(clustered(100, 64), "queries")[0]
+    saved, queries = SavedIndex(path), unit_vectors(clustered(100, 64), "queries")
     each, _, _ = measured(lambda: [saved.nearest(queries[n : n + 1], 10) for n in range(100)])
     print(
         f"index of {rows:,} x 64: {wall:.0f} s ({cpu:.0f} s of processors), recall@10 "
@@ -74,9 +74,9 @@ def index(folder: Path, rows: int) -> None:
 
 
 def dedupe(folder: Path, rows: int) -> None:
-    units = Units(np.arange(rows), unit_vectors(clustered(rows, 64), "rows")[0])
+    units = Units(np.arange(rows), unit_vectors(clustered(rows, 64), "rows"))
     lengths, settings = np.ones(rows, dtype=np.int64), DedupeSettings(threshold=0.9)
-    wall, cpu, _ = measured(lambda: find_duplicates(units.rows, lengths, units, settings, folder))
+    wall, cpu, _ = measured(lambda: find_duplicates(units.rows, lengths, units, settings))
     print(f"dedupe of {rows:,} x 64: {wall:.0f} s ({cpu:.0f} s of processors)")
 
 

@@ -154,9 +154,7 @@ def _dedupe(
                 given,
                 lambda _: None,
             )
-        found = deduping.find_duplicates(
-            first, lengths, units, settings, scratch, device=loaded.device
-        )
+        found = deduping.find_duplicates(first, lengths, units, settings, device=loaded.device)
         rows = np.flatnonzero(found.are_kept).tolist()
         groups = [[row, *others.tolist()] for row, others in found.groups()]
         return Deduplicated([opened.line(row).text for row in rows], rows, groups)

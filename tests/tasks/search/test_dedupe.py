@@ -54,7 +54,7 @@ def test_equal_lines_belong_to_the_first(tmp_path: Path) -> None:
     first, lengths = equal_lines(lines_file(tmp_path, TEXTS), lambda _: None)
     assert first.tolist() == [0, 1, 0, 1, 4, 5, 4]
     assert lengths.tolist() == [1, 2, 1, 2, 0, 1, 0]
-    found = find_duplicates(first, lengths, None, DedupeSettings(), tmp_path)
+    found = find_duplicates(first, lengths, None, DedupeSettings())
     assert found.kept.tolist() == first.tolist()
     assert found.figures() == {
         "lines": 7, "kept": 4, "equal": 3, "near": 0, "groups": 3, "largest_group": 2
@@ -68,12 +68,12 @@ def test_the_kept_lines_are_those_of_the_rule(
     block: int, keep: str, threshold: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dedupe, "BLOCK", block)
-    units = unit_vectors(some_rows(60), "rows")[0]
+    units = unit_vectors(some_rows(60), "rows")
     units[[7, 33]] = 0
     lengths = np.random.default_rng(3).integers(1, 5, 60)
     rows = np.arange(60)
     settings = DedupeSettings(threshold=threshold, keep=keep)
-    found = find_duplicates(rows, lengths, Units(rows, units), settings, tmp_path)
+    found = find_duplicates(rows, lengths, Units(rows, units), settings)
     order = rows.tolist() if keep == "first" else sorted(rows, key=lambda row: -lengths[row])
     assert found.kept.tolist() == plain(units, order, threshold)
     cosines = (units * units[found.kept]).sum(axis=1)
@@ -85,7 +85,7 @@ def test_equal_lines_follow_the_first_of_them(tmp_path: Path) -> None:
     first = np.array([0, 1, 0, 1])
     units = np.array([[1, 0], [0.99, np.sqrt(1 - 0.99**2)]], dtype=np.float32)
     chosen = Units(np.array([0, 1]), units)
-    found = find_duplicates(first, np.ones(4, dtype=int), chosen, DedupeSettings(0.95), tmp_path)
+    found = find_duplicates(first, np.ones(4, dtype=int), chosen, DedupeSettings(0.95))
     assert found.kept.tolist() == [0, 0, 0, 0]
     np.testing.assert_allclose(found.cosines, [1, 0.99, 1, 0.99], atol=1e-6)
     lines = lines_file(tmp_path, ["a", "b", "a", "b"])
@@ -105,7 +105,7 @@ def test_vectors_of_chosen_lines_are_taken_from_files(suffix: str, tmp_path: Pat
     given = stored(tmp_path / f"a{suffix}", rows)
     chosen = np.array([0, 1, 4, 5])
     units = units_of(lines, chosen, tmp_path, no_model, given, lambda _: None)
-    np.testing.assert_allclose(units.units, unit_vectors(rows[chosen], "rows")[0], atol=1e-6)
+    np.testing.assert_allclose(units.units, unit_vectors(rows[chosen], "rows"), atol=1e-6)
     for count, message in ((6, "no vector of line"), (8, "more vectors than the 7 lines")):
         other = stored(tmp_path / f"b{count}{suffix}", some_rows(count))
         with pytest.raises(InputError, match=message):
@@ -122,7 +122,7 @@ def test_vectors_of_tokens_are_refused(tmp_path: Path) -> None:
 
 
 def test_nearest_cosines_are_those_of_other_lines() -> None:
-    units = unit_vectors(some_rows(30), "rows")[0]
+    units = unit_vectors(some_rows(30), "rows")
     units[3] = 0
     cosines = units @ units.T
     np.fill_diagonal(cosines, -2)

@@ -46,7 +46,7 @@ def test_exact_search_finds_the_nearest_rows(
     monkeypatch.setattr(vectors, "BLOCK", block)
     monkeypatch.setattr(exact, "GROUP", 3)
     rows, queries = some_rows(300), some_rows(8, seed=1)
-    found = nearest(unit_vectors(queries, "q")[0], stored(tmp_path / "a.npy", rows).blocks(), 5)
+    found = nearest(unit_vectors(queries, "q"), stored(tmp_path / "a.npy", rows).blocks(), 5)
     cosines, order = plain(queries, rows, 5)
     np.testing.assert_array_equal(found.rows, order)
     np.testing.assert_allclose(found.cosines, cosines, atol=1e-5)
@@ -58,14 +58,14 @@ def test_of_equal_rows_the_earlier_one_is_found_first(
 ) -> None:
     monkeypatch.setattr(vectors, "BLOCK", block)
     rows = np.tile(some_rows(2), (10, 1))
-    found = nearest(unit_vectors(rows[:1], "q")[0], stored(tmp_path / "a.npy", rows).blocks(), 4)
+    found = nearest(unit_vectors(rows[:1], "q"), stored(tmp_path / "a.npy", rows).blocks(), 4)
     assert found.rows.tolist() == [[0, 2, 4, 6]]
 
 
 def test_zero_rows_and_own_rows_are_not_found(tmp_path: Path) -> None:
     rows = some_rows(6)
     rows[2] = 0
-    units = unit_vectors(rows, "rows")[0]
+    units = unit_vectors(rows, "rows")
     blocks = stored(tmp_path / "a.npy", rows).blocks()
     found = nearest(units[:1], blocks, 9, own=np.array([0]))
     assert sorted(found.rows[0].tolist()) == [-1, -1, -1, -1, -1, 1, 3, 4, 5]
@@ -78,7 +78,7 @@ def test_files_of_extract_features_are_searched_as_they_are(
 ) -> None:
     rows = some_rows(50)
     opened = stored(tmp_path / f"a{suffix}", rows, precision)
-    found = nearest(unit_vectors(rows[:20], "q")[0], opened.blocks(), 1)
+    found = nearest(unit_vectors(rows[:20], "q"), opened.blocks(), 1)
     assert found.rows[:, 0].tolist() == list(range(20))
     notes = opened.notes_of([3, 7])
     assert [notes[3].line, notes[7].line] == [3, 7]
@@ -90,7 +90,7 @@ def test_files_of_extract_features_are_searched_as_they_are(
 def test_bits_are_compared_as_signs(suffix: str, tmp_path: Path) -> None:
     rows = some_rows(50, size=64)
     opened = stored(tmp_path / f"a{suffix}", rows, "binary")
-    found = nearest(unit_vectors(rows[:20], "q")[0], opened.blocks(), 1)
+    found = nearest(unit_vectors(rows[:20], "q"), opened.blocks(), 1)
     assert found.rows[:, 0].tolist() == list(range(20))
     np.testing.assert_allclose(
         found.cosines[:, 0], plain(rows[:20], np.sign(rows), 1)[0][:, 0], atol=1e-5
@@ -125,7 +125,7 @@ def test_odd_vectors_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_an_index_finds_nearly_what_exact_search_finds(tmp_path: Path) -> None:
-    rows, queries = some_rows(3000), unit_vectors(some_rows(50, seed=1), "q")[0]
+    rows, queries = some_rows(3000), unit_vectors(some_rows(50, seed=1), "q")
     rows[17] = 0
     opened = stored(tmp_path / "a.npy", rows)
     about = build(tmp_path / "index", opened, {"model": "m"}, threads=1)

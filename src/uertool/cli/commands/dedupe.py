@@ -129,9 +129,7 @@ def _found(
             console.note(f"wrote {settings.plot}; choose a `threshold` by it")
             return None
     with console.progress(len(first), "Comparing") as advance:
-        return task.find_duplicates(
-            first, lengths, units, settings, scratch, device=where, on_rows=advance
-        )
+        return task.find_duplicates(first, lengths, units, settings, device=where, on_rows=advance)
 
 
 def _report(figures: dict[str, int], output: OutputSettings) -> None:

@@ -121,11 +121,10 @@ class Units:
     rows: Numbers
     units: Floats
 
-    def blocks(self) -> Iterator[Rows]:
-        """All vectors in order."""
-        for start in range(0, len(self.units), BLOCK):
-            block = np.array(self.units[start : start + BLOCK])
-            yield Rows(block, ~real_rows(block), [])
+    def blocks(self, places: Numbers) -> Iterator[Rows]:
+        """The vectors at some places, in order."""
+        for start in range(0, len(places), BLOCK):
+            yield Rows(np.array(self.units[places[start : start + BLOCK]]), [])
 
 
 def units_of(
@@ -193,7 +192,6 @@ def find_duplicates(
     lengths: Numbers,
     units: Units | None,
     settings: DedupeSettings,
-    scratch: Path,
     *,
     device: torch.device | None = None,
     on_rows: OnRows = lambda _: None,
@@ -205,7 +203,6 @@ def find_duplicates(
         units: vectors of the lines that are equal to no earlier one; None if only equal lines are
             duplicates.
         settings: the threshold, and which line is kept.
-        scratch: a folder for a file of the kept vectors.
         device: where products are computed.
         on_rows: called with the number of further lines that are decided.
     """
@@ -215,75 +212,50 @@ def find_duplicates(
         order = np.arange(len(units.rows))
         if settings.keep == "longest":
             order = np.lexsort((order, -lengths[units.rows]))
-        leaders = _Leaders(units.units, scratch / "kept", device or torch.device("cpu"))
+        leaders = order[:0]
         for start in range(0, len(order), BLOCK):
             some = order[start : start + BLOCK]
-            leader, cosine = leaders.take(some, settings.threshold)
+            leader, cosine = _leaders_of(some, leaders, units, settings.threshold, device)
             kept[units.rows[some]] = units.rows[leader]
             cosines[units.rows[some]] = cosine
+            leaders = np.append(leaders, some[leader == some])
             on_rows(len(some))
         # Equal lines follow the first of them.
         kept, cosines = kept[first], cosines[first]
     return Duplicates(kept, cosines, first != np.arange(len(first)))
 
 
-class _Leaders:
-    """The rows that are kept so far, with their vectors in a file."""
+def _leaders_of(
+    places: Numbers, before: Numbers, units: Units, threshold: float, device: torch.device | None
+) -> tuple[Numbers, Floats]:
+    """The place that is kept for each of some places, which come by priority, and both's cosine.
 
-    def __init__(self, units: Floats, path: Path, device: torch.device) -> None:
-        self._units = units
-        self._device = device
-        self._kept: Floats = np.memmap(path, np.float32, "w+", shape=units.shape)
-        self._rows = np.zeros(len(units), dtype=np.int64)
-        self._count = 0
-
-    def take(self, rows: Numbers, threshold: float) -> tuple[Numbers, Floats]:
-        """Decide on further rows, by priority: the leader of each, and the cosine of both."""
-        vectors = np.array(self._units[rows])
-        is_real = real_rows(vectors)
-        block = torch.from_numpy(vectors).to(self._device)
-        best = torch.full((len(rows),), -torch.inf, device=self._device)
-        leader = torch.zeros(len(rows), dtype=torch.int64, device=self._device)
-        for start in range(0, self._count, BLOCK):
-            end = min(start + BLOCK, self._count)
-            part = torch.from_numpy(np.array(self._kept[start:end])).to(self._device)
-            values, places = (block @ part.T).max(dim=1)
-            nearer = values > best
-            best = torch.where(nearer, values, best)
-            leader = torch.where(nearer, places + start, leader)
-        # Pairs of a row and a prior one; nothing is near a row of zeros.
-        real = torch.from_numpy(is_real).to(self._device)
-        best[~real] = -torch.inf
-        pairs = real[:, None] & real & torch.ones_like(real).expand(len(rows), -1).tril(-1)
-        among = (block @ block.T).masked_fill_(~pairs, -torch.inf)
-        is_kept = _kept_of(among >= threshold, best < threshold)
-        among[:, torch.from_numpy(~is_kept).to(self._device)] = -torch.inf
-        values, places = among.max(dim=1)
-        nearer_among = (values > best).cpu().numpy()
-        found = self._rows[leader.cpu().numpy()]
-        found = np.where(nearer_among, rows[places.cpu().numpy()], found)
-        cosines: Floats = torch.maximum(values, best).cpu().numpy()
-        found[is_kept], cosines[is_kept] = rows[is_kept], 1
-        self._add(rows[is_kept & is_real])
-        return found, cosines
-
-    def _add(self, rows: Numbers) -> None:
-        end = self._count + len(rows)
-        self._kept[self._count : end] = self._units[rows]
-        self._rows[self._count : end] = rows
-        self._count = end
-
-
-def _kept_of(near: torch.Tensor, is_free: torch.Tensor) -> npt.NDArray[np.bool_]:
-    """Which rows are kept [n], where `near` [n, n] are pairs of a row and a prior one.
-
-    A row is kept if it is free and near no prior row that is kept.
+    Args:
+        places: of vectors.
+        before: the places that are kept of those with a higher priority.
+        units: the vectors.
+        threshold: see `DedupeSettings`.
+        device: where products are computed.
     """
-    pairs = near.cpu().numpy()
-    kept: npt.NDArray[np.bool_] = is_free.cpu().numpy().copy()
-    for row in np.flatnonzero(pairs.any(axis=1) & kept).tolist():
-        kept[row] = not (pairs[row] & kept).any()
-    return kept
+    vectors = np.array(units.units[places])
+    found = nearest(vectors, units.blocks(before), 1, device=device)
+    best = found.cosines[:, 0]
+    leader = np.append(before, -1)[found.rows[:, 0]]
+    # Nothing is near a row of zeros.
+    are_real = real_rows(vectors)
+    best[~are_real] = -np.inf
+    real, block = (torch.from_numpy(one).to(device) for one in (are_real, vectors))
+    pairs = (real[:, None] & real).tril(-1)  # of a row and a prior one
+    among = (block @ block.T).masked_fill_(~pairs, -torch.inf)
+    near, is_kept = (among >= threshold).cpu().numpy(), best < threshold
+    for row in np.flatnonzero(near.any(axis=1) & is_kept).tolist():
+        is_kept[row] = not (near[row] & is_kept).any()
+    among[:, torch.from_numpy(~is_kept).to(device)] = -torch.inf
+    values, nearest_one = (one.cpu().numpy() for one in among.max(dim=1))
+    leader = np.where(values > best, places[nearest_one], leader)
+    cosines = np.maximum(values, best)
+    leader[is_kept], cosines[is_kept] = places[is_kept], 1
+    return leader, cosines
 
 
 def nearest_cosines(units: Units, device: torch.device | None = None) -> Floats:
@@ -297,7 +269,8 @@ def nearest_cosines(units: Units, device: torch.device | None = None) -> Floats:
         raise InputError("There are no two different lines to compare.", "Give more lines.")
     chosen = real[np.unique(np.linspace(0, len(real) - 1, min(SAMPLE, len(real))).astype(int))]
     sample = np.array(units.units[chosen])
-    found = nearest(sample, units.blocks(), 1, own=chosen, device=device)
+    places = np.arange(len(units.units))
+    found = nearest(sample, units.blocks(places), 1, own=chosen, device=device)
     cosines: Floats = found.cosines[found.rows[:, 0] >= 0, 0]
     return cosines
 

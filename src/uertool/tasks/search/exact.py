@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from uertool.tasks.features.whitening import real_rows
 from uertool.tasks.search.vectors import Floats, Rows
 
 #: Queries that are compared with a block at a time; 4,096 rows give 16 million cosines, 64 MiB.
@@ -55,7 +56,7 @@ def nearest(
     start = 0
     for block in blocks:
         units = torch.from_numpy(block.units).to(where)
-        zero = torch.from_numpy(np.flatnonzero(block.are_zero)).to(where)
+        zero = torch.from_numpy(np.flatnonzero(~real_rows(block.units))).to(where)
         for first in range(0, len(queries), GROUP):
             group = slice(first, first + GROUP)
             cosines = asked[group] @ units.T
@@ -74,19 +75,19 @@ def _merge(best: Found, cosines: torch.Tensor, start: int) -> None:
     """Put the cosines of a block's rows, which begin at `start`, among the best so far."""
     topn = best.cosines.shape[1]
     # Of equals the earlier row wins, so later ones must be larger.
-    enough = torch.from_numpy(best.cosines[:, -1:].copy()).to(cosines.device)
-    better = cosines > enough
-    places = better.nonzero()
-    if cosines.shape[1] > topn and len(places) > 4 * best.cosines.size:
-        places = (better & (cosines >= cosines.topk(topn, dim=1).values[:, -1:])).nonzero()
-    if not len(places):
-        return
-    values = cosines[places[:, 0], places[:, 1]].cpu().numpy()
+    enough = torch.from_numpy(best.cosines[:, -1].copy()).to(cosines.device)
+    better = (cosines.amax(dim=1) > enough).nonzero()[:, 0]
+    cosines = cosines[better]
+    places = cosines > enough[better, None]
+    if cosines.shape[1] > topn:
+        places &= cosines >= cosines.topk(topn, dim=1).values[:, -1:]
+    places = places.nonzero()
     query, place = places.cpu().numpy().T
-    changed, first, counts = np.unique(query, return_index=True, return_counts=True)
-    for one, begin, count in zip(changed.tolist(), first.tolist(), counts.tolist(), strict=True):
-        part = slice(begin, begin + count)
-        every = np.concatenate([best.cosines[one], values[part]])
-        rows = np.concatenate([best.rows[one], place[part] + start])
-        order = np.lexsort((rows, -every))[:topn]
-        best.cosines[one], best.rows[one] = every[order], rows[order]
+    changed, counts = better.cpu().numpy(), np.bincount(query, minlength=len(better))
+    query = np.concatenate([np.repeat(np.arange(len(changed)), topn), query])
+    values = np.append(best.cosines[changed], cosines[places[:, 0], places[:, 1]].cpu().numpy())
+    rows = np.append(best.rows[changed], place + start)
+    order = np.lexsort((rows, -values, query))
+    begins = np.cumsum(counts + topn) - counts - topn
+    first = order[begins[:, None] + np.arange(topn)]
+    best.cosines[changed], best.rows[changed] = values[first], rows[first]

@@ -17,6 +17,7 @@ import numpy as np
 
 from uertool.errors import InputError, MissingExtraError, OutputError
 from uertool.io.atomic import atomic_folder
+from uertool.tasks.features.whitening import real_rows
 from uertool.tasks.search.exact import Found, nearest
 from uertool.tasks.search.vectors import Floats, Vectors
 
@@ -130,7 +131,7 @@ def build(
         for block in vectors.blocks():
             if index is None:
                 index = _new_index(block.units.shape[1])
-            kept = np.flatnonzero(~block.are_zero)
+            kept = np.flatnonzero(real_rows(block.units))
             try:
                 index.add(kept + rows, block.units[kept], threads=threads)
             except RuntimeError as error:
@@ -160,7 +161,7 @@ def _measured(index: Any, vectors: Vectors, rows: int) -> tuple[int, float]:
     found, start = [], 0
     for block in vectors.blocks():
         here = chosen[(chosen >= start) & (chosen < start + len(block.units))] - start
-        here = here[~block.are_zero[here]]
+        here = here[real_rows(block.units[here])]
         found.append((here + start, block.units[here]))
         start += len(block.units)
     own = np.concatenate([part for part, _ in found])
@@ -195,13 +196,12 @@ def _new_index(size: int) -> Any:
 
 def _found(index: Any, queries: Floats, topn: int) -> Found:
     """What an index finds; of equal cosines the earlier row first."""
-    cosines = np.full((len(queries), topn), -np.inf, dtype=np.float32)
-    rows = np.full((len(queries), topn), -1, dtype=np.int64)
-    matches: Any = index.search(np.ascontiguousarray(queries), topn)
-    keys = np.atleast_2d(matches.keys).astype(np.int64)
-    near = 1 - np.atleast_2d(matches.distances)
-    counts = np.full(1, keys.shape[1]) if len(queries) == 1 else matches.counts
-    for one, count in enumerate(counts.tolist()):
-        order = np.lexsort((keys[one, :count], -near[one, :count]))
-        cosines[one, :count], rows[one, :count] = near[one, order], keys[one, order]
-    return Found(cosines, rows)
+    found = index.search(np.ascontiguousarray(queries), topn)
+    # A single query finds arrays without an axis of queries, cut at what there is.
+    cosines = 1 - np.atleast_2d(found.distances)
+    rows = np.atleast_2d(found.keys).astype(np.int64)
+    if len(queries) > 1:
+        missing = np.arange(topn) >= found.counts[:, None]
+        cosines[missing], rows[missing] = -np.inf, -1
+    order = np.lexsort((rows, -cosines))
+    return Found(np.take_along_axis(cosines, order, 1), np.take_along_axis(rows, order, 1))

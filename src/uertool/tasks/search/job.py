@@ -185,7 +185,7 @@ def check_space(job: FeatureJob, corpus: Corpus) -> None:
 def query_vectors(job: FeatureJob, queries: Sequence[Line], vectors: Vectors) -> Floats:
     """Vectors of queries [queries, size], whitened as the corpus is; blank ones are zero."""
     found = np.concatenate([result.vectors for result in run_job(job, queries)])
-    return unit_vectors(vectors.whitened(found), "The vectors of the queries")[0]
+    return unit_vectors(vectors.whitened(found), "The vectors of the queries")
 
 
 def search(

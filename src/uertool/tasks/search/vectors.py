@@ -35,12 +35,10 @@ class Rows(NamedTuple):
 
     Attributes:
         units: rows scaled to length 1 [rows, size]; rows of zeros stay.
-        are_zero: which rows are all zero [rows].
         notes: what each row is of.
     """
 
     units: Floats
-    are_zero: npt.NDArray[np.bool_]
     notes: list[Note]
 
 
@@ -81,9 +79,8 @@ class Vectors:
                 rows = self.whitened(block)
                 # Rows of .pt files are mapped, and those of .parquet belong to pyarrow.
                 is_ours = rows.flags.writeable and file.suffix.lower() != ".pt"
-                units, are_zero = unit_vectors(rows, str(file), row, is_ours)
+                yield Rows(unit_vectors(rows, str(file), row, is_ours), notes)
                 row += len(block)
-                yield Rows(units, are_zero, notes)
         if not size:
             raise InputError(f"{', '.join(map(str, self.files))}: there are no vectors.")
 
@@ -109,10 +106,8 @@ class Vectors:
         return found
 
 
-def unit_vectors(
-    vectors: Floats, name: str, first: int = 0, in_place: bool = False
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Rows [n, size] scaled to length 1, maybe in their place, and which of them are zero [n].
+def unit_vectors(vectors: Floats, name: str, first: int = 0, in_place: bool = False) -> Floats:
+    """Rows [n, size] scaled to length 1, maybe in their place; rows of zeros stay.
 
     Raises:
         InputError: a value is NaN or infinite.
@@ -124,10 +119,9 @@ def unit_vectors(
             f"{name}, row {first + wrong + 1} holds NaN, infinite or enormous values.",
             "Compute the vectors again with `dtype` float32.",
         )
-    are_zero = lengths == 0
-    factors = (1 / np.where(are_zero, 1, lengths)).astype(np.float32)
+    factors = (1 / np.where(lengths == 0, 1, lengths)).astype(np.float32)
     units: Floats = np.multiply(vectors, factors[:, None], out=vectors if in_place else None)
-    return units, are_zero
+    return units
 
 
 def find_files(paths: Sequence[str]) -> list[Path]:
