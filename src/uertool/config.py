@@ -20,7 +20,6 @@ RotaryOrder = Literal["interleaved", "half"]
 RopeKind = Literal["linear", "dynamic", "llama3", "yarn"]
 
 ENCODERS: tuple[str, ...] = get_args(EncoderName)
-MASKS: tuple[str, ...] = get_args(MaskName)
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 EMBEDDINGS = ("word", "pos", "seg", "task", "sinusoidalpos", "dual")
 TARGETS = ("mlm", "sp", "lm", "bilm", "cls", "token_cls", "qa", "siamese", "rtd")

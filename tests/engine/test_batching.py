@@ -18,7 +18,6 @@ from uertool.engine.batching import (
     Encoded,
     Limits,
     collate,
-    make_batches,
     run_batches,
 )
 from uertool.errors import UertoolError, UsageError
@@ -74,8 +73,14 @@ def test_results_come_in_input_order_within_the_bounds(
 def test_texts_of_like_length_go_together() -> None:
     rng = random.Random(7)
     lengths = [max(1, int(rng.lognormvariate(3, 0.6))) for _ in range(2000)]
-    padded = sum(batch.ids.numel() for batch in make_batches(encode(texts(lengths)), tokens=2048))
-    assert padded < 1.1 * sum(lengths)
+    padded: list[int] = []
+
+    def step(batch: Batch) -> list[tuple[int, int]]:
+        padded.append(batch.ids.numel())
+        return sums(batch)
+
+    list(run_batches(texts(lengths), encode, step, limits=Limits(tokens=2048)))
+    assert sum(padded) < 1.1 * sum(lengths)
 
 
 def test_an_encoder_may_give_more_or_fewer_texts_than_it_got() -> None:

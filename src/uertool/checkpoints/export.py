@@ -27,14 +27,12 @@ class Planned:
         sources: canonical names, in the order in which the transform wants them.
         transform: what happens to them.
         info: shape and type of the result.
-        same_as: name of an earlier tensor of the output that holds the same numbers, or "".
     """
 
     name: str
     sources: tuple[str, ...]
     transform: Transform
     info: TensorInfo
-    same_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,10 +118,9 @@ def plan_out(
             if transform is KEEP
             else shapes_out(transform, [part.shape for part in parts], parts[0].dtype)
         )
-        for number, name in enumerate(names):
+        for name in names:
             info = TensorInfo(name, shape, parts[0].dtype)
-            same = "" if number == 0 else names[0]
-            planned.append(Planned(name, place.uer, transform, info, same))
+            planned.append(Planned(name, place.uer, transform, info))
     if whole and config is not None:
         dtype = next(iter(infos.values())).dtype
         for name, table in arch.computed(config).items():

@@ -50,11 +50,6 @@ def set_level(*, quiet: bool = False, verbose: bool = False) -> None:
     _level.verbose = verbose
 
 
-def is_verbose() -> bool:
-    """Whether details were asked for."""
-    return _level.verbose
-
-
 def is_quiet() -> bool:
     """Whether summaries and progress are unwanted."""
     return _level.quiet
@@ -145,14 +140,15 @@ def bar(share: float, width: int = 20) -> str:
     return ("█" * full + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[part]).ljust(width)
 
 
-def bars(rows: Sequence[tuple[str, float]], *, width: int = 24) -> None:
-    """Labels with their shares and a bar each, aligned for characters of any width."""
+def bars(rows: Sequence[tuple[str, float]], *, width: int = 20, form: str = "6.1%") -> None:
+    """Labels with their numbers and a bar each from zero, aligned for characters of any width."""
     widest = max((width_of(label) for label, _ in rows), default=0)
-    best = max((share for _, share in rows), default=0.0) or 1.0
-    for n, (label, share) in enumerate(rows):
+    best = max((abs(number) for _, number in rows), default=0.0) or 1.0
+    for n, (label, number) in enumerate(rows):
         blanks = " " * (widest - width_of(label))
         # The longest bar is the best one, so that differences show where all are small.
-        out(f"  {n + 1:>3}  {label}{blanks}  {share:>6.1%}  {bar(share / best, width).rstrip()}")
+        drawn = bar(number / best, width).rstrip()
+        out(f"  {n + 1:>3}  {label}{blanks}  {number:>{form}}  {drawn}")
 
 
 def heading(text: str) -> None:

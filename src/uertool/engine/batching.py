@@ -139,23 +139,6 @@ def cut(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
     return groups
 
 
-def make_batches(
-    encoded: Iterable[Encoded],
-    *,
-    tokens: int = 2048,
-    rows: int | None = None,
-    window: int = WINDOW,
-    pad_id: int = 0,
-    pad_to: int | None = None,
-) -> Iterator[Batch]:
-    """Batches of texts of like length, window by window; see `Limits` for the arguments."""
-    limits = Limits(tokens, rows, window, pad_id, pad_to)
-    stream = iter(encoded)
-    while items := list(itertools.islice(stream, limits.window)):
-        for places in cut([len(item.ids) for item in items], limits):
-            yield collate([items[place] for place in places], pad_id=pad_id, pad_to=pad_to)
-
-
 # -- running --------------------------------------------------------------------------------------
 
 

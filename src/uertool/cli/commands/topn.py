@@ -285,14 +285,8 @@ def _draw(
 def _table(record: Mapping[str, Any]) -> None:
     """Words with their scores, and bars that start at zero."""
     console.heading(_title(record, "  in  "))
-    rows = [(near["word"], near["score"]) for near in record["neighbours"]]
     if "problem" in record:
         console.out(f"     {record['problem']}")
-    if rows:
-        most = max(abs(score) for _, score in rows) or 1.0
-        widest = max(console.width_of(word) for word, _ in rows)
-        for n, (word, score) in enumerate(rows):
-            blanks = " " * (widest - console.width_of(word))
-            drawn = console.bar(max(score, 0) / most).rstrip()
-            console.out(f"  {n + 1:>3}  {word}{blanks}  {score:>8.4f}  {drawn}")
+    rows = [(near["word"], near["score"]) for near in record["neighbours"]]
+    console.bars(rows, form="8.4f")
     console.out()

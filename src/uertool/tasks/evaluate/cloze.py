@@ -7,6 +7,7 @@ models that have the same.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -60,26 +61,19 @@ class EveryWordJob(ClozeJob):
         rows = [n for n, masked in enumerate(maskeds) for _ in masked.positions]
         places = [place for masked in maskeds for place in masked.positions]
         labels = torch.tensor([label for masked in maskeds for label in masked.labels])
-        losses: list[float] = []
-        right: list[bool] = []
+        found: list[tuple[bool, float]] = []  # of every token: whether it is right, and its loss
         for scores in self._filler.parts_at(batch.ids, batch.segs, rows, places):
-            wanted = labels[len(losses) : len(losses) + len(scores)].to(scores.device)
-            right.extend((scores.argmax(-1) == wanted).tolist())
-            losses.extend((-scores.gather(1, wanted[:, None])[:, 0]).tolist())
+            wanted = labels[len(found) : len(found) + len(scores)].to(scores.device)
+            losses = -scores.gather(1, wanted[:, None])[:, 0]
+            are_right = scores.argmax(-1) == wanted
+            found.extend(zip(are_right.tolist(), losses.tolist(), strict=True))
+        tokens = iter(found)
         results = []
-        start = 0
         for item, masked in zip(batch.items, maskeds, strict=True):
-            part = slice(start, start + len(masked.positions))
-            start = part.stop
-            results.append(
-                _Found(
-                    item.index,
-                    len(masked.positions),
-                    sum(right[part]),
-                    math.fsum(losses[part]),
-                    masked.was_cut,
-                )
-            )
+            count = len(masked.positions)
+            right, of_word = zip(*itertools.islice(tokens, count), strict=True)
+            loss = math.fsum(of_word)
+            results.append(_Found(item.index, count, sum(right), loss, masked.was_cut))
         return results
 
     def empty(self, item: Encoded) -> Any:

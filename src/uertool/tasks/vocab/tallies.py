@@ -13,7 +13,6 @@ from uertool.tasks.vocab.counters import COUNTERS
 
 Delimiter = Literal["char", "space"]
 Normalization = Literal["NFC", "NFKC"]
-NORMALIZATIONS: tuple[str, ...] = ("NFC", "NFKC")
 
 
 @dataclass(frozen=True)
