@@ -36,7 +36,7 @@ class EngineSettings(Settings):
     actors: Annotated[
         int | None,
         Setting(
-            "Workers, each of which holds the model",
+            "Number of workers; each holds the model",
             min=1,
             panel=_ENGINE,
             default="as many as there is room for",
@@ -45,15 +45,15 @@ class EngineSettings(Settings):
     ] = None
     gpus_per_actor: Annotated[
         float | None,
-        Setting("GPUs of a worker", min=0, panel=_ENGINE, default="1, if there are any", rare=True),
+        Setting("GPUs per worker", min=0, panel=_ENGINE, default="1, if there are any", rare=True),
     ] = None
     cpus_per_actor: Annotated[
         float | None,
-        Setting("Processors of a worker", above=0, panel=_ENGINE, default="1", rare=True),
+        Setting("CPUs per worker", above=0, panel=_ENGINE, default="1", rare=True),
     ] = None
     shard_lines: Annotated[
         int | None,
-        Setting("Lines of a shard", min=1, panel=_ENGINE, default="by the input", rare=True),
+        Setting("Lines per shard", min=1, panel=_ENGINE, default="by the input", rare=True),
     ] = None
     strict: Annotated[
         bool,

@@ -104,7 +104,8 @@ class ModelSettings(TokenizerSettings):
         Path | None, _model("LoRA file of TencentPretrain, merged into the weights", rare=True)
     ] = None
     lora_alpha: Annotated[
-        float | None, _model("Alpha of its training; the file does not have it", rare=True)
+        float | None,
+        _model("Alpha that it was trained with; the file does not contain it", rare=True),
     ] = None
 
     embedding: Annotated[
@@ -138,7 +139,7 @@ class ModelSettings(TokenizerSettings):
     rotary_position_embedding: Annotated[bool | None, _shape("Rotary positions")] = None
     rotary_order: Annotated[
         RotaryOrder | None,
-        _shape("Channels that rotary positions turn together: neighbours or halves"),
+        _shape("Channels that are rotated in pairs: neighbours (interleaved) or halves (half)"),
     ] = None
     rope_theta: Annotated[float | None, _shape("Base of rotary angles", above=0)] = None
     local_attention: Annotated[

@@ -31,10 +31,10 @@ app = typer.Typer(
 class PathSettings(Settings):
     """The paths, as the old scripts name them."""
 
-    input_model_path: Annotated[str | None, Setting("Another way to name IN", names=("m",))] = None
-    output_model_path: Annotated[
-        str | None, Setting("Another way to name OUT", names=("output", "o"))
-    ] = None
+    input_model_path: Annotated[str | None, Setting("The same as IN", names=("m",))] = None
+    output_model_path: Annotated[str | None, Setting("The same as OUT", names=("output", "o"))] = (
+        None
+    )
 
 
 def _command(

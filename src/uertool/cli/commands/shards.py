@@ -31,7 +31,7 @@ class MergeSettings(Settings):
             metavar="FILE",
         ),
     ] = None
-    overwrite: Annotated[bool, Setting("Replace an existing file")] = False
+    overwrite: Annotated[bool, Setting("Replace an existing output")] = False
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,19 @@ class MergeSettings(Settings):
 
     weights: Annotated[
         tuple[float, ...] | None,
-        Setting("One number for each checkpoint; they are divided by their sum", several=True),
+        Setting("One weight for each checkpoint; weights are divided by their sum", several=True),
     ] = None
     unify: Annotated[
         bool, Setting("Compare tensors by meaning, so that generations of names may be mixed")
     ] = False
-    method: Annotated[Method, _merging("How they are merged")] = "mean"
+    method: Annotated[Method, _merging("Merging method")] = "mean"
     base: Annotated[
         str | None, _merging("The model that the others were trained from (ties, dare)")
     ] = None
-    fraction: Annotated[float, _merging("How far slerp goes to the second model", min=0, max=1)] = (
-        0.5
-    )
+    fraction: Annotated[
+        float,
+        _merging("Position of slerp between the first model (0) and the second (1)", min=0, max=1),
+    ] = 0.5
     density: Annotated[
         float | None,
         _merging(
@@ -44,7 +45,7 @@ class MergeSettings(Settings):
         ),
     ] = None
     scale: Annotated[float, _merging("Factor on the merged changes (lambda)")] = 1.0
-    seed: Annotated[int, _merging("Decides which changes dare drops")] = 7
+    seed: Annotated[int, _merging("Seed of the changes that dare drops")] = 7
 
     def __post_init__(self) -> None:
         super().__post_init__()

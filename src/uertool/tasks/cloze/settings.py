@@ -36,7 +36,7 @@ WordList = Annotated[
 LineLength = Annotated[
     int | None,
     Setting(
-        "Most tokens of a line, special ones included; longer lines are truncated",
+        "Maximum tokens per line, including special tokens; longer lines are truncated",
         min=1,
         panel=_ASKED,
         default="128, or the model's positions",
@@ -57,17 +57,17 @@ class ClozeSettings(Settings):
     topn: Annotated[
         int | None,
         Setting(
-            "Guesses for each mask; with augment draw from so many of the best",
+            "Guesses for each mask; with `augment`, draw from this many of the best",
             min=1,
             panel=_ASKED,
-            default="10; with augment 100",
+            default="10; with `augment` 100",
         ),
     ] = None
     targets: Annotated[
         tuple[str, ...],
         Setting(
-            "Score these words in the place of the masks, with commas between; adjacent masks are "
-            "one place",
+            "Score these words in place of the masks, separated by commas; adjacent masks count "
+            "as one",
             panel=_ASKED,
             metavar="A,B,C",
         ),
@@ -80,7 +80,7 @@ class ClozeSettings(Settings):
         int | None, Setting("Write N variants of every line", min=1, panel=_ASKED, metavar="N")
     ] = None
     keep_original: Annotated[
-        bool, Setting("With augment: write the line itself before its variants", panel=_ASKED)
+        bool, Setting("With `augment`: write the line itself before its variants", panel=_ASKED)
     ] = False
     temperature: Annotated[
         float,
@@ -105,7 +105,7 @@ class ClozeSettings(Settings):
     word_list: WordList = None
     seq_length: LineLength = None
     batch_size: Annotated[
-        int | None, Setting("Most lines of a batch", min=1, panel="Device and speed")
+        int | None, Setting("Maximum lines per batch", min=1, panel="Device and speed")
     ] = 64
     words: frozenset[str] = frozenset()
     seed: int = 7
@@ -142,5 +142,5 @@ class DialogueSettings(Settings):
     """How the command gets its texts, besides the usual ways."""
 
     interactive: Annotated[
-        bool, Setting("Ask for texts, one after the other", panel="Input", rare=True)
+        bool, Setting("Ask for texts one at a time", panel="Input", rare=True)
     ] = False

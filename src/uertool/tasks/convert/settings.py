@@ -30,7 +30,7 @@ _MORE_TARGETS: Mapping[str, tuple[str, ...]] = {
 
 _source = partial(Setting, panel="Source (only where its files do not say)")
 _tokenizer = partial(Setting, panel="Tokenizer")
-_sentences = partial(Setting, panel="Sentence vectors (--to sentence-transformers)", rare=True)
+_sentences = partial(Setting, panel="Sentence vectors (for sentence-transformers)", rare=True)
 _output = partial(Setting, panel="Output")
 
 
@@ -38,9 +38,9 @@ _output = partial(Setting, panel="Output")
 class ConvertSettings(Settings):
     """Settings of a conversion."""
 
-    arch: Annotated[str | None, _source("The architecture, if names of tensors are ambiguous")] = (
-        None
-    )
+    arch: Annotated[
+        str | None, _source("The architecture, if the names of tensors are ambiguous")
+    ] = None
     config_path: Annotated[
         Path | None, _source("Configuration of the source, of UER-py, Hugging Face or Google")
     ] = None
@@ -48,7 +48,8 @@ class ConvertSettings(Settings):
         Path | None, _source("LoRA file of TencentPretrain, merged into the weights", rare=True)
     ] = None
     lora_alpha: Annotated[
-        float | None, _source("Alpha of its training; the file does not have it", rare=True)
+        float | None,
+        _source("Alpha that it was trained with; the file does not contain it", rare=True),
     ] = None
     heads_num: Annotated[int | None, _source("Attention heads", min=1)] = None
     hidden_act: Annotated[
@@ -74,21 +75,21 @@ class ConvertSettings(Settings):
         Setting("Architecture or target, as the old scripts take it"),
     ] = None
     layout: Annotated[
-        Generation, Setting("Names of a UER-py output: legacy is the 2021 generation")
+        Generation, Setting("Tensor names of a UER-py output; legacy is the 2021 generation")
     ] = "modular"
     exact_norm: Annotated[
-        bool, Setting("Change gamma so that the layer norms of the output compute the same")
+        bool, Setting("Adjust gamma so that the layer norms of the output compute the same values")
     ] = False
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
         Setting("Type of the weights", default="that of the source"),
     ] = None
     max_shard_size: Annotated[
-        str | None, Setting("The most bytes of one file in a folder, such as 5GB", rare=True)
+        str | None, Setting("Maximum bytes per weight file of a folder, such as 5GB", rare=True)
     ] = None
     vocab_path: Annotated[Path | None, _tokenizer("The vocabulary, for the tokenizer files")] = None
     spm_model_path: Annotated[
-        Path | None, _tokenizer("A sentencepiece model in place of a vocabulary", rare=True)
+        Path | None, _tokenizer("Sentencepiece model instead of a vocabulary", rare=True)
     ] = None
     do_lower_case: Annotated[
         bool | None,
@@ -101,9 +102,7 @@ class ConvertSettings(Settings):
     ] = None
     labels: Annotated[
         tuple[str, ...],
-        Setting(
-            "Names of a classifier's labels, with commas between them", metavar="A,B,C", rare=True
-        ),
+        Setting("Names of a classifier's labels, separated by commas", metavar="A,B,C", rare=True),
     ] = ()
     pooling: Annotated[
         str | None,
@@ -112,14 +111,17 @@ class ConvertSettings(Settings):
             default="that of the whitening, or first",
         ),
     ] = None
-    whitening: Annotated[Path | None, _sentences("A saved whitening, which becomes a layer")] = None
+    whitening: Annotated[
+        Path | None,
+        _sentences("A saved whitening, which becomes a layer", names=("load_whitening", "w")),
+    ] = None
     normalize: Annotated[
         bool | None, _sentences("Scale vectors to length 1", default="if they are whitened")
     ] = None
     add_sep: Annotated[
         bool | None,
         _sentences(
-            "Whether [SEP] follows the tokens", default="as `extract-features` of the source"
+            "Whether to add [SEP] after the tokens", default="as `extract-features` of the source"
         ),
     ] = None
     verify: Annotated[bool, _output("Read the output back, compare it and run both")] = True

@@ -29,7 +29,7 @@ class TableSettings(Settings):
     ] = None
     vocab_path: Annotated[Path | None, Setting("Vocabulary, one token a line", panel=_MODEL)] = None
     spm_model_path: Annotated[
-        Path | None, Setting("Sentencepiece model in place of a vocabulary", panel=_MODEL)
+        Path | None, Setting("Sentencepiece model instead of a vocabulary", panel=_MODEL)
     ] = None
     tokenizer: Annotated[
         Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
@@ -61,7 +61,7 @@ class ExportSettings(Settings):
         ),
     ] = None
     binary: Annotated[
-        bool, Setting("word2vec's binary format, whatever the suffix", panel=_OUTPUT)
+        bool, Setting("word2vec's binary format, regardless of the suffix", panel=_OUTPUT)
     ] = False
     drop_unused: Annotated[
         bool,
@@ -81,7 +81,7 @@ class NeighbourSettings(Settings):
     vectors: Annotated[
         Path | None,
         Setting(
-            "A file of word vectors in place of a model: word2vec text or binary, also .gz, or "
+            "A file of word vectors instead of a model: word2vec text or binary, also .gz, or "
             "the output of extract-embeddings",
             panel=_MODEL,
             metavar="FILE",
@@ -95,7 +95,7 @@ class NeighbourSettings(Settings):
     ] = ()
     topn: Annotated[int, Setting("Neighbours of each word", min=1, panel=_ASKED)] = 15
     by: Annotated[
-        Literal["cosine", "dot", "euclidean"], Setting("Measure of closeness", panel=_ASKED)
+        Literal["cosine", "dot", "euclidean"], Setting("Similarity measure", panel=_ASKED)
     ] = "cosine"
     plot: Plot = None
 
@@ -108,14 +108,14 @@ class SubstituteSettings(Settings):
     seq_length: Annotated[
         int | None,
         Setting(
-            "Most tokens of a sentence",
+            "Maximum tokens per sentence",
             min=1,
             panel=_ASKED,
             default="128, or the model's positions",
         ),
     ] = None
     batch_size: Annotated[
-        int, Setting("Most candidates of a batch", min=1, panel="Device and speed")
+        int, Setting("Maximum candidates per batch", min=1, panel="Device and speed")
     ] = 256
     add_special: Annotated[
         bool,
@@ -124,7 +124,7 @@ class SubstituteSettings(Settings):
     occurrence: Annotated[
         int | None,
         Setting(
-            "Which occurrence counts of a word that occurs several times, from 1",
+            "Which occurrence of a repeated word to replace, counted from 1",
             min=1,
             panel=_ASKED,
             default="the first, with a warning",
@@ -142,7 +142,8 @@ class SubstituteSettings(Settings):
     all_candidates: Annotated[
         bool,
         Setting(
-            "Compare with the whole vocabulary: ## pieces, special tokens and other scripts too",
+            "Compare with the whole vocabulary, including ## pieces, special tokens and other "
+            "scripts",
             panel=_ASKED,
         ),
     ] = False

@@ -117,7 +117,7 @@ class Parameters(Settings):
     rounds: Annotated[int | None, Setting("Boosting rounds", min=1)] = None
     models: Annotated[tuple[str, ...] | None, Setting("Base models to use")] = None
     labels_num: Annotated[int | None, Setting("Number of labels", min=2)] = None
-    objective: Annotated[Objective | None, Setting("What is learnt")] = None
+    objective: Annotated[Objective | None, Setting("Training objective")] = None
 
 
 # -- LightGBM -------------------------------------------------------------------------------------

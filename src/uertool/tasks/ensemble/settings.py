@@ -46,24 +46,29 @@ class TrainSettings(Settings):
 class BoostingSettings(Settings):
     """LightGBM parameters, which LightGBM validates; None means not given."""
 
-    learning_rate: Annotated[float | None, _boosting("Step of each tree", default="0.02")] = None
-    num_leaves: Annotated[int | None, _boosting("Leaves of a tree", default="10")] = None
-    max_depth: Annotated[int | None, _boosting("Depth of a tree", default="100", rare=True)] = None
-    min_data_in_leaf: Annotated[
-        int | None, _boosting("Lines in a leaf", default="50", rare=True)
+    learning_rate: Annotated[float | None, _boosting("Learning rate", default="0.02")] = None
+    num_leaves: Annotated[int | None, _boosting("Maximum leaves per tree", default="10")] = None
+    max_depth: Annotated[
+        int | None, _boosting("Maximum depth of a tree", default="100", rare=True)
     ] = None
-    min_sum_hessian_in_leaf: Annotated[float | None, _boosting("Weight in a leaf", rare=True)] = (
+    min_data_in_leaf: Annotated[
+        int | None, _boosting("Minimum lines per leaf", default="50", rare=True)
+    ] = None
+    min_sum_hessian_in_leaf: Annotated[
+        float | None, _boosting("Minimum sum of Hessians per leaf", rare=True)
+    ] = None
+    min_gain_to_split: Annotated[float | None, _boosting("Minimum gain of a split", rare=True)] = (
         None
     )
-    min_gain_to_split: Annotated[float | None, _boosting("Gain of a split", rare=True)] = None
     feature_fraction: Annotated[
-        float | None, _boosting("Share of the columns that a tree uses", default="0.25", rare=True)
+        float | None,
+        _boosting("Fraction of the columns that a tree uses", default="0.25", rare=True),
     ] = None
     bagging_fraction: Annotated[
-        float | None, _boosting("Share of the lines that a tree uses", rare=True)
+        float | None, _boosting("Fraction of the lines that a tree uses", rare=True)
     ] = None
     bagging_freq: Annotated[
-        int | None, _boosting("Rounds before other lines are drawn", rare=True)
+        int | None, _boosting("Draw other lines every so many rounds", rare=True)
     ] = None
     lambda_l1: Annotated[float | None, _boosting("L1 regularization", default="5", rare=True)] = (
         None
@@ -71,7 +76,7 @@ class BoostingSettings(Settings):
     lambda_l2: Annotated[float | None, _boosting("L2 regularization", default="5", rare=True)] = (
         None
     )
-    max_bin: Annotated[int | None, _boosting("Bins of a column", rare=True)] = None
+    max_bin: Annotated[int | None, _boosting("Maximum bins per column", rare=True)] = None
     boosting: Annotated[str | None, _boosting("gbdt, dart or rf", rare=True)] = None
     param: Annotated[
         tuple[str, ...], _boosting("Any other parameter; may be repeated", metavar="NAME=VALUE")
@@ -135,7 +140,8 @@ class SearchSettings(FolderSettings, BoostingSettings, TrainSettings):
                 "old scripts"),
     ] = "run_bayesopt"  # fmt: skip
     metric: Annotated[
-        Literal["macro_f1", "accuracy", "log_loss"], _search("What decides which trial is best")
+        Literal["macro_f1", "accuracy", "log_loss"],
+        _search("Metric by which the best trial is chosen"),
     ] = "macro_f1"
     sampler: Annotated[
         Literal["tpe", "gp", "random"],
@@ -145,7 +151,9 @@ class SearchSettings(FolderSettings, BoostingSettings, TrainSettings):
         Literal["median", "hyperband", "none"],
         _search("How trials that fall behind are stopped", rare=True),
     ] = "median"
-    rounds: Annotated[int, _search("Most rounds", names=("num_boost_round",), min=1)] = 150
+    rounds: Annotated[
+        int, _search("Maximum boosting rounds", names=("num_boost_round",), min=1)
+    ] = 150
     early_stopping: Annotated[
         int,
         _search(
@@ -179,7 +187,9 @@ class PredictSettings(Settings):
     ] = ()
     test_path: Annotated[str | None, Setting("TSV with labels, to score the predictions")] = None
     encoding: Encoding = "utf-8"
-    probabilities_path: Annotated[str | None, Setting("Write lines x labels as .npy here")] = None
+    probabilities_path: Annotated[
+        str | None, Setting("Write the probabilities [lines, labels] to this .npy file")
+    ] = None
     threads: Annotated[
         int | None, Setting("Processor threads", min=1, default="all", rare=True)
     ] = None

@@ -16,8 +16,8 @@ from uertool.tasks.pictures import require_drawing
 from uertool.text.settings import Encoding
 
 _pairs = partial(Setting, panel="Pairs")
-_vectors = partial(Setting, panel="What a vector is made of")
-_grid = partial(Setting, panel="What is tried", metavar="A,B,..")
+_vectors = partial(Setting, panel="Vectors")
+_grid = partial(Setting, panel="Search space", metavar="A,B,..")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class StsSettings(Settings):
     fit_path: Annotated[
         tuple[str, ...],
         Setting(
-            "Fit the whitening on the texts of this file of pairs too",
+            "Also fit the whitening on the texts of this file of pairs; may be repeated",
             panel="Whitening",
             metavar="FILE",
             rare=True,
@@ -102,7 +102,11 @@ class TuneSettings(Settings):
 
     save_whitening: Annotated[
         Path | None,
-        Setting("The .safetensors file for the best one", names=("output", "o"), panel="Whitening"),
+        Setting(
+            "Write the best whitening to this .safetensors file",
+            names=("output", "o"),
+            panel="Whitening",
+        ),
     ] = None
     sizes: Annotated[
         tuple[int, ...],
@@ -119,16 +123,16 @@ class TuneSettings(Settings):
     folds: Annotated[
         int,
         Setting(
-            "Parts of the pairs; each is judged by what was chosen without it",
+            "Number of cross-validation folds",
             min=2,
-            panel="What is tried",
+            panel="Search space",
         ),
     ] = 5
     seed: Annotated[
-        int, Setting("Decides which pairs are in which part", panel="What is tried", rare=True)
+        int, Setting("Seed of the division into folds", panel="Search space", rare=True)
     ] = 7
     plot: Annotated[
-        Path | None, Setting("Draw what was tried, as .png, .svg or .pdf", panel="Output")
+        Path | None, Setting("Draw the scores of all trials, as .png, .svg or .pdf", panel="Output")
     ] = None
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ Precision = Literal["float32", "float16", "int8", "binary"]
 #: Lines that are sorted by length together if every token's vector is kept.
 TOKEN_WINDOW = 256
 
-_VECTOR = "What a vector is made of"
+_VECTOR = "Vectors"
 _WHITENING = "Whitening"
 _FORM = "What is written"
 
@@ -25,7 +25,7 @@ _FORM = "What is written"
 SeqLength = Annotated[
     int | None,
     Setting(
-        "Most tokens of a line, special ones included; longer lines are truncated",
+        "Maximum tokens per line, including special tokens; longer lines are truncated",
         min=1,
         panel=_VECTOR,
         default="128, or the model's positions",
@@ -34,7 +34,7 @@ SeqLength = Annotated[
 BatchSize = Annotated[
     int | None,
     Setting(
-        "Most lines of a batch",
+        "Maximum lines per batch",
         min=1,
         panel="Device and speed",
         default="as many as fit the device",
@@ -43,7 +43,7 @@ BatchSize = Annotated[
 AddSep = Annotated[
     bool | None,
     Setting(
-        "Whether [SEP] follows the tokens",
+        "Whether to add [SEP] after the tokens",
         panel=_VECTOR,
         default="not for UER-py's checkpoints, as there; yes for TencentPretrain's LLaMA and "
         "Google's; as their tokenizer says for Hugging Face folders",
@@ -69,8 +69,8 @@ class FeatureSettings(Settings):
     layers: Annotated[
         tuple[int, ...],
         Setting(
-            "Average these layers before pooling, as 1,12 or -4,-3,-2,-1; 0 is the input of the "
-            "first layer",
+            "Average these layers before pooling, such as 1,12 or -4,-3,-2,-1; 0 is the input of "
+            "the first layer",
             panel=_VECTOR,
             metavar="A,B,..",
         ),
@@ -135,7 +135,12 @@ class FittedSettings(Settings):
     ] = None
     whiten: Annotated[bool, Setting("Whiten, and keep all dimensions", panel=_WHITENING)] = False
     load_whitening: Annotated[
-        Path | None, Setting("Use a saved whitening instead of fitting one", panel=_WHITENING)
+        Path | None,
+        Setting(
+            "Use a saved whitening instead of fitting one",
+            names=("whitening", "w"),
+            panel=_WHITENING,
+        ),
     ] = None
     beta: _Beta = 1.0
     gamma: _Gamma = 1.0

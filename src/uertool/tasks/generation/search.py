@@ -60,7 +60,7 @@ class Row:
 
     @property
     def room(self) -> int:
-        """Most new tokens."""
+        """Maximum new tokens."""
         return self.group.request.room
 
     @property

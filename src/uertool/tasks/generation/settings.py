@@ -63,7 +63,7 @@ class Decoding(Settings):
     min_p: Annotated[
         float,
         Setting(
-            "Draw from tokens with at least this part of the best one's probability; 0: off "
+            "Draw from tokens with at least this fraction of the best one's probability; 0: off "
             "(Nguyen et al. 2024)",
             min=0,
             max=1,
@@ -119,7 +119,7 @@ class Decoding(Settings):
     repetition_penalty: Annotated[
         float,
         Setting(
-            "Above 1 makes tokens that are in the text already less probable",
+            "Above 1 makes tokens less probable that are already in the text",
             above=0,
             panel=_DECODING,
             rare=True,
@@ -137,23 +137,25 @@ class Decoding(Settings):
     ] = 0
     forbid: Annotated[
         tuple[str, ...],
-        Setting("A word that must not be written; repeatable", panel=_DECODING, rare=True),
+        Setting("A word that must not be generated; may be repeated", panel=_DECODING, rare=True),
     ] = ()
 
     seq_length: Annotated[
-        int | None, Setting("Most tokens of a source", min=1, panel=_LENGTH, default="all")
+        int | None, Setting("Maximum tokens per source text", min=1, panel=_LENGTH, default="all")
     ] = None
     tgt_seq_length: Annotated[
-        int | None, Setting("Most tokens of a target", min=2, panel=_LENGTH, default="128")
+        int | None, Setting("Maximum tokens per target text", min=2, panel=_LENGTH, default="128")
     ] = None
-    max_new_tokens: Annotated[int | None, Setting("Most new tokens", min=1, panel=_LENGTH)] = None
+    max_new_tokens: Annotated[int | None, Setting("Maximum new tokens", min=1, panel=_LENGTH)] = (
+        None
+    )
     min_new_tokens: Annotated[
         int, Setting("New tokens before a text may end", min=0, panel=_LENGTH, rare=True)
     ] = 0
     stop_token: Annotated[
         tuple[str, ...] | None,
         Setting(
-            "A token that ends a text, in place of the model's end token; repeatable",
+            "A token that ends a text, instead of the model's end token; may be repeated",
             panel=_LENGTH,
             rare=True,
         ),
@@ -164,7 +166,7 @@ class Decoding(Settings):
     ] = False
     stop_string: Annotated[
         tuple[str, ...],
-        Setting("Words that end a text and are cut off; repeatable", panel=_LENGTH, rare=True),
+        Setting("Words that end a text and are cut off; may be repeated", panel=_LENGTH, rare=True),
     ] = ()
     truncate: Annotated[
         Truncate,
@@ -243,7 +245,12 @@ class LmDecoding(Decoding):
 
     seq_length: Annotated[
         int | None,
-        Setting("Most tokens of prompt and text together", min=1, panel=_LENGTH, default="128"),
+        Setting(
+            "Maximum tokens of prompt and generated text together",
+            min=1,
+            panel=_LENGTH,
+            default="128",
+        ),
     ] = None
     tgt_seq_length: int | None = None
 
@@ -291,7 +298,7 @@ class TextSettings(Settings):
         bool, Setting("Show each text while it is generated, one by one", panel=_OUTPUT)
     ] = False
     interactive: Annotated[
-        bool, Setting("Ask for prompts, one after the other", panel="Input", rare=True)
+        bool, Setting("Ask for prompts one at a time", panel="Input", rare=True)
     ] = False
     target: Annotated[
         tuple[Target, ...],

@@ -41,7 +41,8 @@ class CorpusSettings(InputSettings):
     load_whitening: Annotated[
         Path | None,
         Setting(
-            "Whiten all vectors; vectors of the whitening's own size are taken as whitened already",
+            "Whiten all vectors; vectors that have the whitening's output size are not whitened "
+            "again",
             names=("whitening", "w"),
             panel=_CORPUS,
         ),
@@ -70,7 +71,7 @@ class SearchSettings(Settings):
     query_vectors: Annotated[
         str | None,
         Setting(
-            "Vectors of the queries in place of texts", panel=_SEARCH, metavar="PATH", rare=True
+            "Vectors of the queries instead of texts", panel=_SEARCH, metavar="PATH", rare=True
         ),
     ] = None
     topn: Annotated[int, Setting("Results for each query", min=1, names=("n",), panel=_SEARCH)] = 10
@@ -81,7 +82,7 @@ class SearchSettings(Settings):
     index: Annotated[
         Path | None,
         Setting(
-            "A folder with an approximate index of the corpus, which is built if it is missing",
+            "Folder of an approximate index of the corpus; it is built if it is missing",
             panel=_SEARCH,
             metavar="FOLDER",
         ),

@@ -17,15 +17,15 @@ class TokenizeSettings(Settings):
 
     add_special: Annotated[
         bool,
-        Setting("Put the special tokens of the model, such as [CLS] and [SEP], around", panel=_HOW),
+        Setting("Add the special tokens of the model, such as [CLS] and [SEP]", panel=_HOW),
     ] = False
     special_in_text: Annotated[
         bool,
-        Setting("Read special tokens in a text, such as [MASK], as what they are", panel=_HOW),
+        Setting("Recognize special tokens in the text, such as [MASK]", panel=_HOW),
     ] = False
-    ids: Annotated[bool, Setting("Write ids in place of tokens as text", panel=_HOW)] = False
+    ids: Annotated[bool, Setting("Write ids instead of tokens", panel=_HOW)] = False
     decode: Annotated[
-        bool, Setting("Lines are ids with blanks between: write their texts", panel=_HOW)
+        bool, Setting("Decode: lines are ids separated by blanks; write their texts", panel=_HOW)
     ] = False
 
     def __post_init__(self) -> None:

@@ -51,16 +51,16 @@ class BuildSettings(Settings):
     ] = None
     tokenizer: Annotated[
         Literal["char", "space"] | None,
-        Setting("The former name of the same setting in UER-py (2021)", panel=_COUNTED),
+        Setting("The name of `delimiter` in UER-py (2021)", panel=_COUNTED),
     ] = None
     workers_num: Annotated[int, Setting("Processes that count", min=1, panel=_COUNTED)] = 1
     max_size: Annotated[
-        int | None, Setting("Most entries, reserved ones included", min=1, panel=_COUNTED)
+        int | None, Setting("Maximum entries, including reserved ones", min=1, panel=_COUNTED)
     ] = None
     coverage: Annotated[
         float | None,
         Setting(
-            "Stop at the most frequent that make up this share, such as 0.9995",
+            "Keep the most frequent tokens that cover this share of the corpus, such as 0.9995",
             above=0,
             max=1,
             panel=_COUNTED,
@@ -72,7 +72,7 @@ class BuildSettings(Settings):
     max_types: Annotated[
         int,
         Setting(
-            "Most distinct tokens of the corpus; each takes some 300 bytes of memory",
+            "Maximum distinct tokens of the corpus; each takes about 300 bytes of memory",
             min=1,
             panel=_COUNTED,
         ),
@@ -82,14 +82,14 @@ class BuildSettings(Settings):
         Setting("Train subwords instead of counting", panel=_TRAINED),
     ] = None
     vocab_size: Annotated[
-        int | None, Setting("Entries, reserved ones included", min=1, panel=_TRAINED)
+        int | None, Setting("Number of entries, including reserved ones", min=1, panel=_TRAINED)
     ] = None
     do_lower_case: Annotated[
         bool,
         Setting("Whether wordpiece lower-cases and strips accents", panel=_TRAINED, valued=True),
     ] = True
     min_count: Annotated[
-        int, Setting("Leave out tokens that are rarer (of a trained one: rarer pairs)", min=1)
+        int, Setting("Leave out tokens that are rarer (trained vocabularies: pairs)", min=1)
     ] = 1
     normalization: Annotated[
         Literal["NFC", "NFKC", "nfc", "nfkc"] | None,
@@ -218,7 +218,7 @@ class AdaptSettings(Settings):
     new_spm_model_path: Annotated[
         Path | None, Setting("Sentencepiece model as the new vocabulary")
     ] = None
-    init: Annotated[Init, _rows("How they are made")] = "mean-of-pieces"
+    init: Annotated[Init, _rows("How rows of new words are made")] = "mean-of-pieces"
     similar_path: Annotated[
         Path | None,
         _rows(
@@ -239,7 +239,9 @@ class AdaptSettings(Settings):
     do_lower_case: Annotated[bool, _tokenizer("Whether bert lower-cases", valued=True)] = True
     old_tgt_vocab_path: Annotated[Path | None, _decoder("Its vocabulary")] = None
     new_tgt_vocab_path: Annotated[Path | None, _decoder("Its new vocabulary")] = None
-    arch: Annotated[str | None, Setting("The architecture, if names fit several")] = None
+    arch: Annotated[
+        str | None, Setting("The architecture, if the names of tensors are ambiguous")
+    ] = None
     dry_run: Annotated[bool, Setting("Show what would change, write nothing")] = False
     list: Annotated[
         tuple[str, ...],
