@@ -174,7 +174,7 @@ class Run:
         summary = GenerationSummary.of(found.manifest["counts"])
         report_summary(summary, meter.seconds)
         call.report(found, meter.rate)
-        self._record(call.details, summary, meter.seconds, judged)
+        self._record(call.details, self._results(summary, meter.seconds, judged))
 
     def stream(self, generator: Generator) -> None:
         """Texts for all prompts, shown as they grow."""
@@ -200,14 +200,18 @@ class Run:
         seconds = time.perf_counter() - started
         report_summary(summary, seconds)
         report_bad(bad)
-        self._record(generator.config.to_json(), summary, seconds, judged)
+        self._record(generator.config.to_json(), self._results(summary, seconds, judged))
 
-    def _record(
-        self, model: object, summary: GenerationSummary, seconds: float, judged: _Judged | None
-    ) -> None:
+    def _results(
+        self, summary: GenerationSummary, seconds: float, judged: _Judged | None
+    ) -> dict[str, Any]:
+        """The figures of texts for the record; scores are reported too."""
         results = {**dataclasses.asdict(summary), "seconds": round(seconds, 3)}
         if judged is not None and isinstance(self.shown, Seq2seqText):
             results |= judged.report(self.shown.bleu_tokenize)
+        return results
+
+    def _record(self, model: object, results: dict[str, Any]) -> None:
         self.call.record({"decoding": dataclasses.asdict(self.decoding), "model": model}, results)
 
     def _judged(self) -> _Judged | None:
@@ -256,12 +260,8 @@ class Run:
             f"perplexity {overall:,.4f} over {counted(tokens, 'token')} of {counted(lines, 'line')}"
         )
         report_bad(bad)
-        self.call.record(
-            {
-                "decoding": dataclasses.asdict(self.decoding),
-                "model": generator.config.to_json(),
-            },
-            {"lines": lines, "tokens": tokens, "perplexity": overall},
+        self._record(
+            generator.config.to_json(), {"lines": lines, "tokens": tokens, "perplexity": overall}
         )
 
     # -- in conversation ----------------------------------------------------------------------

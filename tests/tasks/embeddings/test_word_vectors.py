@@ -16,8 +16,10 @@ from uertool.errors import CheckpointError, InputError, OutputError, UsageError,
 from uertool.loading.registry import load_model
 from uertool.tasks.embeddings import word_files, word_vectors
 from uertool.tasks.embeddings.export import export_words
+from uertool.tasks.embeddings.settings import TableSettings
 from uertool.tasks.embeddings.word_files import WordFile, escape, unescape, words_path
-from uertool.tasks.embeddings.word_vectors import WordTable, table_of
+from uertool.tasks.embeddings.word_vectors import WordTable, table_for, table_of
+from uertool.text.tokenizers.factory import make_tokenizer
 
 ODD = ["好", "a b", "", "\u3000", "x\u00a0y", "back\\slash", "\\u0041", "\\empty", "end"]
 SUFFIXES = [".txt", ".bin", ".npy", ".safetensors"]
@@ -131,6 +133,16 @@ def test_a_sentencepiece_model_is_a_vocabulary(tmp_path: Path) -> None:
     assert table.words[5].strip("\u2581") is not None
     export_words(table, tmp_path / "e.txt")
     assert read(tmp_path / "e.txt")[0] == table.words
+
+
+def test_the_tokenizer_decides_the_order_of_words(tmp_path: Path) -> None:
+    spm = TEXT / "cluecorpussmall_spm.model"
+    path = tmp_path / "model.bin"
+    xlmr = make_tokenizer("xlmroberta", spm_model_path=spm).vocab
+    torch.save({"embedding.word.embedding.weight": torch.ones(len(xlmr), 2)}, path)
+    plain = TableSettings(load_model_path=str(path), spm_model_path=spm)
+    named = TableSettings(load_model_path=str(path), spm_model_path=spm, tokenizer="xlmroberta")
+    assert table_for(named).words == xlmr.tokens != table_for(plain).words
 
 
 def test_a_vector_that_is_no_number_is_an_error(table: WordTable, tmp_path: Path) -> None:
