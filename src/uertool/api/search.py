@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from uertool.api.models import loading
-from uertool.engine.batching import windows_of
 from uertool.errors import InputError
 from uertool.io.display import Report, Results
 from uertool.loading.registry import LoadedModel
@@ -22,7 +21,6 @@ from uertool.settings import as_keywords
 from uertool.tasks.features.job import FeatureJob
 from uertool.tasks.search import dedupe as deduping
 from uertool.tasks.search import job as searching
-from uertool.tasks.search.exact import GROUP
 from uertool.tasks.search.lines import open_lines
 from uertool.tasks.search.settings import (
     CorpusSettings,
@@ -104,19 +102,13 @@ def _search(
         UertoolError: a file cannot be read, or vectors do not fit the model.
     """
     job = FeatureJob(loaded, features)
-    results: Results[Results[Hit]] = Results()
     asked = [Line(number, text) for number, text in enumerate(as_texts(queries))]
     with _named(corpus, lines) as (named, scratch):
-        opened = searching.open_corpus(named, scratch, lambda: job)
-        searching.check_space(job, opened)
-        for window in windows_of(iter(asked), GROUP):
-            vectors = searching.query_vectors(job, window, opened.vectors)
-            near = searching.search(vectors, opened, settings, device=loaded.device)
-            notes = opened.notes_of([row for some in near for _, row in some])
-            for some in near:
-                found = ((cosine, notes[row]) for cosine, row in some)
-                results.append(Results(Hit(cosine, note.line, note.text) for cosine, note in found))
-    return results
+        opened = searching.open_corpus(named, scratch).encoded(lambda: job, scratch)
+        found = searching.answers(asked, opened, settings, lambda: job, device=loaded.device)
+        return Results(
+            Results(Hit(cosine, note.line, note.text) for cosine, note in near) for _, near in found
+        )
 
 
 @as_keywords("test_path", "groups", "plot")
@@ -139,22 +131,15 @@ def _dedupe(
     deduping.check_settings(settings, corpus)
     with _named(lines, corpus) as (named, scratch):
         opened = open_lines(named, scratch)
-        if not len(opened):
-            raise InputError("There are no lines.")
-        first, lengths = deduping.equal_lines(opened, lambda _: None)
-        units = None
-        if not settings.only_exact:
-            chosen = np.flatnonzero(first == np.arange(len(first)))
-            given = searching.given_vectors(corpus)
-            units = deduping.units_of(
-                opened,
-                chosen,
-                scratch,
-                lambda: FeatureJob(loaded, features),
-                given,
-                lambda _: None,
-            )
-        found = deduping.find_duplicates(first, lengths, units, settings, device=loaded.device)
+        found = deduping.dedupe(
+            opened,
+            settings,
+            corpus,
+            lambda: FeatureJob(loaded, features),
+            scratch,
+            device=loaded.device,
+        )
+        assert found is not None  # there is a threshold
         rows = np.flatnonzero(found.are_kept).tolist()
         groups = [[row, *others.tolist()] for row, others in found.groups()]
         return Deduplicated([opened.line(row).text for row in rows], rows, groups)

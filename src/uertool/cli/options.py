@@ -260,6 +260,22 @@ class OutputSettings(WriteSettings):
             return shown
         return jsonl if str(self.prediction_path).endswith((".jsonl", ".json")) else stored
 
+    def form_with_table(self, form: F, plain: F) -> F:
+        """The same for results that are a table on a terminal, and otherwise `plain`.
+
+        Raises:
+            UsageError: `json` says otherwise, or a table would go into a file.
+        """
+        table = cast("F", "table")
+        shown = table if console.out_is_terminal() else plain
+        chosen = self.form_for(form, shown=shown, stored=plain)
+        if chosen == "table" and self.to_file:
+            raise UsageError(
+                "A table is for a terminal, but `prediction_path` names a file.",
+                f"Use `format` {plain} or jsonl.",
+            )
+        return chosen
+
     @contextlib.contextmanager
     def opened(self, done: Callable[[], int] = lambda: 0) -> Iterator[TextIO]:
         """Where results are written: standard output, or a file that appears when it is whole.
@@ -315,14 +331,7 @@ class ResultSettings(OutputSettings):
         Raises:
             UsageError: `json` says otherwise, or a table would go into a file.
         """
-        screen: Literal["table", "text"] = "table" if console.out_is_terminal() else "text"
-        chosen = self.form_for(self.format, shown=screen, stored="text")
-        if chosen == "table" and self.to_file:
-            raise UsageError(
-                "A table is for a terminal, but `prediction_path` names a file.",
-                "Use `format` text or jsonl.",
-            )
-        return chosen
+        return self.form_with_table(self.format, "text")
 
 
 def is_typed(name: str, value: object) -> bool:

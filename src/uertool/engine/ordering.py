@@ -182,7 +182,7 @@ def model_identity(model: TokenizerSettings, *, digests: bool) -> dict[str, Any]
             parts = sorted(parts[0].parent.glob(parts[0].name + ".*"))
         for part in parts:
             if part.exists():
-                files[part.name] = sha256_of(part) if digests else _state(part)
+                files[part.name] = sha256_of(part) if digests else state_of(part)
     given = {
         field.name: str(value)
         for field in dataclasses.fields(model)
@@ -194,9 +194,9 @@ def model_identity(model: TokenizerSettings, *, digests: bool) -> dict[str, Any]
     return {"model": name, "model files": files, "model settings": given}
 
 
-def _state(path: Path) -> list[Any]:
+def state_of(path: Path) -> list[Any]:
     """Size and time of a file; of a folder those of its files."""
     if path.is_dir():
-        return [[item.name, *_state(item)] for item in sorted(path.iterdir()) if item.is_file()]
+        return [[item.name, *state_of(item)] for item in sorted(path.iterdir()) if item.is_file()]
     state = path.stat()
     return [state.st_size, state.st_mtime_ns]

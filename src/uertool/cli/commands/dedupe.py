@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from uertool.cli import console, run_record
 from uertool.cli.commands.search import Encoder
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, with_settings
-from uertool.errors import InputError, UsageError
+from uertool.errors import UsageError
 from uertool.io.json_text import json_text
 from uertool.loading.settings import DeviceSettings, ModelSettings
 from uertool.tasks.search.settings import CorpusSettings, DedupeSettings, SentenceSettings
-
-if TYPE_CHECKING:
-    from uertool.tasks.search.dedupe import Duplicates, Units
-    from uertool.tasks.search.lines import LineFile
 
 
 @with_settings
@@ -53,10 +48,18 @@ def dedupe(
     with tempfile.TemporaryDirectory(prefix="uertool-") as folder:
         scratch = Path(folder)
         lines = open_lines(corpus, scratch)
-        if not len(lines):
-            raise InputError(f"{lines.name} holds no lines.")
-        found = _found(lines, settings, corpus, encoder, scratch, output.overwrite)
+        found = task.dedupe(
+            lines,
+            settings,
+            corpus,
+            lambda: encoder.job,
+            scratch,
+            device=encoder.compared_on(),
+            progress=console.progress,
+            overwrite=output.overwrite,
+        )
         if found is None:
+            console.note(f"wrote {settings.plot}; choose a `threshold` by it")
             return
         if settings.groups is not None:
             with atomic_text(settings.groups, overwrite=output.overwrite) as stream:
@@ -93,43 +96,6 @@ def _check(settings: DedupeSettings, corpus: CorpusSettings, output: OutputSetti
         from uertool.tasks.pictures import require_drawing
 
         require_drawing(settings.plot, overwrite=output.overwrite)
-
-
-def _found(
-    lines: LineFile,
-    settings: DedupeSettings,
-    corpus: CorpusSettings,
-    encoder: Encoder,
-    scratch: Path,
-    overwrite: bool,
-) -> Duplicates | None:
-    """Equal lines, then near-duplicates; None if only a picture is to be drawn."""
-    import numpy as np
-
-    from uertool.loading.device import resolve_devices, set_threads
-    from uertool.tasks.search import dedupe as task
-    from uertool.tasks.search.job import given_vectors
-
-    set_threads(encoder.device.threads)
-    where = resolve_devices(encoder.device.device)[0]
-    with console.progress(len(lines), "Reading") as advance:
-        first, lengths = task.equal_lines(lines, advance)
-    units: Units | None = None
-    if not settings.only_exact:
-        chosen = np.flatnonzero(first == np.arange(len(first)))
-        with console.progress(len(chosen), "Encoding") as advance:
-            given = given_vectors(corpus)
-            units = task.units_of(lines, chosen, scratch, lambda: encoder.job, given, advance)
-        if settings.plot is not None:
-            from uertool.tasks.search.plots import draw_nearest
-
-            cosines = task.nearest_cosines(units, where)
-            draw_nearest(settings.plot, cosines, settings.threshold, overwrite=overwrite)
-        if settings.threshold is None:
-            console.note(f"wrote {settings.plot}; choose a `threshold` by it")
-            return None
-    with console.progress(len(first), "Comparing") as advance:
-        return task.find_duplicates(first, lengths, units, settings, device=where, on_rows=advance)
 
 
 def _report(figures: dict[str, int], output: OutputSettings) -> None:

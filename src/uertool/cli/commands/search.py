@@ -7,7 +7,7 @@ import functools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,10 +25,11 @@ from uertool.tasks.search.settings import CorpusSettings, SearchSettings, Senten
 from uertool.text.settings import InputSettings
 
 if TYPE_CHECKING:
+    import torch
+
     from uertool.tasks.features.job import FeatureJob
     from uertool.tasks.search.index import SavedIndex
     from uertool.tasks.search.job import Corpus
-    from uertool.tasks.search.vectors import Floats
     from uertool.text.readers import Line
 
 
@@ -43,15 +44,8 @@ class SearchOutput(OutputSettings):
 
     @property
     def form(self) -> str:
-        """The format that was asked for, or that fits where the results go."""
-        screen: Literal["table", "tsv"] = "table" if console.out_is_terminal() else "tsv"
-        chosen = self.form_for(self.format, shown=screen, stored="tsv")
-        if chosen == "table" and self.to_file:
-            raise UsageError(
-                "A table is for a terminal, but `prediction_path` names a file.",
-                "Use `format` tsv or jsonl.",
-            )
-        return chosen
+        """See `ResultSettings.form`: table, tsv or jsonl."""
+        return self.form_with_table(self.format, "tsv")
 
 
 @dataclass(frozen=True)
@@ -68,27 +62,24 @@ class Encoder:
         """The loaded model."""
         from uertool.loading.registry import load_from_settings
         from uertool.tasks.features.job import FeatureJob
+        from uertool.tasks.features.whitening import Whitening
+        from uertool.tasks.features.work import differences, space_of
 
         loaded = load_from_settings(self.model, self.device, heads=self.features.heads)
         report_model(loaded)
         job = FeatureJob(loaded, self.features)
         if self.whitening is not None:
-            self._compare(self.whitening)
+            about = space_of(self.model, self.features)
+            for remark in differences(self.whitening, Whitening.load(self.whitening), about):
+                console.warn(remark)
         return job
 
-    def _compare(self, path: Path) -> None:
-        from uertool.tasks.features.whitening import Whitening
-        from uertool.tasks.features.work import space_of
+    def compared_on(self) -> torch.device:
+        """Where products are computed; sets the number of threads."""
+        from uertool.loading.device import resolve_devices, set_threads
 
-        fitted = Whitening.load(path).about
-        mine = space_of(self.model, self.features)
-        apart = [
-            f"{name} {fitted[name]} and not {value}"
-            for name, value in mine.items()
-            if fitted.get(name, value) != value
-        ]
-        if apart:
-            console.warn(f"{path} was fitted on other vectors: {', '.join(apart)}.")
+        set_threads(self.device.threads)
+        return resolve_devices(self.device.device)[0]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -130,37 +121,37 @@ def search(
         require_drawing(settings.plot, overwrite=output.overwrite)
     _check(settings, corpus, texts)
     encoder = Encoder(model, device, features, corpus.load_whitening)
-    named = InputSettings(settings.queries, encoding=corpus.encoding)
-    lines = functools.partial(lines_of, named, texts, "query")
-
-    from uertool.loading.device import resolve_devices, set_threads
-
-    set_threads(device.threads)
-    where = resolve_devices(device.device)[0]
+    lines: Iterator[Line] = iter(())
+    if settings.query_vectors is None:
+        named = InputSettings(settings.queries, encoding=corpus.encoding)
+        lines = lines_of(named, texts, "query")
+    where = encoder.compared_on()
     with tempfile.TemporaryDirectory(prefix="uertool-") as scratch:
         opened, index = _opened(settings, corpus, encoder, Path(scratch), output.overwrite)
         from uertool.tasks.pictures import MOST_GROUPS, bars
-        from uertool.tasks.search import job
+        from uertool.tasks.search.job import answers
 
         drawn: list[Answer] = []
         asked = found = 0
         started = time.perf_counter()
+        near = answers(
+            lines,
+            opened,
+            settings,
+            lambda: encoder.job,
+            index=index,
+            device=where,
+            progress=console.progress,
+        )
         with output.opened(lambda: asked) as stream:
-            for names, vectors in _queries(lines, settings, encoder, opened):
-                with console.progress(None, "Comparing", unit="rows") as advance:
-                    near = job.search(
-                        vectors, opened, settings, index=index, device=where, on_rows=advance
-                    )
-                notes = opened.notes_of([row for some in near for _, row in some])
-                if form == "tsv" and not asked:
+            for asked, pair in enumerate(near, 1):
+                if form == "tsv" and asked == 1:
                     stream.write(HEADER)
-                for name, some in zip(names, near, strict=True):
-                    asked += 1
-                    found += len(some)
-                    answer = Answer(asked, name, [(cosine, notes[row]) for cosine, row in some])
-                    WRITERS[form](answer, stream)
-                    if settings.plot is not None and asked <= MOST_GROUPS:
-                        drawn.append(answer)
+                answer = Answer(asked, *pair)
+                found += len(answer.near)
+                WRITERS[form](answer, stream)
+                if settings.plot is not None and asked <= MOST_GROUPS:
+                    drawn.append(answer)
         seconds = time.perf_counter() - started
     if settings.plot is not None:
         for remark in bars(settings.plot, list(map(bars_of, drawn)), overwrite=output.overwrite):
@@ -214,6 +205,7 @@ def _opened(
     from uertool.tasks.search.index import SavedIndex, build, difference
     from uertool.tasks.search.job import open_corpus
 
+    opened = open_corpus(corpus, scratch)
     path, index, identity = settings.index, None, {}
     if path is not None:
         identity = _identity(corpus, encoder)
@@ -226,10 +218,9 @@ def _opened(
                     "Name another folder, or give `overwrite` to build it again.",
                 )
             index = None if other is not None else index
-    with console.progress(None, "Encoding") as advance:
-        opened = open_corpus(
-            corpus, scratch, lambda: encoder.job, computes=index is None, on_lines=advance
-        )
+    if index is None:
+        with console.progress(None, "Encoding") as advance:
+            opened = opened.encoded(lambda: encoder.job, scratch, advance)
     if path is not None and index is None:
         import torch
 
@@ -256,50 +247,20 @@ def _opened(
 
 def _identity(corpus: CorpusSettings, encoder: Encoder) -> dict[str, Any]:
     """What the vectors of an index are made of: their files, or lines and model."""
+    from uertool.engine.ordering import state_of
     from uertool.io.atomic import sha256_of
     from uertool.io.encodings import encoding_named
     from uertool.tasks.search.vectors import find_files
 
     known: dict[str, Any] = {}
     if corpus.vectors:
-        known["vectors"] = [_state(path) for path in find_files(corpus.vectors)]
+        known["vectors"] = [[path.name, *state_of(path)] for path in find_files(corpus.vectors)]
     elif corpus.test_path is not None:
-        known |= {"lines": _state(Path(corpus.test_path)), **encoder.identity}
+        path = Path(corpus.test_path)
+        known |= {"lines": [path.name, *state_of(path)], **encoder.identity}
         known |= {"column": corpus.column, "field": corpus.field}
         known["encoding"] = encoding_named(corpus.encoding)
     if corpus.load_whitening is not None:
         known["whitening"] = sha256_of(corpus.load_whitening)
     found: dict[str, Any] = json.loads(json.dumps(known))
     return found
-
-
-def _state(path: Path) -> list[Any]:
-    """Name, size and time of a file."""
-    from uertool.errors import InputError
-
-    if not path.is_file():
-        raise InputError(f"The input {path} does not exist.", "Check the path.")
-    state = path.stat()
-    return [path.name, state.st_size, state.st_mtime_ns]
-
-
-def _queries(
-    lines: Callable[[], Iterator[Line]],
-    settings: SearchSettings,
-    encoder: Encoder,
-    corpus: Corpus,
-) -> Iterator[tuple[list[str], Floats]]:
-    """Queries in groups: their texts and vectors of length 1."""
-    from uertool.engine.batching import windows_of
-    from uertool.tasks.search.exact import GROUP
-    from uertool.tasks.search.job import check_space, query_vectors
-    from uertool.tasks.search.vectors import Vectors, find_files
-
-    if settings.query_vectors is not None:
-        files = find_files([settings.query_vectors])
-        for block in Vectors(files, corpus.vectors.whitening).blocks():
-            yield [note.text for note in block.notes], block.units
-        return
-    for window in windows_of(lines(), GROUP):
-        check_space(encoder.job, corpus)
-        yield [line.text for line in window], query_vectors(encoder.job, window, corpus.vectors)

@@ -72,6 +72,16 @@ def space_of(model: ModelSettings, settings: FeatureSettings) -> dict[str, str]:
     return about
 
 
+def differences(path: object, fitted: Whitening, about: Mapping[str, str]) -> list[str]:
+    """A sentence if the whitening of a file was fitted on other vectors than those of a space."""
+    apart = [
+        f"{name} {fitted.about[name]} and not {value}"
+        for name, value in about.items()
+        if fitted.about.get(name, value) != value
+    ]
+    return [f"{path} was fitted on other vectors: {', '.join(apart)}."] if apart else []
+
+
 # -- shards ---------------------------------------------------------------------------------------
 
 
@@ -252,13 +262,6 @@ class Extraction:
         path = self.vectors.load_whitening
         return None if path is None else Whitening.load(path).cut(self.vectors.whitening_size)
 
-    def differences(self) -> Iterator[str]:
-        """In what the vectors differ from those that the loaded whitening was fitted on."""
-        fitted = {} if self.whitening is None else self.whitening.about
-        for name, value in self.about.items():
-            if fitted.get(name, value) != value:
-                yield f"{name} {fitted[name]} and not {value}"
-
     def work(self) -> Work:
         """What workers do."""
         if self.in_two_passes:
@@ -323,10 +326,10 @@ def extract(
         InputError: there are no lines.
     """
     watch = watch or Watch()
-    differences = ", ".join(extraction.differences())
-    if differences:
+    if extraction.whitening is not None:
         path = extraction.vectors.load_whitening
-        watch.notice(f"{path} was fitted on other vectors: {differences}.")
+        for remark in differences(path, extraction.whitening, extraction.about):
+            watch.notice(remark)
     with gather(order, watch) as found:
         report = _report(found)
         if report.lines == 0 and not found.manifest["errors"]:

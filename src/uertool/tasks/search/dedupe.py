@@ -22,15 +22,25 @@ from uertool.errors import InputError, UsageError
 from uertool.tasks.features.job import FeatureJob
 from uertool.tasks.features.whitening import real_rows
 from uertool.tasks.search.exact import nearest
+from uertool.tasks.search.job import given_vectors
 from uertool.tasks.search.lines import LineFile
+from uertool.tasks.search.plots import draw_nearest
 from uertool.tasks.search.settings import CorpusSettings, DedupeSettings
-from uertool.tasks.search.vectors import BLOCK, Floats, Rows, Vectors, write_vectors
+from uertool.tasks.search.vectors import (
+    BLOCK,
+    Floats,
+    OnRows,
+    Progress,
+    Rows,
+    Vectors,
+    silent,
+    write_vectors,
+)
 
 #: Lines whose nearest neighbours a histogram shows.
 SAMPLE = 2000
 
 Numbers = npt.NDArray[np.int64]
-OnRows = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,48 @@ def check_settings(settings: DedupeSettings, corpus: CorpusSettings) -> None:
             "There is no threshold, and it depends on the model.",
             "See the cosines of nearest lines with `plot`, or begin with `threshold` 0.98.",
         )
+
+
+def dedupe(
+    lines: LineFile,
+    settings: DedupeSettings,
+    corpus: CorpusSettings,
+    make_job: Callable[[], FeatureJob],
+    scratch: Path,
+    *,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+    overwrite: bool = False,
+) -> Duplicates | None:
+    """Equal lines, then near-duplicates; None if there is no threshold, so only a picture is drawn.
+
+    Args:
+        lines: all lines.
+        settings: what are duplicates.
+        corpus: names vectors of the lines, or none.
+        make_job: loads the model, if it is needed.
+        scratch: a folder for files that are mapped.
+        device: where products are computed.
+        progress: shows how many lines are done.
+        overwrite: whether an existing picture may be replaced.
+
+    Raises:
+        UertoolError: what `units_of`, `nearest_cosines` and `draw_nearest` raise.
+    """
+    with progress(len(lines), "Reading") as advance:
+        first, lengths = equal_lines(lines, advance)
+    units: Units | None = None
+    if not settings.only_exact:
+        chosen = np.flatnonzero(first == np.arange(len(first)))
+        with progress(len(chosen), "Encoding") as advance:
+            units = units_of(lines, chosen, scratch, make_job, given_vectors(corpus), advance)
+        if settings.plot is not None:
+            cosines = nearest_cosines(units, device)
+            draw_nearest(settings.plot, cosines, settings.threshold, overwrite=overwrite)
+        if settings.threshold is None:
+            return None
+    with progress(len(lines), "Comparing") as advance:
+        return find_duplicates(first, lengths, units, settings, device=device, on_rows=advance)
 
 
 def equal_lines(lines: LineFile, on_lines: OnRows) -> tuple[Numbers, Numbers]:

@@ -196,12 +196,11 @@ def _new_index(size: int) -> Any:
 
 def _found(index: Any, queries: Floats, topn: int) -> Found:
     """What an index finds; of equal cosines the earlier row first."""
-    found = index.search(np.ascontiguousarray(queries), topn)
-    # A single query finds arrays without an axis of queries, cut at what there is.
-    cosines = 1 - np.atleast_2d(found.distances)
-    rows = np.atleast_2d(found.keys).astype(np.int64)
-    if len(queries) > 1:
-        missing = np.arange(topn) >= found.counts[:, None]
-        cosines[missing], rows[missing] = -np.inf, -1
+    # A single query would give arrays of another shape.
+    asked = queries.repeat(2, axis=0) if len(queries) == 1 else np.ascontiguousarray(queries)
+    found = index.search(asked, topn)
+    missing = np.arange(topn) >= found.counts[:, None]
+    cosines = (1 - np.where(missing, np.inf, found.distances)).astype(np.float32)[: len(queries)]
+    rows = np.where(missing, -1, found.keys.astype(np.int64))[: len(queries)]
     order = np.lexsort((rows, -cosines))
     return Found(np.take_along_axis(cosines, order, 1), np.take_along_axis(rows, order, 1))

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from uertool.engine.batching import Ahead
+from uertool.engine.batching import Ahead, windows_of
 from uertool.engine.jobs import run_job
 from uertool.errors import InputError, UsageError
 from uertool.io.vector_writer import Note
 from uertool.tasks.features.job import FeatureJob
 from uertool.tasks.features.whitening import Whitening
-from uertool.tasks.search.exact import Found, nearest
+from uertool.tasks.search.exact import GROUP, Found, nearest
 from uertool.tasks.search.index import SavedIndex
 from uertool.tasks.search.lines import LineFile, open_lines
 from uertool.tasks.search.settings import CorpusSettings, SearchSettings
 from uertool.tasks.search.vectors import (
     Floats,
+    OnRows,
+    Progress,
     Rows,
     Vectors,
     find_files,
+    silent,
     unit_vectors,
     write_vectors,
 )
@@ -33,8 +36,6 @@ from uertool.text.readers import Line
 _CHECKED = 3
 #: The least cosine of both; int8 and float16 round.
 _SAME = 0.99
-
-OnRows = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ class Corpus:
 
     vectors: Vectors
     lines: LineFile | None
+
+    def encoded(
+        self,
+        make_job: Callable[[], FeatureJob],
+        scratch: Path,
+        on_lines: OnRows = lambda _: None,
+    ) -> Corpus:
+        """The same corpus; vectors that do not exist are computed into a scratch folder."""
+        if self.lines is None or self.vectors.files:
+            return self
+        made = write_vectors(make_job(), self.lines, scratch / "vectors.npy", on_lines)
+        return replace(self, vectors=replace(self.vectors, files=made.files))
 
     def blocks(self, size: int) -> Iterator[Rows]:
         """All rows; the next block is read while one is used.
@@ -97,22 +110,12 @@ class Corpus:
         )
 
 
-def open_corpus(
-    settings: CorpusSettings,
-    scratch: Path,
-    make_job: Callable[[], FeatureJob],
-    *,
-    computes: bool = True,
-    on_lines: OnRows = lambda _: None,
-) -> Corpus:
-    """The corpus that settings name; vectors that do not exist are computed into a scratch folder.
+def open_corpus(settings: CorpusSettings, scratch: Path) -> Corpus:
+    """The corpus that settings name; without `vectors` it has none yet, see `Corpus.encoded`.
 
     Args:
         settings: which corpus.
         scratch: a folder for what is not needed later.
-        make_job: loads the model, if it is needed.
-        computes: False if vectors that do not exist are not needed.
-        on_lines: called with the number of further lines whose vectors are computed.
 
     Raises:
         UsageError: neither lines nor vectors are named.
@@ -123,15 +126,8 @@ def open_corpus(
             "There is nothing to search in.",
             "Name lines with `test_path`, vectors of them with `vectors`, or both.",
         )
-    vectors, lines = given_vectors(settings), None
-    if settings.test_path is not None:
-        lines = open_lines(settings, scratch)
-        if not len(lines):
-            raise InputError(f"{lines.name} holds no lines.")
-        if not vectors.files and computes:
-            made = write_vectors(make_job(), lines, scratch / "vectors.npy", on_lines)
-            vectors = replace(vectors, files=made.files)
-    return Corpus(vectors, lines)
+    vectors = given_vectors(settings)
+    return Corpus(vectors, None if settings.test_path is None else open_lines(settings, scratch))
 
 
 def given_vectors(settings: CorpusSettings) -> Vectors:
@@ -186,6 +182,53 @@ def query_vectors(job: FeatureJob, queries: Sequence[Line], vectors: Vectors) ->
     """Vectors of queries [queries, size], whitened as the corpus is; blank ones are zero."""
     found = np.concatenate([result.vectors for result in run_job(job, queries)])
     return unit_vectors(vectors.whitened(found), "The vectors of the queries")
+
+
+def answers(
+    queries: Iterable[Line],
+    corpus: Corpus,
+    settings: SearchSettings,
+    make_job: Callable[[], FeatureJob],
+    *,
+    index: SavedIndex | None = None,
+    device: torch.device | None = None,
+    progress: Progress = silent,
+) -> Iterator[tuple[str, list[tuple[float, Note]]]]:
+    """For each query its text, and cosines and lines that are nearest, nearest first.
+
+    Args:
+        queries: they are not read if the settings name their vectors; then they have no texts.
+        corpus: what is searched.
+        settings: how many are wanted, and how near.
+        make_job: loads the model, if it is needed.
+        index, device: see `search`.
+        progress: shows how many rows were compared.
+
+    Raises:
+        InputError: vectors do not fit the model or each other, or something cannot be read.
+    """
+    for names, vectors in _asked(queries, corpus, settings.query_vectors, make_job):
+        with progress(None, "Comparing", unit="rows") as advance:
+            near = search(vectors, corpus, settings, index=index, device=device, on_rows=advance)
+        notes = corpus.notes_of([row for some in near for _, row in some])
+        for name, some in zip(names, near, strict=True):
+            yield name, [(cosine, notes[row]) for cosine, row in some]
+
+
+def _asked(
+    queries: Iterable[Line],
+    corpus: Corpus,
+    path: str | None,
+    make_job: Callable[[], FeatureJob],
+) -> Iterator[tuple[list[str], Floats]]:
+    """Queries in groups: their texts and vectors of length 1."""
+    if path is not None:
+        for block in Vectors(find_files([path]), corpus.vectors.whitening).blocks():
+            yield [note.text for note in block.notes], block.units
+        return
+    for window in windows_of(queries, GROUP):
+        check_space(make_job(), corpus)
+        yield [line.text for line in window], query_vectors(make_job(), window, corpus.vectors)
 
 
 def search(

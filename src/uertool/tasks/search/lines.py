@@ -105,7 +105,7 @@ def open_lines(settings: InputSettings, scratch: Path) -> LineFile:
     Standard input, archives and other text than UTF-8 are copied into a scratch folder first.
 
     Raises:
-        InputError: it is missing or cannot be read.
+        InputError: it is missing, cannot be read or holds nothing.
     """
     source = str(settings.test_path)
     path, name = Path(source), name_of(source)
@@ -117,4 +117,7 @@ def open_lines(settings: InputSettings, scratch: Path) -> LineFile:
             path = scratch / "lines"
             with path.open("wb") as copy:
                 copy.writelines(as_utf8(read_bytes(stream, name), encoding, name))
-    return LineFile(path, name, settings)
+    lines = LineFile(path, name, settings)
+    if not len(lines):
+        raise InputError(f"{name} holds no lines.")
+    return lines

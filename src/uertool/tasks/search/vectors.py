@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,15 @@ BLOCK = 4096
 _NOTED = (".safetensors", ".jsonl", ".parquet")
 
 Floats = npt.NDArray[np.float32]
+OnRows = Callable[[int], None]
+#: Shows a step: from a total, what is done and a unit, to what is called with further numbers.
+Progress = Callable[..., AbstractContextManager[OnRows]]
+
+
+@contextmanager
+def silent(*_: object, **__: object) -> Iterator[OnRows]:
+    """Progress that nobody sees."""
+    yield lambda _: None
 
 
 class Rows(NamedTuple):
@@ -137,9 +147,7 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     return [Path(source.path) for source in list_sources(paths, Reading(whole=True))]
 
 
-def write_vectors(
-    job: FeatureJob, lines: Iterable[Line], path: Path, on_lines: Callable[[int], None]
-) -> Vectors:
+def write_vectors(job: FeatureJob, lines: Iterable[Line], path: Path, on_lines: OnRows) -> Vectors:
     """Compute the vectors of lines into a .npy file, a row for each line."""
     with open_sink(path, job.size) as sink:
         results = run_job(job, lines, window=job.settings.window)
