@@ -33,7 +33,7 @@ def shown(name: object, width: int = _WIDTH) -> str:
 
 
 def counted(number: int, what: str, several: str | None = None) -> str:
-    """A number of things in words that agree: 1 line, 2 lines; `several` is an unusual plural."""
+    """A count with its noun: 1 line, 2 lines; `several` is an irregular plural."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {several or what + 's'}"
 
 

@@ -58,7 +58,7 @@ def test_hidden_states_are_those_of_the_program_that_trained_it() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"lora_A": torch.zeros(3, 32)}, r"not of one rank"),
+        ({"lora_A": torch.zeros(3, 32)}, r"do not have the same rank"),
         ({"lora_A": torch.zeros(4, 40)}, r"LoRA of another model.*\(32, 40\).*\(32, 32\)"),
         ({"lora_B": None}, r"lacks encoder.transformer.0.*lora_B"),
         ({"weight": torch.zeros(2)}, r"not a LoRA of TencentPretrain"),

@@ -113,7 +113,7 @@ def test_it_holds_a_third_of_the_memory() -> None:
 
 
 def test_it_is_for_processors() -> None:
-    with pytest.raises(UsageError, match=r"`dtype` int8 is for processors; this run is on cuda:1"):
+    with pytest.raises(UsageError, match=r"`dtype` int8 works on CPUs only; this run is on cuda:1"):
         resolve_dtype("int8", torch.device("cuda:1"))
 
 

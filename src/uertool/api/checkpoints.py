@@ -106,7 +106,7 @@ def check(
     settings: CheckSettings,
     device: DeviceSettings,
 ) -> Inspection:
-    """What a checkpoint is, what is wrong with it, and what it can be used for.
+    """Inspect a checkpoint: its format, its problems, and the commands that can use it.
 
     What is wrong with the files is not raised but found. No pickle is executed.
 
@@ -131,7 +131,7 @@ def check(
 
 @as_keywords()
 def compare(first: str | Path, second: str | Path) -> list[TensorDifference]:
-    """How each tensor of a checkpoint differs from that of another, by their names.
+    """Compare two checkpoints tensor by tensor, by name.
 
     Args:
         first, second: weight files, folders or TensorFlow prefixes.

@@ -37,7 +37,7 @@ def _sts(
     sts: StsSettings,
     vectors: FittedSettings,
 ) -> Results[StsResult]:
-    """How well cosines of sentence vectors agree with scores of pairs, for every pooling.
+    """Measure how well cosines of sentence vectors agree with scores of pairs.
 
     Args:
         pairs: a table with text_a, text_b and score (or label), or JSON lines.
@@ -84,7 +84,7 @@ def _cloze(
     settings: EveryWordSettings,
     word_list: str | Path | Iterable[str] = (),
 ) -> ClozeFigures:
-    """How well a model predicts text: every token, or every word, is masked in turn.
+    """Measure how well a model predicts text: each token, or each word, is masked in turn.
 
     Args:
         texts: a text or several, or the `Path` of a file with one a line.

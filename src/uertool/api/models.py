@@ -1,4 +1,4 @@
-"""A loaded model with what can be done with it, and functions that load one first.
+"""A loaded model with its tasks, and functions that load a model first.
 
 import uertool
 
@@ -55,7 +55,7 @@ Result = TypeVar("Result")
 
 
 class Model(LoadedModel):
-    """A loaded model with the tasks that it can do; see `LoadedModel` for its attributes."""
+    """A loaded model with its tasks; see `LoadedModel` for its attributes."""
 
     cloze = cloze_with
     encode = encode_with
@@ -125,7 +125,7 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     settings: Seq2seqModel,
 ) -> Model:
-    """Load a model, or return it again if it is loaded already.
+    """Load a model, or return it if it is already loaded.
 
     Args:
         reference: a checkpoint of UER-py, a Hugging Face folder, a TensorFlow prefix, a bundled
@@ -244,7 +244,7 @@ def loading(
 
 
 def _warned(loaded: LoadedModel, stack: int) -> LoadedModel:
-    """Warn of what was assumed about a model, so many calls below the user's."""
+    """Warn of what was assumed about a model; `stack` is the depth of the user's call."""
     for sentence in loaded.notes:
         warnings.warn(sentence, stacklevel=stack)
     return loaded

@@ -48,7 +48,7 @@ class Hit:
 
 @dataclass(frozen=True, repr=False)
 class Deduplicated(Report):
-    """What is left of lines.
+    """The lines that remain.
 
     Attributes:
         lines: the lines that are kept, in their order.

@@ -1,4 +1,4 @@
-"""Functions on what runs in parts have written: those of `shards`."""
+"""Functions on shards: those of `shards`."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def whiten_apply(
 def _table(
     model: LoadedModel | str | Path | None, table: TableSettings, *, projected: bool = False
 ) -> WordTable:
-    """The word vectors of a model, of which only these are read."""
+    """The word vectors of a model; nothing else is read from it."""
     if isinstance(model, LoadedModel):
         return WordTable.of(model)
     if model is not None:

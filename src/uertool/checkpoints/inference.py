@@ -154,7 +154,7 @@ def _transformer(shape: _Shapes, names: list[str]) -> dict[str, Any]:
 
 
 def _biases(shape: _Shapes, names: list[str], attention: str) -> dict[str, Any]:
-    """Which linear layers have biases: all, none, or some in attention alone."""
+    """Which linear layers have biases: all, none, or some in attention only."""
     query = shape.has(f"{attention}linear_layers.0.bias")
     inner = any(name.endswith("feed_forward.linear_1.bias") for name in names)
     return {

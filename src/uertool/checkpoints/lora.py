@@ -75,8 +75,8 @@ class Lora:
             first, second = self.file.info(a).shape, self.file.info(b).shape
             if len(first) != 2 or len(second) != 2 or first[0] != second[1] or not first[0]:
                 raise CheckpointError(
-                    f"{self.path}: A and B of {name} have the shapes {first} and {second}, which "
-                    "are not of one rank."
+                    f"{self.path}: A and B of {name} do not have the same rank; their shapes are "
+                    f"{first} and {second}."
                 )
             if name not in weights or weights[name].shape != (second[0], first[1]):
                 there = weights[name].shape if name in weights else "no such tensor"
@@ -117,6 +117,6 @@ class LoraChoice(NamedTuple):
         if alpha is None:
             raise UsageError(
                 f"`lora` {path} needs `lora_alpha`, which TencentPretrain does not store.",
-                "Give the value of its training; TencentPretrain's default is 16.",
+                "Give the value that it was trained with; TencentPretrain's default is 16.",
             )
         return cls(Path(path), alpha)

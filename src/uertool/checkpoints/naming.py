@@ -173,7 +173,7 @@ def paired_rows(size: int) -> Transform:
     def moved(tensor: Tensor, *parts: int) -> Tensor:
         if tensor.is_meta:
             if size and (size % 2 or tensor.shape[0] % size):
-                raise RuntimeError("rows that are not whole heads")
+                raise RuntimeError("rows that do not form whole heads")
             return tensor
         if not size:
             raise ConfigError(

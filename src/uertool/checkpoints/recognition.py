@@ -102,7 +102,7 @@ def recognise(
     return reading.found
 
 
-#: What names show a format that is not read -> what it is, and what to use in its place.
+#: Names of tensors in formats that are not supported -> the format, and what to use instead.
 _FOREIGN: Mapping[str, tuple[str, str]] = {
     "tok_embeddings.weight": (
         "a LLaMA in the format of Meta",
@@ -110,11 +110,11 @@ _FOREIGN: Mapping[str, tuple[str, str]] = {
         "convert_llama_to_tencentpretrain.py.",
     ),
 }
-_LORA = ("a LoRA, which changes a model and is not one", "Name the model, and this file as `lora`.")
+_LORA = ("a LoRA, not a complete model", "Name the model, and give this file as `lora`.")
 
 
 def _refuse_foreign(path: Path, names: Iterable[str]) -> None:
-    """Raise CheckpointError for a format that is known and not read; it says what to use."""
+    """Raise CheckpointError for a known format that is not supported, with what to use instead."""
     names = set(names)
     what = next((what for mark, what in _FOREIGN.items() if mark in names), None)
     if what is None and all(".lora_" in name for name in names):
@@ -227,7 +227,7 @@ class _Reading:
     def _table_config(
         self, arch: Architecture, names: Mapping[str, str]
     ) -> Mapping[str, Any] | None:
-        """config.json, and what shapes and the user say of it."""
+        """config.json, with the values that shapes and the user give."""
         config = self.found.hf_config
         shown: dict[str, Any] = {
             setting: self.file.info(names[name]).shape[0]

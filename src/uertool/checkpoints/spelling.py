@@ -1,4 +1,4 @@
-"""Names of tensors without what programs put in front of them, and as a table spells them."""
+"""Names of tensors without the prefixes of programs, and as a table spells them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "base_model.")
 #: Layers that a file may number beyond the number of its tensors, as a part of a model does.
 _LAYERS = 1000
 
-#: Prefixes under which the body of a Hugging Face model is found, besides those of architectures.
+#: Further prefixes of the body of a Hugging Face model, in addition to those of architectures.
 _BASES = ("", "model.", "encoder.", "base_model.", "auto_model.", "0.auto_model.")
 
 #: How Hugging Face spelled layer norms until 2019.
@@ -57,7 +57,7 @@ def _wrapper_of(names: Mapping[str, str]) -> str | None:
             continue
         if prefix in _WRAPPERS[:2] or looks_uer(inner):
             return prefix
-        # The last two are names of Hugging Face's own as well: they wrap if another one follows.
+        # Hugging Face uses the last two as well: they are wrappers if another prefix follows.
         wrapped = (*_WRAPPERS[:3], *_own_bases())
         if sum(name.startswith(wrapped) for name in inner) * 2 > len(inner):
             return prefix
@@ -76,7 +76,7 @@ def looks_google(names: Iterable[str]) -> bool:
 
 
 def looks_uer(names: Collection[str]) -> bool:
-    """More than half of the names are UER-py's; no other library's names come near that."""
+    """Whether more than half of the names are UER-py's; other libraries have far fewer."""
     known = sum(is_uer_name(to_canonical(name)) for name in names)
     return known * 2 > len(names)
 

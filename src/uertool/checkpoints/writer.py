@@ -79,7 +79,7 @@ def save_tensors(
             reads, and notes the tie in the metadata; "alias" stores the kept name alone and notes
             the other, as safetensors.torch.save_model does. Torch files always share one storage.
         max_shard_size: the most bytes of one file, as a number or "5GB"; larger outputs become
-            NAME-00001-of-0000N files with an index, of which each tensor is in one.
+            NAME-00001-of-0000N files with an index; each tensor is in one of them.
         overwrite: whether existing files may be replaced.
         check: called with the finished file under its partial name; if it raises, the target stays
             as it was. Shards are not checked like this.

@@ -97,7 +97,7 @@ COMMANDS: tuple[Entry, ...] = (
         "evaluate",
         "uertool.cli.commands.evaluate",
         "app",
-        "How good sentence vectors and masked language models are.",
+        "Evaluate sentence vectors and masked language models.",
         _VECTORS,
     ),
     Entry(

@@ -214,7 +214,7 @@ def typed_lines() -> Iterator[str]:
 # -- standard error -------------------------------------------------------------------------------
 
 
-#: Settings that have their values from variables of the environment, and these variables.
+#: Settings with values from environment variables, and the names of these variables.
 environment: dict[str, str] = {}
 
 

@@ -238,7 +238,7 @@ class OutputSettings(WriteSettings):
         return self.prediction_path not in (None, "-")
 
     def form_for(self, form: F, *, shown: F, stored: F) -> F:
-        """The format that was asked for, or that fits where the results go.
+        """The given format, or the one that fits the destination.
 
         Args:
             form: as it was given; "auto" leaves it open.
@@ -326,7 +326,7 @@ class ResultSettings(OutputSettings):
 
     @property
     def form(self) -> str:
-        """The format that was asked for, or that fits where the results go: table, text or jsonl.
+        """The given format, or the one that fits the destination: table, text or jsonl.
 
         Raises:
             UsageError: `json` says otherwise, or a table would go into a file.

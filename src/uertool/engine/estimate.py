@@ -1,4 +1,4 @@
-"""What a run would be and how long it would take, from a timed sample; nothing is written."""
+"""The plan of a run and an estimate of its time, from a timed sample; nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which number type would be faster on this processor: measured on one layer, in runs that last."""
+"""Which number type would be faster on this CPU, measured on one layer during long runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from uertool.models.packing import in_8_bits
 if TYPE_CHECKING:
     from uertool.loading.registry import LoadedModel
 
-#: Seconds after which a user is told, and times as fast that are worth it.
+#: Seconds after which there is advice, and the least speed-up that is worth it.
 SECONDS = 10.0
 _WORTH = 1.5
 
@@ -30,7 +30,7 @@ _ROWS = 256
 
 
 class Advice:
-    """Says once, when a run has lasted for `SECONDS`, which number type would be faster.
+    """Advises once, after `SECONDS`, which number type would be faster.
 
     Args:
         loaded: the model that runs, None where there is none.
@@ -52,7 +52,7 @@ class Advice:
             return None
         return (
             f"`dtype` {found[0]} would be about {found[1]:.1f} times as fast on this processor; "
-            "its numbers differ slightly."
+            "its results differ slightly."
         )
 
 

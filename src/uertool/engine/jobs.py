@@ -134,7 +134,7 @@ def run_job(
 
 
 def _step(job: Job[T, R], batch: Batch) -> Sequence[R]:
-    """A step of a job, with as many threads as are worth while."""
+    """A step of a job, with as many threads as are worthwhile."""
     loaded = getattr(job, "loaded", None)
     if loaded is None or loaded.device.type != "cpu":
         return job.step(batch)

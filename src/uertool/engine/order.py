@@ -22,7 +22,7 @@ class Resources:
     """What a run takes of a cluster.
 
     Attributes:
-        actors: workers, each of which holds the model once; None for as many as there is room for.
+        actors: workers, each of which holds the model once; None for as many as fit.
         cpus, gpus: of each; gpus None is one where the cluster has any.
     """
 

@@ -68,7 +68,7 @@ def new_order(
     on_ray = engine.engine == "ray"
     text = text or InputSettings()
     if on_ray and text.shard is not None:
-        raise UsageError("`shard` and `engine` ray were both given: Ray shares out the work.")
+        raise UsageError("`shard` and `engine` ray were both given: Ray distributes the work.")
     if engine.strict and text.skip_bad:
         raise UsageError("`strict` and `skip_bad` were both given.", "Give one of the two.")
     devices: list[str | None] = [None]
@@ -142,7 +142,7 @@ def _one_device(device: DeviceSettings | None) -> str | None:
         return None
     if "," in device.device or ":" in device.device:
         raise UsageError(
-            f"`device` {device.device} and `engine` ray were both given: Ray shares out devices.",
+            f"`device` {device.device} and `engine` ray were both given: Ray assigns the devices.",
             "Give `device` cpu or cuda, and with `gpus_per_actor` what a worker gets.",
         )
     return device.device

@@ -39,7 +39,7 @@ class EngineSettings(Settings):
             "Number of workers; each holds the model",
             min=1,
             panel=_ENGINE,
-            default="as many as there is room for",
+            default="as many as fit",
             rare=True,
         ),
     ] = None
@@ -58,8 +58,8 @@ class EngineSettings(Settings):
     strict: Annotated[
         bool,
         Setting(
-            "Stop at a line that cannot be processed; on a cluster it goes to errors.jsonl "
-            "otherwise",
+            "Stop at a line that cannot be processed; on a cluster, such lines otherwise go to "
+            "errors.jsonl",
             panel=_ENGINE,
             rare=True,
         ),

@@ -95,7 +95,7 @@ class Finished(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """Something worth knowing, a sentence.
+    """A sentence for the user.
 
     Attributes:
         text: the sentence.

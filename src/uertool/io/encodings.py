@@ -85,7 +85,7 @@ def encoding_by_mark(start: bytes) -> str | None:
 def as_lines_of_bytes(blocks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
     """Blocks of a text as they are, or as UTF-8 where lines cannot be found in its bytes.
 
-    A byte order mark of UTF-16 or UTF-32 says what the text is, if nothing else was asked for.
+    A byte order mark of UTF-16 or UTF-32 decides, unless another encoding was given.
 
     Args:
         blocks: all bytes of the text, or of whole lines of it.

@@ -16,7 +16,7 @@ ROWS = 1024
 def rows_as_text(vectors: Block, separator: bytes = b" ") -> Iterator[bytes]:
     """Every row [size] of `vectors` [rows, size] as numbers with `separator` between them."""
     values = np.ascontiguousarray(vectors, dtype=np.float32)
-    if not np.isfinite(values).all():  # JSON has no word for them
+    if not np.isfinite(values).all():  # JSON cannot represent them
         yield from map(separator.join, values.astype("S").tolist())
         return
     import orjson

@@ -251,7 +251,7 @@ def _require_sizes(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:
 
 
 def _require_task_type(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:
-    """Only ERNIE has types of tasks, and it has a few."""
+    """Refuse a task type that the model does not have."""
     task, there = values.get("task_type", 0), "task" in values.get("embedding", ())
     rows = values.get("task_types_num", 0) if there else 1
     if task >= rows:

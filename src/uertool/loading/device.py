@@ -115,13 +115,13 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
         if device.type == "cpu":
             return torch.int8
         raise UsageError(
-            f"`dtype` int8 is for processors; this run is on {device}.",
+            f"`dtype` int8 works on CPUs only; this run is on {device}.",
             "Set `device` to cpu, or `dtype` to bfloat16.",
         )
     dtype = DTYPES.get(wanted)
     if dtype is None:
         raise UsageError(
-            f"unsupported number type here: {name!r}.",
+            f"Unsupported number type: {name!r}.",
             "Choose auto, float32, bfloat16, float16 or, on a CPU, int8.",
         )
     return dtype
@@ -143,20 +143,20 @@ def set_threads(count: int | None) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(count)
 
 
-#: Whether a number of threads was asked for, which is then used for everything.
+#: Whether a number of threads was set; it is then used for everything.
 _threads_are_set = False
 
-#: Multiply-adds of a layer that make one more thread worth while. With fewer, two threads took
+#: Multiply-adds of a layer that make one more thread worthwhile. With fewer, two threads took
 #: longer than one; on a machine with other work to do, many times as long, since they wait for
 #: each other several times a layer.
 _WORK_OF_A_THREAD = 50_000_000
 
-#: Rows as which any smaller number counts: the time is then that of reading the weights.
+#: Smaller batches count as this many rows: reading the weights takes as long.
 _LEAST_ROWS = 16
 
 
 def threads_worth_while(config: ModelConfig, rows: int, most: int) -> int:
-    """How many threads are worth while for a batch, at most `most`.
+    """How many threads are worthwhile for a batch, at most `most`.
 
     Args:
         config: of the model.
@@ -171,7 +171,7 @@ def threads_worth_while(config: ModelConfig, rows: int, most: int) -> int:
 
 @contextmanager
 def fitting_threads(config: ModelConfig, rows: int) -> Iterator[None]:
-    """Let torch use no more threads than are worth while for a batch, see `threads_worth_while`.
+    """Let torch use no more threads than are worthwhile for a batch, see `threads_worth_while`.
 
     A number that `set_threads` has set is used as it is.
     """

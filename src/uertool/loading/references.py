@@ -10,7 +10,7 @@ from uertool.loading import hub
 
 
 def find_model(reference: str | Path) -> Path:
-    """The path of a model: as it is, a bundled one's folder, or what the hub gives.
+    """The path of a model: a local path, a bundled model's folder, or a download from the hub.
 
     Raises:
         CheckpointError: there is nothing of that name.
@@ -26,7 +26,7 @@ def find_model(reference: str | Path) -> Path:
 
 
 def local_path(reference: str | Path) -> str | Path:
-    """The path of a bundled model or one of the hub; a path stays what it is, there or not."""
+    """The local path of a bundled model or one of the hub; a path stays as it is."""
     text = str(reference)
     if hub.is_hub_reference(text):
         return hub.download(text)

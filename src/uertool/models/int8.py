@@ -48,7 +48,7 @@ class Int8Linear(Linear):
         RuntimeError, AttributeError: this build or processor has no 8-bit kernels.
     """
 
-    #: What is between two products stays in the caches.
+    #: The results between two products stay in the caches for this many rows.
     chunk: int = 256
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -62,7 +62,7 @@ class Int8Linear(Linear):
         self.offset = 128 if _has_vnni() else 64
         self.scale = scale / (self.offset - 1)
         self.levels = torch.tensor(self.offset - 1.0)
-        # As long as a row: torch computes with such at the full speed, not with single numbers.
+        # As long as a row, because torch is slower with single numbers.
         self.rounding = torch.full((weight.shape[1],), ROUNDING + self.offset)
         self.no_offsets = torch.zeros(len(scale), dtype=torch.int64)
         self.bias = torch.zeros(len(scale)) if bias is None else bias.detach().float()
@@ -85,7 +85,7 @@ class Int8Linear(Linear):
 
     def _part(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Compute x W^T + b for some rows [rows, in], in float32."""
-        # A row of zeros gets codes without a meaning, which are then multiplied by its zero.
+        # The codes of a row of zeros are arbitrary; they are multiplied by its zero scale.
         largest = x.abs().amax(1, keepdim=True)
         rounded = torch.addcmul(self.rounding, x, torch.div(self.levels, largest))
         codes = rounded.view(torch.int32).to(torch.uint8)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uertool.config import ModelConfig, RopeScaling, RotaryOrder
 
-#: Frequencies [..., pairs] to use for texts of `length` tokens, and a factor on what is turned.
+#: Frequencies [..., pairs] for texts of `length` tokens, and a factor on queries and keys.
 Scaled = tuple[Tensor, float]
 
 
@@ -114,7 +114,7 @@ def _dynamic(rotary: Rotary, scaling: RopeScaling, plain: Tensor, lengths: Tenso
 def _llama3(rotary: Rotary, scaling: RopeScaling, plain: Tensor, lengths: Tensor) -> Scaled:
     """Llama 3.1's: slow turns are divided by the factor, fast ones kept, and those between mixed.
 
-    Fast and slow are meant by the number of turns in the original length.
+    The number of turns in the original length decides what is fast or slow.
     """
     turns = scaling.original_max_position_embeddings * plain / (2.0 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
@@ -127,7 +127,7 @@ def _yarn(rotary: Rotary, scaling: RopeScaling, plain: Tensor, lengths: Tensor) 
     size = rotary.size
 
     def pair_of(turns: float) -> float:
-        """The pair that turns so often in the original length."""
+        """The pair that makes this many turns in the original length."""
         wave = scaling.original_max_position_embeddings / (turns * 2.0 * math.pi)
         return size * math.log(wave) / (2.0 * math.log(rotary.theta))
 

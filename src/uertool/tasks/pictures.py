@@ -12,7 +12,7 @@ from typing import Any
 from uertool.errors import MissingExtraError, UsageError
 from uertool.io.atomic import atomic_path, refuse_existing
 
-#: What matplotlib may be asked to write.
+#: Formats that matplotlib writes.
 SUFFIXES = (".png", ".svg", ".pdf")
 
 #: Groups of bars that a picture has room for, and characters of a label.
@@ -49,7 +49,7 @@ NO_FONT = (
 def require_drawing(
     path: Path | None, *, overwrite: bool = False, suffixes: Sequence[str] = SUFFIXES
 ) -> None:
-    """See early that a picture of this name can be drawn, if there is to be one.
+    """Check early that a picture with this name can be drawn, if one was requested.
 
     Raises:
         UsageError: another suffix.

@@ -94,7 +94,7 @@ def read_lines(
     encoding = encoding_named(encoding)
     if column is not None and field is not None:
         raise UsageError(
-            "A column and a field were both asked for, but an input is either TSV or JSONL.",
+            "`column` and `field` were both given, but an input is either TSV or JSONL.",
             "Give `column` or `field`, not both.",
         )
     if shard is not None and not 1 <= shard[0] <= shard[1]:

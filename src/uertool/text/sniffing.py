@@ -1,4 +1,4 @@
-"""What a file of text is read as, although it seems to be something else."""
+"""Text files that are read as lines although they look like tables or JSON lines."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def read_vocab_text(path: str | Path) -> str:
     """
     hint = None
     if Path(path).suffix == ".model":
-        hint = "A sentencepiece model is given with `spm_model_path`."
+        hint = "A sentencepiece model is named with `spm_model_path`."
     text = read_text_file(path, _LIMIT, what="vocabulary", error=VocabError, hint=hint)
     if not text.strip():
         raise VocabError(f"The vocabulary {path} is empty.", "It needs one token a line.")

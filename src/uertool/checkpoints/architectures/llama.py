@@ -53,7 +53,7 @@ _PUBLISHED: Mapping[tuple[int, int], int] = {
 }
 
 
-#: Its texts begin with <s>, and nothing is put behind them.
+#: Texts begin with <s> and have no end token.
 _TOKENS = {
     "add_bos_token": True,
     "add_eos_token": False,
@@ -173,7 +173,7 @@ def _to_hf(model_type: str, config: ModelConfig) -> dict[str, Any]:
         "initializer_range": 0.02,
         "rms_norm_eps": config.norm_eps,
         "use_cache": True,
-        # These two words are read by transformers 4 and 5.
+        # Both transformers 4 and 5 read these two settings.
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling is None else config.rope_scaling.to_json(),
     }

@@ -1,4 +1,4 @@
-"""ModernBERT: rotary positions, local layers between global ones, gated layers, hardly a bias."""
+"""ModernBERT: rotary positions, local and global layers, gated layers, almost no biases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _CORE: tuple[Rule, ...] = (
     rule(_WORD, "model.embeddings.tok_embeddings.weight"),
     rule("embedding.layer_norm.gamma", "model.embeddings.norm.weight"),
-    # The first layer reads what has just been normed.
+    # The first layer reads the normed embedding, so it has no norm of its own.
     rule(f"{_UER}layer_norm_1.gamma", f"{_HF}attn_norm.weight", optional=True),
     rule(
         tuple(f"{_UER}self_attn.linear_layers.{part}.weight" for part in range(3)),

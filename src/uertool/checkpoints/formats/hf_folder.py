@@ -115,9 +115,8 @@ class HuggingFaceFolder(TensorFile):
         absent = sorted(shard.name for shard in shards if not shard.exists())
         if absent:
             raise CheckpointError(
-                f"{self.weights} names {counted(len(shards), 'shard')}, of which "
-                f"{len(absent)} not in "
-                f"the folder: {listed(absent)}.",
+                f"{self.weights} names {counted(len(shards), 'shard')}, but some are not in the "
+                f"folder: {listed(absent)}.",
                 "Download the missing files into the same folder.",
             )
         held = {shard: set(self._file(shard).keys()) for shard in shards}

@@ -59,7 +59,7 @@ def dedupe(
             overwrite=output.overwrite,
         )
         if found is None:
-            console.note(f"wrote {settings.plot}; choose a `threshold` by it")
+            console.note(f"wrote {settings.plot}; choose a `threshold` from it")
             return
         if settings.groups is not None:
             with atomic_text(settings.groups, overwrite=output.overwrite) as stream:
@@ -78,7 +78,7 @@ def dedupe(
 
 
 def _check(settings: DedupeSettings, corpus: CorpusSettings, output: OutputSettings) -> None:
-    """Refuse what cannot be done before anything is loaded."""
+    """Refuse invalid settings before anything is loaded."""
     from uertool.engine.ordering import refuse_same
     from uertool.io.atomic import refuse_existing
     from uertool.tasks.search.dedupe import check_settings

@@ -1,4 +1,4 @@
-"""`uertool evaluate`: how good sentence vectors and masked language models are."""
+"""`uertool evaluate`: evaluation of sentence vectors and masked language models."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def sts(
     device: DeviceSettings,
     report: JsonReportSettings,
 ) -> None:
-    r"""How well cosines of sentence vectors agree with scores of pairs.
+    r"""Measure how well cosines of sentence vectors agree with scores of pairs.
 
     The input has a header line with text_a, text_b and score (or label). Correlations are
     multiplied by 100, as in publications. With two values as scores, the area under the ROC curve
@@ -108,7 +108,7 @@ def cloze(
     device: DeviceSettings,
     report: JsonReportSettings,
 ) -> None:
-    r"""How well models predict text: every token, or every word, is masked in turn.
+    r"""Measure how well models predict text: each token, or each word, is masked in turn.
 
     The pseudo-perplexity depends on the vocabulary: compare models that have the same.
 

@@ -83,7 +83,7 @@ class Encoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the vectors."""
+        """What determines the vectors."""
         from uertool.engine.ordering import model_identity
 
         settings = dataclasses.asdict(self.features)
@@ -171,11 +171,11 @@ def _counted_queries(count: int) -> str:
 
 
 def _check(settings: SearchSettings, corpus: CorpusSettings, texts: Sequence[str] | None) -> None:
-    """Refuse what contradicts itself before anything is loaded."""
+    """Refuse contradictory settings before anything is loaded."""
     if settings.query_vectors is not None:
         if texts or settings.queries:
             raise UsageError(
-                "Queries were given as texts and as vectors.",
+                "Queries were given both as texts and as vectors.",
                 "Give texts, `queries` or `query_vectors`.",
             )
     elif texts and settings.queries:
@@ -191,7 +191,7 @@ def _check(settings: SearchSettings, corpus: CorpusSettings, texts: Sequence[str
 
         require_usearch()
         if corpus.test_path == "-":
-            raise UsageError("An index of standard input could not be used again.", "Name a file.")
+            raise UsageError("An index of standard input cannot be reused.", "Name a file.")
 
 
 def _opened(
@@ -214,7 +214,7 @@ def _opened(
             other = difference(index.about.identity, identity)
             if other is not None and not overwrite:
                 raise UsageError(
-                    f"The index {path} was built of other vectors: {other}.",
+                    f"The index {path} was built from other vectors: {other}.",
                     "Name another folder, or give `overwrite` to build it again.",
                 )
             index = None if other is not None else index
@@ -246,7 +246,7 @@ def _opened(
 
 
 def _identity(corpus: CorpusSettings, encoder: Encoder) -> dict[str, Any]:
-    """What the vectors of an index are made of: their files, or lines and model."""
+    """What determines the vectors of an index: their files, or lines and model."""
     from uertool.engine.ordering import state_of
     from uertool.io.atomic import sha256_of
     from uertool.io.encodings import encoding_named

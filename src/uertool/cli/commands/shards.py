@@ -14,9 +14,7 @@ from uertool.cli.parser import Command, Group
 from uertool.errors import UsageError
 from uertool.settings import Setting, Settings
 
-app = typer.Typer(
-    cls=Group, no_args_is_help=True, help="Join or check what runs in parts have written."
-)
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Join or check the shards of a run.")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
-    help="Fit, apply or tune a whitening: vectors transformed so that their cosines say more.",
+    help="Fit, apply or tune a whitening, which makes cosines of vectors more meaningful.",
 )
 
 _Vectors = Annotated[

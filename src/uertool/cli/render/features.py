@@ -1,4 +1,4 @@
-"""Vectors for people: how long they are, and how they begin."""
+"""Summaries of vectors for people: size, norm and first numbers."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Reading:
         object.__setattr__(self, "encoding", encoding_named(self.encoding))
         if self.column is not None and self.field is not None:
             raise UsageError(
-                "A column and a field were both asked for, but an input is either TSV or JSONL.",
+                "`column` and `field` were both given, but an input is either TSV or JSONL.",
                 "Give `column` or `field`, not both.",
             )
 
@@ -226,7 +226,7 @@ def _sniffed(path: str, reading: Reading) -> Kind:
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
             return kind
-    # A mark of another encoding than the one asked for is an error of who reads the file.
+    # The reader reports a mark of another encoding than the one that was given.
     encoding = (reading.encoding == UTF8 and encoding_by_mark(start)) or reading.encoding
     return "text" if has_byte_lines(encoding) else "wide"
 

@@ -24,7 +24,7 @@ from uertool.text.tokenizers.base import Tokenizer
 #: Why a line has nothing masked.
 Unmasked = Literal["blank", "no known token", "no such word", "beyond the cut"]
 
-#: How a mask may be written in a text, besides the name that the vocabulary gives it: [MASK] in
+#: How a mask may be written in a text, in addition to its name in the vocabulary: [MASK] in
 #: capitals or not, also in full-width letters or brackets, and <mask>.
 _WRITTEN_MASK = re.compile(
     r"\[mask\]|［(?:mask|ｍａｓｋ)］|【(?:mask|ｍａｓｋ)】|<mask>", re.IGNORECASE

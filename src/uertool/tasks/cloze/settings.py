@@ -139,7 +139,7 @@ class ClozeSettings(Settings):
 
 @dataclass(frozen=True)
 class DialogueSettings(Settings):
-    """How the command gets its texts, besides the usual ways."""
+    """Another way for the command to get its texts."""
 
     interactive: Annotated[
         bool, Setting("Ask for texts one at a time", panel="Input", rare=True)

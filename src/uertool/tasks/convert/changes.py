@@ -1,4 +1,4 @@
-"""Changes of tensors and settings that a conversion makes besides renaming."""
+"""Changes of tensors and settings that a conversion makes in addition to renaming."""
 
 from __future__ import annotations
 

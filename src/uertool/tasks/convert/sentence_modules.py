@@ -1,4 +1,4 @@
-"""What sentence-transformers runs after a transformer: a pooling, a whitening, scaling to length 1.
+"""The modules of sentence-transformers after a transformer: pooling, whitening, scaling.
 
 A folder for it is a Hugging Face folder with `modules.json`, which names the modules in order, and
 a folder for each. Names and settings are those of its releases up to 4, which later ones read too,
@@ -32,7 +32,7 @@ from uertool.tasks.features.pooling import POOLINGS, How, pool
 from uertool.tasks.features.whitening import Whitening, finish
 from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder
 
-#: How tokens become one vector, and the setting that says so.
+#: How tokens become one vector, and the setting for it.
 _MODES: Mapping[How, str] = {
     "first": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
@@ -130,7 +130,7 @@ def modules_for(
     model_type: str,
     tokenizer: TokenizerSource,
 ) -> SentenceModules:
-    """The modules that were asked for.
+    """The requested modules.
 
     Args:
         options: settings of the conversion.
@@ -192,7 +192,7 @@ def _write_module(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def _leave_out_sep(folder: Path) -> None:
-    """Make the tokenizer of a folder put [CLS] before texts, and nothing behind them."""
+    """Make the tokenizer of a folder put [CLS] before texts, and nothing after them."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise VocabError(
@@ -263,7 +263,7 @@ def sentence_transformers_vectors(folder: Path, texts: Sequence[str]) -> Tensor 
     except Exception as error:  # of any type
         raise CheckpointError(
             f"sentence-transformers cannot load the output: {shown(error)}.",
-            "The output was not kept; `no_verify` writes it all the same.",
+            "The output was not kept; `no_verify` writes it anyway.",
         ) from error
     return torch.as_tensor(found).float()
 
@@ -281,6 +281,6 @@ def require_same(
         raise CheckpointError(
             f"The sentence vectors of {target} are not those of its source: their smallest cosine "
             f"is {cosine:.6f}, and at least {least} was expected.",
-            "The output was not kept; `no_verify` writes it all the same.",
+            "The output was not kept; `no_verify` writes it anyway.",
         )
     return cosine

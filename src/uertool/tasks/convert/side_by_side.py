@@ -117,7 +117,7 @@ def transformers_outputs(folder: Path, hf_class: str, probe: Probe) -> dict[str,
         raise CheckpointError(
             f"transformers {transformers.__version__} cannot load the output as {hf_class}: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}.",
-            "The output was not kept; `no_verify` writes it all the same.",
+            "The output was not kept; `no_verify` writes it anyway.",
         ) from error
     faults = [
         f"{len(names)} {what.replace('_', ' ')} such as {sorted(map(str, names))[0]}"

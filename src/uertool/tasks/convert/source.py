@@ -1,4 +1,4 @@
-"""What is known of a conversion's source besides its tensors: configuration and tokenizer."""
+"""Configuration and tokenizer of a conversion's source."""
 
 from __future__ import annotations
 

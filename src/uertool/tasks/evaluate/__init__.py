@@ -1,1 +1,1 @@
-"""How good sentence vectors and masked language models are, on labelled pairs and on plain text."""
+"""Evaluation of sentence vectors on scored pairs, and of masked language models on text."""

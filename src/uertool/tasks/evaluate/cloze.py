@@ -30,7 +30,7 @@ _WINDOW = 32
 
 
 class _Found(NamedTuple):
-    """What a model makes of one masked word, or a line without any (no tokens)."""
+    """The result for one masked word, or for a line without any (no tokens)."""
 
     line: int
     tokens: int = 0

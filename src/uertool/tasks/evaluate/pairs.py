@@ -29,7 +29,7 @@ _SCORES = ("score", "label")
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of texts with what people said of them.
+    """Pairs of texts with scores or labels.
 
     Attributes:
         texts: every text once.
@@ -178,14 +178,14 @@ def pearson(found: Floats, scores: Floats) -> float:
 
 
 def roc_auc(found: Floats, matches: npt.NDArray[np.bool_]) -> float:
-    """The chance that a pair that matches has a higher cosine than one that does not."""
+    """The probability that a matching pair has a higher cosine than another pair."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(matches, found))
 
 
 def best_threshold(found: Floats, matches: npt.NDArray[np.bool_]) -> float:
-    """The cosine from which on pairs are taken to match, so that most labels are right."""
+    """The threshold for the cosine of matching pairs with which most labels are right."""
     from sklearn.metrics import roc_curve
 
     false_share, true_share, thresholds = roc_curve(matches, found)

@@ -79,7 +79,7 @@ class PairSettings(Settings):
 
 @dataclass(frozen=True)
 class StsSettings(Settings):
-    """How sure a correlation is, and what else a whitening is fitted on."""
+    """The confidence interval of a correlation, and further texts to fit a whitening on."""
 
     fit_path: Annotated[
         tuple[str, ...],

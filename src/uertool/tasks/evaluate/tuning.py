@@ -2,8 +2,8 @@
 
 Pairs are divided into parts. For each part, whitenings are fitted on the texts of the other parts
 and judged by its pairs. The best on average is chosen. Since it was chosen by all pairs, its
-average is too good to be expected of new ones; `Tuned.expected` therefore chooses for each part
-anew, by the other parts alone.
+average is optimistic for new pairs; `Tuned.expected` therefore makes the choice for each part
+from the other parts alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from uertool.tasks.features.whitening import (
     direction_weights,
 )
 
-#: Sizes that are tried, as far as there are so many dimensions.
+#: Sizes that are tried if they are smaller than the vectors.
 _SIZES = (32, 64, 128, 256, 512)
 
 

@@ -81,7 +81,7 @@ class FeatureJob:
         seq_length = length_for(loaded, settings.seq_length)
         self.prefix, self.suffix = _around(loaded, settings.add_sep)
         self.length = seq_length
-        # TencentPretrain cuts a text that is too long with its end mark.
+        # TencentPretrain truncates a text together with its end mark.
         kept = () if settings.add_sep is None and _ends_lines(loaded) else self.suffix
         self.room = seq_length - len(self.prefix) - len(kept)
         if self.room < 1:
@@ -110,7 +110,7 @@ class FeatureJob:
             if blank and self.settings.blank == "error":
                 raise InputError(
                     f"Line {line.number + 1} is blank.",
-                    "Fill it or take it out, or give `blank` zero or `blank` skip.",
+                    "Fill or remove it, or give `blank` zero or `blank` skip.",
                 )
             row = [] if blank else [*self.prefix, *ids[: self.room], *self.suffix][: self.length]
             found.append(

@@ -119,7 +119,7 @@ def similarities(vectors: Block) -> npt.NDArray[np.float32]:
 
 
 def require_map(path: Path) -> None:
-    """See early that a map of this name can be drawn; see `pictures.require_drawing`."""
+    """Check early that a map with this name can be drawn; see `pictures.require_drawing`."""
     pictures.require_drawing(path, overwrite=True, suffixes=SUFFIXES)
 
 

@@ -164,7 +164,7 @@ class FittedSettings(Settings):
 
 @dataclass(frozen=True)
 class VectorSettings(FittedSettings):
-    """What becomes of vectors: whitening, precision, and what is written next to them."""
+    """How vectors are whitened and stored, and what is written next to them."""
 
     save_whitening: Annotated[
         Path | None,

@@ -312,7 +312,7 @@ class Whitening:
         start = "about."
         try:
             count, rank = int(about["count"]), int(about["rank"])
-            # Files without them are from before there were others.
+            # Files of earlier versions do not have them; both were 1.
             beta, gamma = float(about.get("beta", 1)), float(about.get("gamma", 1))
         except (KeyError, ValueError):
             raise InputError(
@@ -331,7 +331,7 @@ class Whitening:
 
 
 def _stored(path: str | Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
-    """Metadata and tensors of a file, without torch, whose import takes longer than all else.
+    """Metadata and tensors of a file, without torch, which takes long to import.
 
     Raises:
         InputError: it is another kind of file.
@@ -367,7 +367,7 @@ def real_rows(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 
 
 def direction_weights(variances: Floats, rank: int, gamma: float) -> Floats:
-    """What directions are multiplied with [size]: variance^(-gamma/2), 0 beyond the rank."""
+    """The factors of directions [size]: variance^(-gamma/2), 0 beyond the rank."""
     if gamma == 0:
         return np.ones(len(variances))
     weights = np.zeros(len(variances))
@@ -433,7 +433,7 @@ def _require_finite(*arrays: Floats) -> None:
     if not all(np.isfinite(array).all() for array in arrays):
         raise InputError(
             "The vectors hold NaN or infinite values, so they cannot be whitened.",
-            "Look at them first; `dtype` float32 avoids overflow.",
+            "Check them first; `dtype` float32 avoids overflow.",
         )
 
 

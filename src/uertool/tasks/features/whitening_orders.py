@@ -1,4 +1,4 @@
-"""What `whiten fit` and `whiten apply` are asked for, as orders for the engine."""
+"""The settings of `whiten fit` and `whiten apply` as orders for the engine."""
 
 from __future__ import annotations
 

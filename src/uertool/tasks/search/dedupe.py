@@ -94,7 +94,7 @@ def check_settings(settings: DedupeSettings, corpus: CorpusSettings) -> None:
     if not settings.only_exact and settings.threshold is None and settings.plot is None:
         raise UsageError(
             "There is no threshold, and it depends on the model.",
-            "See the cosines of nearest lines with `plot`, or begin with `threshold` 0.98.",
+            "Draw the cosines of nearest lines with `plot`, or start with `threshold` 0.98.",
         )
 
 

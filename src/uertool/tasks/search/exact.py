@@ -37,7 +37,7 @@ def nearest(
     device: torch.device | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> Found:
-    """The rows with the largest cosines, whatever the sizes of blocks.
+    """The rows with the largest cosines, independently of the sizes of blocks.
 
     Args:
         queries: of length 1 [queries, size].

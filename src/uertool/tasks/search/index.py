@@ -41,7 +41,7 @@ class About:
     """What an index holds.
 
     Attributes:
-        identity: what its vectors are made of, see `difference`.
+        identity: what determines its vectors, see `difference`.
         rows, zero, size: all rows; those that are zero and so not in it; numbers of a vector.
         effort: candidates that a search looks at.
         recall: share of the 10 nearest rows that it finds with that effort.
@@ -135,7 +135,7 @@ def build(
             try:
                 index.add(kept + rows, block.units[kept], threads=threads)
             except RuntimeError as error:
-                if "terminated" in str(error):  # usearch says so of signals
+                if "terminated" in str(error):  # usearch's message after a signal
                     raise KeyboardInterrupt from None
                 raise
             rows, zero = rows + len(block.units), zero + len(block.units) - len(kept)
@@ -146,7 +146,7 @@ def build(
         about = About(identity, rows, zero, index.ndim, effort, recall)
         try:
             index.save(str(partial / GRAPH))
-        except RuntimeError as error:  # usearch does not say more
+        except RuntimeError as error:  # usearch gives no details
             raise OutputError(
                 f"The index {path} cannot be written: {error}.", "Is the disk full?"
             ) from None

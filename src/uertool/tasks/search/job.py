@@ -32,7 +32,7 @@ from uertool.tasks.search.vectors import (
 )
 from uertool.text.readers import Line
 
-#: Lines whose vectors are computed to see that given vectors are of this model and pooling.
+#: Number of vectors that are computed again to check that given ones are of this model.
 _CHECKED = 3
 #: The least cosine of both; int8 and float16 round.
 _SAME = 0.99
@@ -148,7 +148,7 @@ def check_size(size: int, found: int) -> None:
 
 
 def check_space(job: FeatureJob, corpus: Corpus) -> None:
-    """See that given vectors are those that a model gives for their lines.
+    """Check that given vectors are those of the model for their lines.
 
     Raises:
         InputError: they are not.
@@ -170,7 +170,7 @@ def check_space(job: FeatureJob, corpus: Corpus) -> None:
         if cosine < _SAME:
             line = notes[chosen[0]].line + 1
             raise InputError(
-                f"The vectors are not those of this model and its settings: the one of line {line} "
+                f"The vectors do not come from this model and its settings: the one of line {line} "
                 f"has a cosine of {cosine:.3f} with what the model gives for it.",
                 "Give the `model`, `pooling`, `layers` and `load_whitening` that they were "
                 "extracted with, and the same lines.",

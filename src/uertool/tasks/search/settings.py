@@ -114,7 +114,7 @@ class DedupeSettings(Settings):
     plot: Annotated[
         Path | None,
         Setting(
-            "Draw the cosines of nearest lines, by which a threshold can be chosen, as .png, .svg "
+            "Draw the cosines of nearest lines, to choose a threshold, as .png, .svg "
             "or .pdf; without `threshold` nothing else is done",
             panel=_OUTPUT,
         ),

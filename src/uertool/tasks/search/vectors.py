@@ -25,7 +25,7 @@ from uertool.text.readers import Line
 #: Rows that are read and compared at a time.
 BLOCK = 4096
 
-#: Formats whose rows know their line, and some of them its text.
+#: Formats that store the line of each row; some also store its text.
 _NOTED = (".safetensors", ".jsonl", ".parquet")
 
 Floats = npt.NDArray[np.float32]

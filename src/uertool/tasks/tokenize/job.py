@@ -93,7 +93,7 @@ def decode(tokenizer: Tokenizer, lines: Iterable[str]) -> list[Tokenized]:
         except ValueError:
             raise InputError(
                 f"{line[:60]!r} is not a list of ids.",
-                "Write whole numbers with blanks or commas between.",
+                "Write whole numbers separated by blanks or commas.",
             ) from None
         text = tokenizer.decode(ids)
         unknown = sum(index == tokenizer.unk_id for index in ids)

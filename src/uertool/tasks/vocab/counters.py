@@ -191,7 +191,7 @@ class _WordCounter(TokenCounter):
 
     def breaks_at(self, block: str, normalizes: bool) -> int:
         # After a line end; in a line longer than a block after a space that has words on both
-        # sides. Both are ASCII, so normalization does not mind.
+        # sides. Both are ASCII, so normalization does not change them.
         cut = block.rfind("\n") + 1
         if cut == 0:
             cut = block.rfind(" ", 0, len(block.rstrip())) + 1
@@ -200,7 +200,7 @@ class _WordCounter(TokenCounter):
         return cut
 
     def count(self, text: str, starts: bool, ends: bool) -> None:
-        # Only spaces and line ends part words. Other blanks are taken off the edges of lines and
+        # Only spaces and line ends separate words. Other blanks are stripped from lines and
         # stay within words.
         import numpy as np
 
@@ -293,7 +293,7 @@ def _gaps(units: Units) -> Places | None:
 def _masks(most: int) -> NDArray[np.uint64]:
     """What is left of the units 0 to 3, and 4 to 7, of a word by its size [2, sizes].
 
-    Nothing is left of words of more than `most` units.
+    Words of more than `most` units become zeros.
     """
     import numpy as np
 

@@ -68,7 +68,7 @@ def read_tokenizer_json(path: Path) -> tuple[Any, detokenize.Joining]:
 
 
 def splits_in_its_own_way(path: Path) -> bool:
-    """Whether a file describes a BPE that splits texts otherwise than GPT-2's, as Qwen's does.
+    """Whether a file describes a BPE that splits texts differently from GPT-2's, as Qwen's does.
 
     False where there is no such file.
 

@@ -13,7 +13,7 @@ from uertool.checkpoints.naming import Rule, dense, norm, renamed, rule
 if TYPE_CHECKING:
     from uertool.config import ModelConfig
 
-#: What is between narrow word vectors and the first layer; models without them have none.
+#: The projection of narrow word vectors to the hidden size; other models have none.
 PROJECTION: tuple[Rule, ...] = tuple(
     replace(row, optional=True) for row in dense("encoder.linear", "bert.embeddings_project")
 )
@@ -59,7 +59,7 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **bert.encoder_from_hf(config),
         **narrow_from_hf(config, 128),
-        # The generator's head has this one whatever the layers have.
+        # The generator's head always has this one.
         "mlm_act": "gelu",
     }
 
