@@ -93,6 +93,19 @@ def test_an_index_of_text_in_another_encoding_is_not_used(
     assert "encoding is" in capsys.readouterr().err
 
 
+def test_an_index_of_computed_vectors_is_used_again(
+    reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (QUERY, "--corpus", reviews, "--index", tmp_path / "index", "--json", "-n", 1)
+    assert search(*asked) == 0
+    built = capsys.readouterr()
+    assert records(built.out)[0]["neighbours"][0]["line"] == 32
+    assert search(*asked) == 0
+    again = capsys.readouterr()
+    assert again.out == built.out
+    assert "built" not in again.err
+
+
 def test_vectors_without_a_model(
     reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,11 +82,16 @@ class VectorFile:
         return np.where(np.unpackbits(block, axis=-1), np.float32(1), np.float32(-1))
 
 
+def spread_rows(rows: int, most: int) -> npt.NDArray[np.int64]:
+    """At most so many numbers of rows, evenly spread over all of them."""
+    return np.unique(np.linspace(0, rows - 1, min(most, rows)).astype(np.int64))
+
+
 def sampled(
     blocks: Iterable[tuple[Block, list[Note]]], rows: int, most: int
 ) -> tuple[Block, list[Note]]:
     """At most so many of `rows` rows with their notes, evenly spread over all blocks."""
-    chosen = np.unique(np.linspace(0, rows - 1, min(most, rows)).astype(np.int64))
+    chosen = spread_rows(rows, most)
     found: list[Block] = []
     notes: list[Note] = []
     start = 0

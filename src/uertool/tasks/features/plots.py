@@ -17,7 +17,7 @@ import numpy.typing as npt
 from uertool.engine.inputs.sources import Reading, list_sources
 from uertool.errors import InputError, MissingExtraError
 from uertool.io.atomic import atomic_text
-from uertool.io.vector_reader import open_vectors, sampled
+from uertool.io.vector_reader import open_vectors, sampled, spread_rows
 from uertool.io.vector_writer import Note
 from uertool.tasks import pictures
 from uertool.tasks.features.whitening import BLOCK, Whitening, real_rows, unit_rows
@@ -152,7 +152,7 @@ def draw_vectors(
     if len(after) < 3:
         raise InputError(f"A map of {len(after)} vectors shows nothing.", "Give more lines.")
     require_map(path)
-    rows = np.unique(np.linspace(0, len(after) - 1, min(MAP_ROWS, len(after))).astype(int))
+    rows = spread_rows(len(after), MAP_ROWS)
     notes = [notes[row] for row in rows.tolist()]
     values = None
     if classes_of is not None:

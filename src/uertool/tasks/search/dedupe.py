@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from uertool.errors import InputError, UsageError
+from uertool.io.vector_reader import spread_rows
 from uertool.tasks.features.job import FeatureJob
 from uertool.tasks.features.whitening import real_rows
 from uertool.tasks.search.exact import nearest
@@ -319,7 +320,7 @@ def nearest_cosines(units: Units, device: torch.device | None = None) -> Floats:
     real = np.flatnonzero(units.units.any(axis=1))
     if len(real) < 2:
         raise InputError("There are no two different lines to compare.", "Give more lines.")
-    chosen = real[np.unique(np.linspace(0, len(real) - 1, min(SAMPLE, len(real))).astype(int))]
+    chosen = real[spread_rows(len(real), SAMPLE)]
     sample = np.array(units.units[chosen])
     places = np.arange(len(units.units))
     found = nearest(sample, units.blocks(places), 1, own=chosen, device=device)

@@ -17,6 +17,7 @@ import numpy as np
 
 from uertool.errors import InputError, MissingExtraError, OutputError
 from uertool.io.atomic import atomic_folder
+from uertool.io.vector_reader import sampled, spread_rows
 from uertool.tasks.features.whitening import real_rows
 from uertool.tasks.search.exact import Found, nearest
 from uertool.tasks.search.vectors import Floats, Vectors
@@ -157,15 +158,9 @@ def build(
 
 def _measured(index: Any, vectors: Vectors, rows: int) -> tuple[int, float]:
     """The least effort that finds enough of the nearest rows of a sample, and its recall."""
-    chosen = np.unique(np.linspace(0, rows - 1, min(_SAMPLE, rows)).astype(np.int64))
-    found, start = [], 0
-    for block in vectors.blocks():
-        here = chosen[(chosen >= start) & (chosen < start + len(block.units))] - start
-        here = here[real_rows(block.units[here])]
-        found.append((here + start, block.units[here]))
-        start += len(block.units)
-    own = np.concatenate([part for part, _ in found])
-    sample = np.concatenate([part for _, part in found])
+    sample, _ = sampled(vectors.blocks(), rows, _SAMPLE)
+    are_real = real_rows(sample)
+    sample, own = sample[are_real], spread_rows(rows, _SAMPLE)[are_real]
     # A row finds itself, which would be too easy, so it does not count.
     true = nearest(sample, vectors.blocks(), _NEAREST, own=own)
     recall = 0.0
