@@ -245,7 +245,7 @@ def test_a_single_label_is_refused_in_words(tmp_path: Path) -> None:
     write_case(tmp_path)
     write_labels(tmp_path / "train.tsv", np.zeros(300, dtype=np.int64))
     train, _ = both(tmp_path)
-    with pytest.raises(InputError, match="all 300 lines have the label 0"):
+    with pytest.raises(InputError, match="every line has the label 0"):
         fit(train)
 
 
