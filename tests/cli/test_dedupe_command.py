@@ -74,6 +74,7 @@ def test_rows_of_a_table_are_written_whole(capsys: pytest.CaptureFixture[str]) -
         ([], 2, "There is no threshold"),
         (["--threshold", "2"], 2, "must be in [-1, 1]"),
         (["--only-exact", "--vectors", "a.npy"], 2, "compares no vectors"),
+        (["--only-exact", "--threshold", "0"], 2, "compares no vectors"),
         (["--threshold", "0.9", "--vectors", "missing.npy"], 1, "missing.npy does not exist"),
         (["-o", "missing/kept.txt", "--only-exact"], 1, "missing"),
     ],

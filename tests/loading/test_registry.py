@@ -58,11 +58,11 @@ def test_a_model_with_another_configuration_is_loaded_again(tmp_path: Path) -> N
 
 
 def test_a_tokenizer_next_to_the_weights_is_a_file_of_the_model(tmp_path: Path) -> None:
-    for name in ("model.bin", "model.tokenizer.json", "merges.txt"):
+    for name in ("model.bin", "model.tokenizer.json", "tgt_vocab.txt"):
         (tmp_path / name).write_bytes(b"")
     files = ModelSettings(load_model_path=str(tmp_path / "model.bin")).files()
     names = {Path(file).name for file in files if file is not None}
-    assert names == {"model.bin", "model.tokenizer.json", "merges.txt"}
+    assert names == {"model.bin", "model.tokenizer.json", "tgt_vocab.txt"}
 
 
 def test_only_a_few_models_are_kept() -> None:

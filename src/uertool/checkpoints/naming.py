@@ -47,7 +47,7 @@ def _cat(parts: Iterable[Tensor], dim: int = 0) -> Tensor:
 
     joined = list(parts)
     if joined[0].is_meta:
-        # Only the shape is asked for. torch.cat on the meta device gives it too, but imports half
+        # Only the shape is needed. torch.cat on the meta device gives it too, but imports half
         # of torch's compiler first, which takes longer than opening a large checkpoint.
         shape = list(joined[0].shape)
         shape[dim] = sum(part.shape[dim] for part in joined)

@@ -367,7 +367,7 @@ def run() -> None:
 
 
 def _replace_closed_streams() -> None:
-    """Open something in the place of standard streams that the caller closed (`>&-`).
+    """Open something in place of standard streams that the caller closed (`>&-`).
 
     Otherwise the next file to be opened would get their number. Using them is an error of the
     operating system, as it would be without this.
@@ -404,7 +404,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(code: int, message: str, hint: str | None) -> int:
-    with contextlib.suppress(OSError):  # standard error may be gone too; the exit code still tells
+    with contextlib.suppress(
+        OSError
+    ):  # standard error may be gone too; the exit code still says it
         console.error(message, hint)
     _drop_stdout_if_broken()
     return code

@@ -241,7 +241,7 @@ def spell(text: str) -> str:
 
 
 def err(text: str) -> None:
-    """A line on standard error, whatever the level; see `spell`."""
+    """A line on standard error at any level; see `spell`."""
     sys.stderr.write(spell(text) + "\n")
     sys.stderr.flush()
 
@@ -253,7 +253,7 @@ def note(text: str) -> None:
 
 
 def detail(text: str) -> None:
-    """A remark for those who asked for --verbose."""
+    """A remark that --verbose shows."""
     if _level.verbose:
         err(text)
 

@@ -31,7 +31,7 @@ class Encoded:
             the seed), never from a stream of random numbers, so that batches do not matter.
         ids: token ids; empty for a text that needs no model (see `run_batches`).
         segs: segment ids of the same length, or None for 1 everywhere.
-        payload: whatever the step wants to know about it.
+        payload: anything that the step needs.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""What a run is to do, and whom it tells how far it is."""
+"""What a run does, and the callbacks for its progress."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Order:
         work: what becomes of lines.
         output: a file, "-" for standard output, or with `in_shards` a folder or the URI of one.
         inputs: files, folders, globs; "-" is standard input, which only this machine can read.
-        texts: lines in the place of inputs.
+        texts: lines instead of inputs.
         stream: reads the input in another way than line by line, on this machine.
         sides: further files that are written with the output.
         identity: everything else that decides the results (settings, the model's fingerprint), as
@@ -81,9 +81,9 @@ class Order:
         block_lines: lines of a shard; None for a fitting number.
         strict: end at the first line that cannot be processed.
         overwrite: replace what is there.
-        resume: go on with an interrupted run; on a cluster that needs no asking.
+        resume: continue an interrupted run; on a cluster this is the default.
         keep_partial: leave what is done as the output on Ctrl-C.
-        emit: takes the bytes that go to standard output, in the place of it.
+        emit: takes the bytes that go to standard output, instead of it.
         most_tries: how often a block is begun whose worker dies, on a cluster.
     """
 
@@ -129,11 +129,11 @@ class Order:
 
     @property
     def continues(self) -> bool:
-        """Whether to go on with what an interrupted run left."""
+        """Whether to continue an interrupted run."""
         return self.resume or self.engine == "ray"
 
     def fingerprint(self, inputs: Sequence[Any]) -> dict[str, Any]:
-        """What decides the result; a run goes on only if all of it is the same."""
+        """What determines the result; a run is resumed only if all of it is the same."""
         found = {
             "command": self.work.name,
             "format": self.work.suffix,
@@ -150,7 +150,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Watch:
-    """What a run calls while it goes on.
+    """The callbacks of a run.
 
     Attributes:
         total: with the number of lines, once it is known.

@@ -169,7 +169,7 @@ def model_identity(model: TokenizerSettings, *, digests: bool) -> dict[str, Any]
 
     Args:
         model: which model.
-        digests: know files by their digests, wherever they are; otherwise by size and time.
+        digests: identify files by their digests, not by size and time.
     """
     from uertool.io.atomic import sha256_of
 

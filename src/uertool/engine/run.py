@@ -4,7 +4,7 @@
 
 Workers are this process, one process for each device, or actors on a Ray cluster. During a run a
 folder (`<output>.resume`, or the output itself where it is a folder of shards) holds the plan and a
-record of every finished shard. A run that was stopped, in whatever way, goes on from there; blocks
+record of every finished shard. A run that was stopped in any way continues from there; blocks
 are cut the same, so the output is the same as if it had never been stopped.
 """
 
@@ -57,7 +57,7 @@ def run(order: Order, watch: Watch | None = None) -> Gathered:
 
     Raises:
         UertoolError: the output belongs to something else, a line fails and that is to end the run,
-            or whatever the work cannot do.
+            or the work fails.
     """
     with gather(order, watch) as found:
         put_together(order, found)

@@ -29,7 +29,7 @@ class RawLine(NamedTuple):
     Attributes:
         number: its place in the input, counted from 0.
         offset: the byte at which it starts.
-        data: the line without its end, at most as many bytes as were asked for.
+        data: the line without its end, cut to the requested number of bytes.
         cut: whether it is longer than that.
     """
 
@@ -167,7 +167,7 @@ def raw_lines(
         if start.startswith(_BOM):
             start, offset = start[len(_BOM) :], len(_BOM)
         blocks = itertools.chain([start] if start else [], blocks)
-    held: list[bytes] = []  # pieces of a line that goes on in the next block
+    held: list[bytes] = []  # pieces of a line that continues in the next block
     kept = length = 0  # bytes in `held`, and of that line
     returned = False  # whether it ended in \r, which may be followed by the \n of the same end
     for block in blocks:

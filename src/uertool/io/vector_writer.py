@@ -398,7 +398,7 @@ def scales_of(path: str | Path) -> Path | None:
         return None
     try:
         rows, scales = load(Path(path)), load(found)
-    except Exception:  # whatever it is, these are no rows with scales
+    except Exception:  # in any case, these are not rows with scales
         return None
     fits = rows.dtype == np.int8 and scales.dtype == np.float32
     return found if fits and scales.shape == rows.shape[:1] else None

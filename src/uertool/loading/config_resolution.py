@@ -220,7 +220,7 @@ def _other_tables(value: Any, own: Any, inferred: Mapping[str, Any]) -> bool:
 
 
 def _norm_removed(value: Any, own: Any, inferred: Mapping[str, Any]) -> bool:
-    # An embedding with legacy sinusoids never has a norm, whatever a file says.
+    # An embedding with legacy sinusoids never has a norm, even if a file says so.
     return bool(value != own) and not (inferred.get("sinusoid") == "legacy" and not value)
 
 

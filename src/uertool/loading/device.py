@@ -98,7 +98,7 @@ def resolve_devices(names: str | torch.device = "auto") -> list[torch.device]:
 
 
 def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The type to compute in; "auto" is float32, whatever the checkpoint was saved in.
+    """The type to compute in; "auto" is float32, regardless of the type of the checkpoint.
 
     A CPU or an old GPU may be slow in 16 bits, but every device gives the same results in it. int8
     is for linear layers and tables; the rest of such a model is float32.

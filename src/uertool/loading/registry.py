@@ -18,7 +18,6 @@ import torch
 
 from uertool.checkpoints.companions import find_companions
 from uertool.checkpoints.lora import LoraChoice
-from uertool.checkpoints.model_folder import TOKENIZER_FILES
 from uertool.checkpoints.reader import Checkpoint, open_checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import UsageError, listed
@@ -26,7 +25,7 @@ from uertool.loading.assembling import HEADS, build_model, heads_in
 from uertool.loading.config_resolution import Resolved, named_hf_config, resolve_config
 from uertool.loading.device import resolve_device, resolve_dtype, set_threads
 from uertool.loading.references import find_model
-from uertool.loading.settings import DeviceSettings, ModelSettings
+from uertool.loading.settings import COMPANIONS, DeviceSettings, ModelSettings
 from uertool.loading.tokenizers import TOKENIZER_SETTINGS, TokenizerFiles, TokenizerFinder
 from uertool.models.model import UerModel
 from uertool.text.tokenizers.base import Tokenizer
@@ -203,7 +202,7 @@ def forget_models() -> None:
 
 def _stamp(path: Path, *named: str | Path | None) -> tuple[Any, ...]:
     """Equal as long as a model, the files next to it and those that were named do not change."""
-    own = [path, *find_companions(path, "config.json", *TOKENIZER_FILES)]
+    own = [path, *find_companions(path, *COMPANIONS)]
     files = sorted(path.iterdir()) if path.is_dir() else own
     files = [*files, *(Path(name) for name in named if name is not None)]
     found = [(file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file()]

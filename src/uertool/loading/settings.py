@@ -19,6 +19,9 @@ from uertool.settings import Setting, Settings
 BUNDLED_MODEL = "zh-mlm-small"
 BUNDLED_LM = "zh-lm-small"
 
+#: Files next to a weight file that are read with it.
+COMPANIONS = ("config.json", "tgt_vocab.txt", *TOKENIZER_FILES)
+
 EmbeddingPart = Literal["word", "pos", "seg", "task", "sinusoidalpos", "dual"]
 
 _model = partial(Setting, panel="Model")
@@ -80,7 +83,7 @@ class TokenizerSettings(Settings):
             parts = sorted(path.parent.glob(f"{path.name}.*"))
             return [*parts, *named] if parts else [self.reference, *named]
         # A checkpoint file is read with the tokenizer and the configuration next to it.
-        names = (*TOKENIZER_FILES, "config.json") if path.is_file() else ()
+        names = COMPANIONS if path.is_file() else ()
         return [path, *named, *filter(None, (find_companion(path, name) for name in names))]
 
 

@@ -87,7 +87,7 @@ def packed(
             never held twice. The original module can then compute nothing more.
 
     Raises:
-        UsageError: int8 was asked for and is not available.
+        UsageError: int8 is not available.
     """
     if isinstance(module, Dense):
         weight = module.weight

@@ -90,7 +90,7 @@ class IncrementalModel:
 
         Args:
             prompts: ids, at least one each.
-            room: new tokens that will be asked for; more is allowed but may copy.
+            room: expected number of new tokens; more are allowed, but may need a copy.
 
         Returns:
             A State with the `logits` of the first new token.

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal
 
-# How the tokens of a tokenizer make words: "wordpieces" (## goes on), "characters", "blanks"
+# How the tokens of a tokenizer make words: "wordpieces" (## continues), "characters", "blanks"
 # (a token is a word), "bytes" (byte-level BPE) and "pieces" (sentencepiece).
 Joining = Literal["wordpieces", "characters", "blanks", "bytes", "pieces"]
 
@@ -157,7 +157,7 @@ def _wordpieces_go_on(tokens: Sequence[str]) -> list[bool]:
 
 
 def _letters_go_on(tokens: Sequence[str]) -> list[bool]:
-    """A token goes on a word where two letters of a script with blanks meet."""
+    """A token continues a word where two letters of a script with blanks meet."""
     before = ["", *tokens]
     return [
         _is_word_letter(left[-1:]) and _is_word_letter(right[:1])

@@ -66,7 +66,7 @@ def read_lines(
     cuts a line. A byte order mark is taken away. Gzip is recognised by its first bytes, whatever
     the name. Memory holds one block of 1 MiB and one line.
 
-    A blank line is a line: its text is empty, also where a column or field was asked for.
+    A blank line is a line: its text is empty, also with a column or field.
 
     Args:
         source: a path, "-" for standard input, or an open stream.
@@ -81,7 +81,7 @@ def read_lines(
         on_bad: called for a line that cannot be read, which is then left out. Without it such a
             line ends the reading.
         on_bytes: called with the number of bytes just read (compressed ones of an archive).
-        limit: the most bytes of a line that are read; a longer one is cut, which `Line.cut` tells,
+        limit: the most bytes of a line that are read; a longer one is cut, see `Line.cut`,
             or bad where it is a JSON record. None reads all.
         encoding: of the text; a byte order mark of UTF-16 says that it is that.
 

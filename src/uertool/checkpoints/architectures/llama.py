@@ -197,7 +197,7 @@ def decoder(
         classes: see `Architecture`.
         qkv_bias: whether query, key and value always have biases.
         norms: whether queries and keys have norms.
-        usual: what is assumed of its settings, besides those that all of them have in common.
+        usual: settings that are assumed in addition to those of all these models.
     """
 
     def rules_for(config: Mapping[str, Any]) -> tuple[Rule, ...]:

@@ -46,7 +46,7 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
         normalize_embedding=(False, None),
         add_final_layer_norm=(True, None),
     )
-    # The table is in the file and holds whatever formula its maker used.
+    # The table is in the file, computed by any formula.
     return {
         **bart.seq2seq_from_hf(config),
         "layernorm_positioning": "pre",

@@ -38,7 +38,7 @@ _OTHER_FRAMEWORKS: Mapping[str, str] = {
 
 
 class HuggingFaceFolder(TensorFile):
-    """The weight files of a folder as one mapping; shards are opened when first asked for."""
+    """The weight files of a folder as one mapping; shards are opened when they are first needed."""
 
     format = "hf-folder"
 

@@ -79,7 +79,7 @@ def _scan_zip(path: Path) -> PickleReport:
                 if entry.file_size > min(budget.bytes, 2 * path.stat().st_size):
                     errors.append(f"{where} is too large to be inspected")
                     continue
-                # Zipfile inflates no more than the declared size, whatever the bytes say.
+                # Zipfile inflates no more than the declared size, regardless of the content.
                 with archive.open(entry) as packed:
                     walked = walk(io.BytesIO(packed.read()), budget)
                 uses.extend(judged(walked, where))

@@ -122,7 +122,7 @@ def walk(stream: IO[bytes], budget: Budget | None = None) -> Walked:
 
 
 def starts_pickle(path: Path) -> bool:
-    """Whether a file begins with a pickle that imports something, of whatever protocol.
+    """Whether a file begins with a pickle that imports something, of any protocol.
 
     Text often begins with letters that are instructions, so a broken one must also call.
     """

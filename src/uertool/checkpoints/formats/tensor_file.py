@@ -154,7 +154,7 @@ class MappedBytes:
 
 
 def release_after(file: TensorFile, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor of each of `names`, giving the pages back when the next one is asked for."""
+    """Name and tensor of each of `names`, releasing the pages of each before the next one."""
     for name in names:
         yield name, file.tensor(name)
         file.release(name)

@@ -54,7 +54,7 @@ def show_built(built: BuiltVocab, written: Sequence[Path]) -> None:
 
 
 def show_diff(found: VocabDiff, settings: DiffSettings, *, as_json: bool) -> None:
-    """The figures, then the lists that were asked for."""
+    """The figures, then the requested lists."""
     lists = {name: found.words(name) for name in settings.lists}
     if as_json:
         record: dict[str, Any] = {
@@ -117,7 +117,7 @@ def adapt_record(report: AdaptReport, lists: Sequence[str]) -> dict[str, Any]:
 
 
 def show_adapted(report: AdaptReport, lists: Sequence[str]) -> None:
-    """What changed, the words that were asked for, and what was written."""
+    """What changed, the requested words, and what was written."""
     for sentence in report.notes:
         console.note(sentence)
     if not console.is_quiet():

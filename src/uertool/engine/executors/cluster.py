@@ -143,7 +143,7 @@ def _require_answer(address: str) -> None:
 
 
 def find_room(ray: Any, wanted: Resources, blocks: int) -> Room:
-    """How many workers a cluster has room for, as many as were asked for or there are blocks.
+    """How many workers a cluster has room for, at most the given number and the number of blocks.
 
     Raises:
         UertoolError: not one of them fits.

@@ -190,7 +190,7 @@ class LineStream(BlockReader):
     Args:
         sources: files, standard input and pipes; see `stream_sources`.
         reading: how text is taken from them.
-        texts: lines that are at hand, in the place of files.
+        texts: lines instead of files.
         strict: raise for the first line that cannot be read.
     """
 

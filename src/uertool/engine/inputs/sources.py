@@ -256,7 +256,7 @@ def _header(path: str, kind: Kind, reading: Reading) -> str | None:
 
 
 def text_column(schema: Any, reading: Reading, path: str) -> str:
-    """The column of a Parquet file that was asked for, or the only one that holds text.
+    """The given column of a Parquet file, or the only one that holds text.
 
     Raises:
         InputError: there is no such column, or the file has several.

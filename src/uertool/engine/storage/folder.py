@@ -261,7 +261,7 @@ def verified_chunks(
 
     Args:
         store, entry: see `damage`.
-        found: gets what is wrong, in the place of an error.
+        found: gets what is wrong, instead of an error.
 
     Raises:
         InputError: the file was changed, and there is no `found`.

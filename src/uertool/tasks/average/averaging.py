@@ -1,4 +1,4 @@
-"""Averaging and merging checkpoints tensor by tensor, whatever their number and size."""
+"""Averaging and merging checkpoints tensor by tensor, for any number and size."""
 
 from __future__ import annotations
 

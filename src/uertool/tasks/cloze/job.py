@@ -35,7 +35,7 @@ from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.text.detokenize import UNDERLINE
 from uertool.text.readers import Line, as_texts
 
-#: Tokens of a line that are read unless something else is asked for.
+#: Default maximum of tokens per line.
 DEFAULT_LENGTH = 128
 
 #: Names of entries that a vocabulary keeps free.
@@ -230,7 +230,7 @@ class ClozeJob:
         ]
 
     def _written(self, row: _Row, ids: Sequence[int]) -> str:
-        """The line with drawn tokens in the place of its masks; all else stays as it is."""
+        """The line with drawn tokens in place of its masks; the rest is unchanged."""
         if row.spans is None:
             return self.tokenizer.decode(ids)
         text = self._masker.canonical(row.line.text)
@@ -247,7 +247,7 @@ class ClozeJob:
         return INNER if self.tokenizer.joining == "pieces" else FIRST
 
     def _kind(self, token: str) -> Kind:
-        """Whether a token begins a word or goes on with one; in a variant it stays so."""
+        """Whether a token begins or continues a word; variants keep this."""
         joining = self.tokenizer.joining
         if joining == "wordpieces":
             return INNER if token.startswith("##") and len(token) > 2 else FIRST

@@ -42,7 +42,7 @@ class MaskResult:
 
 @dataclass(frozen=True, slots=True)
 class WordScore:
-    """A given word in the place of masks.
+    """A given word in place of masks.
 
     Attributes:
         text: the word.
@@ -75,7 +75,7 @@ class ClozeResult(Report):
         tokens: the same as tokens.
         masks: one for each masked token; none for a line without.
         slots: scores of given words.
-        filled: the line with sampled tokens in the place of the masks, if that was asked for.
+        filled: the line with sampled tokens in place of the masks, with `augment`.
         variant: which variant it is, from 1; 0 for the line itself.
         was_cut: whether the line was longer than what fits.
         reason: why nothing was masked, or None.

@@ -1,4 +1,4 @@
-"""What a model puts in the place of masks: log-probabilities, scores of given words, samples."""
+"""What a model predicts for masks: log-probabilities, scores of given words, samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uertool.errors import VocabError
 from uertool.models.model import UerModel
 from uertool.tasks.cloze.settings import Order
 
-#: Tokens that begin a word, and tokens that go on with one. Tokenizers without such a
+#: Tokens that begin a word, and tokens that continue one. Tokenizers without such a
 #: difference have FIRST only.
 Kind = Literal["first", "inner"]
 FIRST: Kind = "first"
@@ -29,7 +29,7 @@ _DRAWN = 128
 
 
 class Gap(NamedTuple):
-    """A row of ids with masks, and the places of those that are asked for."""
+    """A row of ids with masks, and the positions of those to predict."""
 
     ids: Sequence[int]
     places: Sequence[int]
@@ -81,7 +81,7 @@ class Filler:
             rows, places: the row and the position of each place, by rising rows.
         """
         head = self.model.mlm
-        assert head is not None, "load_model was asked for this head"
+        assert head is not None, "load_model loads this head"
         for part in torch.split(self._hidden_at(ids, segs, rows, places), _PLACES):
             yield head(part).float().log_softmax(-1)
 

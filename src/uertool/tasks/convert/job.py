@@ -1,7 +1,7 @@
 """Conversion between UER-py's two generations, Hugging Face and Google, verified or refused.
 
 Every conversion runs through canonical names: the table of the source maps its names to them,
-tensors are changed where that was asked for, and the table of the target maps the names to its own.
+tensors are changed if settings say so, and the table of the target maps the names to its own.
 Tensors are read, changed and written one at a time. The output is then read back and compared
 (`verification`).
 """

@@ -57,7 +57,7 @@ class ConversionReport(Report):
         notes: sentences about what was decided or lost.
         norm: what was done about the layer norms.
         files: written files.
-        verification: what reading back showed, None if it was not asked for.
+        verification: the result of reading back; None without verification.
         seconds: wall time.
     """
 

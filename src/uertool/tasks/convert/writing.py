@@ -42,7 +42,7 @@ class ConversionWriter:
     Attributes:
         plan: what to write.
         not_finite: names of weights with NaN or infinite values, and how many there are.
-        verification: what reading back showed, None before or if that was not asked for.
+        verification: the result of reading back; None before that, or without verification.
     """
 
     def __init__(self, plan: ConversionPlan) -> None:

@@ -72,13 +72,13 @@ def export_words(
     Args:
         table: see `uertool.tasks.embeddings.word_vectors.table_of`.
         path: where to write; "-" writes text to standard output.
-        binary: the binary format whatever the suffix.
+        binary: the binary format, regardless of the suffix.
         drop_unused: leave out what `unused_rows` finds.
         overwrite: whether an existing file may be replaced.
 
     Raises:
         CheckpointError: a vector holds NaN or infinity.
-        UsageError: the binary format was asked for under another format's suffix.
+        UsageError: the binary format with the suffix of another one.
         OutputError: the file exists already or cannot be written.
     """
     dropped = unused_rows(table) if drop_unused else []

@@ -272,7 +272,7 @@ class Predicted(Report):
     inputs: tuple[str, ...] = ()
 
     def save_probabilities(self, path: Path) -> None:
-        """Write the probabilities as .npy, whatever the name of the file."""
+        """Write the probabilities as .npy, regardless of the name of the file."""
         with path.open("wb") as stream:
             np.save(stream, self.probabilities)
 

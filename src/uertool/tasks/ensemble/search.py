@@ -399,7 +399,7 @@ def _sampler(settings: SearchSettings) -> Any:
     """A sampler with choices for a trial that depend on the seed and the trials before it only.
 
     optuna's samplers carry the state of their generator along, so a resumed search would draw again
-    what it drew at first. This one starts afresh for every trial.
+    what it drew at first. This one starts again for every trial.
     """
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "tpe": ("TPESampler", {"multivariate": True, "n_startup_trials": _RANDOM_TRIALS}),

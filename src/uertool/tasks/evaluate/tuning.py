@@ -137,7 +137,7 @@ def tune(
         pairs: texts with scores.
         settings: which vectors.
         grid: what is tried, and in how many parts pairs are divided.
-        about: what the whitening remembers besides the pooling.
+        about: what is stored in the whitening in addition to the pooling.
         advance: called with a number of texts that are done.
 
     Raises:

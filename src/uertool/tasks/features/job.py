@@ -41,7 +41,7 @@ class Features:
         text: the line.
         vectors: float32 [rows, size]: one row; one for each token; or none for a blank line that
             is skipped.
-        tokens: the tokens that the rows are of, where tokens were asked for.
+        tokens: the tokens of the rows, with `tokens`.
         is_blank: whether it has no tokens; its row, if any, is zero.
         was_cut: whether it was longer than what is read.
     """

@@ -38,7 +38,7 @@ class Moments:
 
     Blocks and other `Moments` are merged by the pairwise formula of Chan, Golub and LeVeque (1979),
     "Updating formulae and a pairwise algorithm for computing sample variances", equations 2.1: it
-    is exact but for rounding, whatever the order and the sizes of the parts.
+    is exact but for rounding, independently of the order and the sizes of the parts.
 
     Attributes:
         count: vectors so far.

@@ -182,7 +182,7 @@ def fit(
     Args:
         order: of `whitening_orders.fit_order`.
         settings: the same.
-        watch: called while it goes on.
+        watch: called during the work.
 
     Raises:
         InputError: vectors have different sizes, or there is nothing to fit on.
@@ -304,7 +304,7 @@ def apply(
 
     Args:
         order, whitening: of `whitening_orders.apply_order`.
-        watch: called while it goes on.
+        watch: called during the work.
     """
     with gather(order, watch) as found:
         before, after = read_sums(found.shards)

@@ -319,7 +319,7 @@ def extract(
     Args:
         extraction: what to do.
         order: what `Extraction.order` gave.
-        watch: called while it goes on.
+        watch: called during the work.
 
     Raises:
         UertoolError: the output exists, or what the engine raises.
@@ -445,7 +445,7 @@ def _second_pass(extraction: Extraction, found: Gathered, report: FeatureReport)
 
 
 def _raw_blocks(shards: Shards) -> Iterator[tuple[Block, list[Note]]]:
-    """All raw vectors in blocks of `BLOCK` rows, wherever shards begin, with their notes."""
+    """All raw vectors in blocks of `BLOCK` rows, independently of shards, with their notes."""
     held: list[Block] = []
     held_notes: list[Note] = []
     rows = 0

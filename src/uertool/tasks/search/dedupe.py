@@ -87,7 +87,8 @@ class Duplicates:
 
 def check_settings(settings: DedupeSettings, corpus: CorpusSettings) -> None:
     """Raise UsageError if settings contradict each other, or there is no threshold."""
-    if settings.only_exact and (settings.threshold or settings.plot or corpus.vectors):
+    compares = settings.threshold is not None or settings.plot is not None
+    if settings.only_exact and (compares or corpus.vectors):
         raise UsageError(
             "`only_exact` compares no vectors, so `threshold`, `plot` and `vectors` do nothing.",
             "Leave them out.",

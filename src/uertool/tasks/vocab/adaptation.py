@@ -241,9 +241,7 @@ class _Job:
         before, after = change.old.vocab.pad_id, change.vocab.pad_id
         if self.checkpoint.layout == "uer" and after != 0:
             where = "no [PAD]" if after is None else f"[PAD] at {after}"
-            self.notes.append(
-                f"The new vocabulary has {where}; UER-py takes 0 for padding whatever it means."
-            )
+            self.notes.append(f"The new vocabulary has {where}; UER-py always uses 0 for padding.")
         counted = self.checkpoint.layout == "hf" and self.checkpoint.architecture == "xlm-roberta"
         if counted and before != after:
             raise VocabError(

@@ -20,7 +20,7 @@ from uertool.text.readers import read_lines
 
 @dataclass(frozen=True)
 class _Order:
-    """What a trainer is asked for: `BuildSettings` with the reserved tokens."""
+    """The settings of a trainer: `BuildSettings` with the reserved tokens."""
 
     size: int
     reserved: list[str]
@@ -180,7 +180,7 @@ class _Continuations(dict[int, int]):
         return private
 
     def written(self, piece: str) -> str:
-        """A piece as a vocabulary has it, with ## where it goes on a word."""
+        """A piece as a vocabulary has it, with ## where it continues a word."""
         lead = "##" if piece[0] in self._back else ""
         return lead + "".join(self._back.get(char, char) for char in piece)
 

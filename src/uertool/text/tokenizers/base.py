@@ -131,7 +131,7 @@ class Tokenizer:
         """The ids of texts that come in parts, with something other than text between the parts.
 
         Args:
-            rows: the parts of each text; a part other than the first goes on where one ended.
+            rows: the parts of each text; a part other than the first continues where another ended.
 
         Returns:
             For every text the ids of each part. Raises as `encode`.

@@ -126,7 +126,7 @@ class BertTokenizer(Tokenizer):
         return ids
 
     def _wordpieces(self, word: str) -> list[int]:
-        """The longest known piece, then the longest that goes on from there, and so forth."""
+        """The longest known piece, then the longest that continues from there, and so on."""
         ids: list[int] = []
         start = 0
         find = self.vocab.mapping.get

@@ -97,7 +97,7 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     )
     # Its one segment row is row 1 and row 2 of ours; the last rows of the positions are unused.
     values["segments_num"] = max(values["segments_num"], 3)
-    # The head of RoBERTa uses gelu whatever the layers use.
+    # The head of RoBERTa always uses gelu.
     values["mlm_act"] = "gelu"
     return values
 
