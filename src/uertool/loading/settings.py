@@ -120,7 +120,7 @@ class ModelSettings(TokenizerSettings):
     layernorm_positioning: Annotated[
         Literal["post", "pre"] | None, _shape("Layer norm after or before each block")
     ] = None
-    layernorm: Annotated[Literal["normal", "t5"] | None, _shape("Kind of layer norm")] = None
+    layernorm: Annotated[Literal["normal", "t5", "rms"] | None, _shape("Kind of layer norm")] = None
     feed_forward: Annotated[
         Literal["dense", "gated"] | None, _shape("Kind of feed-forward layer")
     ] = None

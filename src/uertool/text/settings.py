@@ -26,7 +26,7 @@ class InputSettings(Settings):
     test_path: Annotated[
         str | None,
         Setting(
-            "Text, one line each, also .gz; - is standard input",
+            "One text a line, also .gz; - is standard input",
             names=("input", "i"),
             panel=_INPUT,
             metavar="FILE",

@@ -22,7 +22,7 @@ class CorpusSettings(InputSettings):
     test_path: Annotated[
         str | None,
         Setting(
-            "The lines to search in, also .gz; - is standard input",
+            "The corpus, one text a line, also .gz; - is standard input",
             names=("corpus", "input", "i"),
             panel=_CORPUS,
             metavar="FILE",
