@@ -196,12 +196,11 @@ def histogram(axes: Any, sets: Sequence[tuple[str, Any]], *, title: str) -> None
     """Distributions of cosines, each with its name and mean in the legend."""
     import numpy as np
 
-    low = min(float(values.min()) for _, values in sets)
+    low = min(0.99, *(float(values.min()) for _, values in sets))
     bins = np.linspace(np.floor(low * 10) / 10, 1, 81).tolist()
     for name, values in sets:
-        axes.hist(
-            values, bins=bins, alpha=0.6, density=True, label=f"{name}, mean {_rounded(values)}"
-        )
+        legend = f"{name}, mean {_rounded(values)}"
+        axes.hist(np.minimum(values, 1), bins=bins, alpha=0.6, density=True, label=legend)
     axes.set(xlabel="cosine", ylabel="density", title=title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -66,8 +66,8 @@ class Classes:
         return cls(names, [names.index(v if v in names else _OTHERS) for v in values])
 
 
-def flatten(vectors: Block) -> tuple[Points, Points]:
-    """Vectors [n, size] along the two directions of largest variance [n, 2], and their shares [2].
+def flatten(vectors: Block) -> Points:
+    """Vectors [n, size] along the two directions of largest variance [n, 2].
 
     Principal components by singular values of the centred vectors (Pearson 1901).
     """
@@ -75,12 +75,9 @@ def flatten(vectors: Block) -> tuple[Points, Points]:
     centred -= centred.mean(axis=0)
     left, values, _ = np.linalg.svd(centred, full_matrices=False)
     points = np.zeros((len(vectors), 2))
-    shares = np.zeros(2)
     kept = min(2, len(values))
     points[:, :kept] = left[:, :kept] * values[:kept]
-    total = float((values**2).sum())
-    shares[:kept] = (values[:kept] ** 2) / total if total > 0 else 0.0
-    return points, shares
+    return points
 
 
 def positions(vectors: Block) -> Points:
@@ -97,7 +94,7 @@ def positions(vectors: Block) -> Points:
         from sklearn.manifold import TSNE
     except ImportError:
         raise MissingExtraError("scikit-learn", "plot", "Drawing a map of vectors") from None
-    points, _ = flatten(unit_rows(vectors))
+    points = flatten(unit_rows(vectors))
     spread = points.std() or 1.0
     tsne = TSNE(
         metric="cosine",

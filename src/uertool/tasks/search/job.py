@@ -14,8 +14,8 @@ from uertool.engine.jobs import run_job
 from uertool.errors import InputError, UsageError
 from uertool.io.vector_writer import Note
 from uertool.tasks.features.job import FeatureJob
-from uertool.tasks.features.whitening import Whitening
-from uertool.tasks.search.exact import GROUP, Found, nearest
+from uertool.tasks.features.whitening import Whitening, real_rows
+from uertool.tasks.search.exact import GROUP, nearest
 from uertool.tasks.search.index import SavedIndex
 from uertool.tasks.search.lines import LineFile, open_lines
 from uertool.tasks.search.settings import CorpusSettings, SearchSettings
@@ -199,22 +199,33 @@ def answers(
     """For each query its text, and cosines and lines that are nearest, nearest first.
 
     Args:
-        queries: they are not read if the settings name their vectors; then they have no texts.
+        queries: one without tokens finds nothing. They are not read if the settings name their
+            vectors; then they have no texts.
         corpus: what is searched.
         settings: how many are wanted, and how near.
         make_job: loads the model, if it is needed.
-        index, device: see `search`.
+        index: an index of the corpus that is searched instead.
+        device: where products are computed.
         progress: shows how many rows were compared.
 
     Raises:
         InputError: vectors do not fit the model or each other, or something cannot be read.
     """
+    least = -np.inf if settings.threshold is None else settings.threshold
     for names, vectors in _asked(queries, corpus, settings.query_vectors, make_job):
+        size = vectors.shape[1]
         with progress(None, "Comparing", unit="rows") as advance:
-            near = search(vectors, corpus, settings, index=index, device=device, on_rows=advance)
-        notes = corpus.notes_of([row for some in near for _, row in some])
-        for name, some in zip(names, near, strict=True):
-            yield name, [(cosine, notes[row]) for cosine, row in some]
+            if index is not None:
+                check_size(size, index.about.size)
+                found = index.nearest(vectors, settings.topn)
+            else:
+                blocks = corpus.blocks(size)
+                found = nearest(vectors, blocks, settings.topn, device=device, on_rows=advance)
+        are_near = (found.rows >= 0) & (found.cosines >= least) & real_rows(vectors)[:, None]
+        notes = corpus.notes_of(found.rows[are_near].tolist())
+        for name, cosines, rows, are_wanted in zip(names, *found, are_near, strict=True):
+            near = zip(cosines[are_wanted].tolist(), rows[are_wanted].tolist(), strict=True)
+            yield name, [(cosine, notes[row]) for cosine, row in near]
 
 
 def _asked(
@@ -231,41 +242,3 @@ def _asked(
     for window in windows_of(queries, GROUP):
         check_space(make_job(), corpus)
         yield [line.text for line in window], query_vectors(make_job(), window, corpus.vectors)
-
-
-def search(
-    queries: Floats,
-    corpus: Corpus,
-    settings: SearchSettings,
-    *,
-    index: SavedIndex | None = None,
-    device: torch.device | None = None,
-    on_rows: OnRows = lambda _: None,
-) -> list[list[tuple[float, int]]]:
-    """For each query the cosines and rows that are nearest, nearest first.
-
-    Args:
-        queries: of length 1 [queries, size]; one of zeros finds nothing.
-        corpus: what is searched.
-        settings: how many are wanted, and how near.
-        index: an index of the corpus that is searched instead.
-        device: where products are computed.
-        on_rows: called with the number of further rows that were compared.
-    """
-    size = queries.shape[1]
-    if index is not None:
-        check_size(size, index.about.size)
-        found: Found = index.nearest(queries, settings.topn)
-    else:
-        blocks = corpus.blocks(size)
-        found = nearest(queries, blocks, settings.topn, device=device, on_rows=on_rows)
-    least = -np.inf if settings.threshold is None else settings.threshold
-    results = zip(found.cosines.tolist(), found.rows.tolist(), strict=True)
-    near = [
-        [(cosine, row) for cosine, row in zip(cosines, rows, strict=True) if row >= 0]
-        for cosines, rows in results
-    ]
-    return [
-        [one for one in some if one[0] >= least] if query.any() else []
-        for query, some in zip(queries, near, strict=True)
-    ]

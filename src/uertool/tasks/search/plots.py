@@ -21,7 +21,7 @@ def draw_nearest(
         threshold: is marked, if there is one.
         overwrite: whether an existing file may be replaced.
     """
-    low = float(np.floor(cosines.min() * 20) / 20) if len(cosines) else 0.0
+    low = float(np.floor(min(0.99, *cosines) * 20) / 20)
     bins = np.linspace(low, 1, 81)
     with drawing(path, 9, 5, overwrite=overwrite) as axes:
         axes.hist(np.clip(cosines, low, 1), bins=bins.tolist(), color="#1f77b4", alpha=0.75)
@@ -32,7 +32,7 @@ def draw_nearest(
         # The share above each cosine is what a threshold leaves out, or a little more.
         above = axes.twinx()
         ordered = np.sort(cosines)
-        shares = 100 * (1 - np.arange(len(ordered)) / max(len(ordered), 1))
+        shares = 100 * (1 - np.arange(len(ordered)) / len(ordered))
         above.plot(ordered, shares, color="#d62728")
         above.set_ylabel("lines with a cosine above, in percent", color="#d62728")
         above.set_ylim(0, 100)
