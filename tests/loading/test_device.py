@@ -117,3 +117,8 @@ def test_a_number_of_threads_that_was_asked_for_is_used(
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_several_devices_for_one_model_are_named() -> None:
+    with pytest.raises(UsageError, match="names several devices, cpu,cpu"):
+        resolve_device("cpu,cpu")

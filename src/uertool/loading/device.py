@@ -47,11 +47,13 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if wanted == "gpu":
         wanted = "cuda"
+    if "," in wanted:
+        raise UsageError(f"`device` names several devices, {name}.", "Name one for this command.")
     try:
         device = torch.device(wanted)
     except RuntimeError:
         raise UsageError(
-            f"unknown device: {name!r}.", "Choose auto, cpu, mps, cuda or cuda:N."
+            f"Unknown device: {name!r}.", "Choose auto, cpu, mps, cuda or cuda:N."
         ) from None
     _require_present(device, name)
     return device
