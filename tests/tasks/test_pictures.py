@@ -21,6 +21,7 @@ from uertool.tasks.features.plots import (
     positions,
     read_sample,
 )
+from uertool.tasks.search.plots import draw_nearest
 
 pytestmark = pytest.mark.slow  # matplotlib starts a process to list fonts
 
@@ -144,3 +145,12 @@ def test_the_spectrum_of_a_whitening_is_drawn(tmp_path: Path) -> None:
     texts = texts_of(path)
     assert any(text.startswith("2 of 6 directions") for text in texts)
     assert any(text.startswith("whitened, mean") for text in texts)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_equal_vectors_have_one_bar(tmp_path: Path, figures: list[Any]) -> None:
+    draw_nearest(tmp_path / "nearest.png", np.ones(5, dtype=np.float32), None)
+    draw_vectors(tmp_path / "map.png", ROWS[[0] * 5], ROWS[[0] * 5], NOTES[:5])
+    for axes, count in ((figures[0].axes[0], 5), (figures[1].axes[1], 800)):
+        heights = [bar.get_height() for bar in axes.patches]
+        assert heights == pytest.approx([0] * 79 + [count])
