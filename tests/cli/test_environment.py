@@ -66,3 +66,11 @@ def test_help_names_the_variables(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     for name in ("MODEL", "DEVICE", "DTYPE", "THREADS"):
         assert f"[environment: UERTOOL_{name}]" in text
+
+
+def test_a_wrong_value_of_the_command_line_does_not_name_a_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("UERTOOL_DTYPE", raising=False)
+    assert main(["cloze", TEXT, "--dtype", "int4"]) == 2
+    assert "Invalid value for '--dtype': 'int4' is not one of" in capsys.readouterr().err

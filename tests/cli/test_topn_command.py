@@ -77,7 +77,7 @@ def test_indep_answers_what_it_can_and_says_what_it_cannot(
     assert [record["word"] for record in records] == ["好", "不存在", "人"]
     assert [len(record["neighbours"]) for record in records] == [2, 0, 2]
     assert records[1]["problem"] == "The target word is not in the vocabulary."
-    assert "1 of them not in the vocabulary, the first is 不存在" in err
+    assert "1 word not in the vocabulary, the first is 不存在" in err
 
 
 def test_indep_with_analogies_and_files_of_vectors(

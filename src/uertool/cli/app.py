@@ -438,6 +438,11 @@ def _usage(error: Any) -> int:
 def _of_value(error: Any) -> str:
     """What the parser says about the value of an option, with that value."""
     message = str(error.format_message())
+    # Typer names all spellings of an option, and its variable even if that is not set.
+    message = re.sub(r"('--[\w-]+')(?: / '--?[\w-]+')+", r"\1", message)
+    variable = re.search(r" \(env var: '(\w+)'\)(?=:)", message)
+    if variable and variable[1] not in os.environ:
+        message = message.replace(variable[0], "")
     found = getattr(error.__cause__, "errors", None)
     if found is None:
         return message

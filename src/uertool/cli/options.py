@@ -81,6 +81,8 @@ def _option(field: Field) -> Any:
     default = setting.default
     if default is None and default_is_shown(field):
         default = ",".join(map(str, field.default)) if field.is_tuple else str(field.default)
+        if field.default is True:
+            default = "true" if setting.valued else "on"
     if default is not None:
         text += f" [default: {default}]"
     if setting.environment is not None:

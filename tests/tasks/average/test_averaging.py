@@ -374,11 +374,23 @@ def test_models_that_differ_are_refused_with_what_differs(tmp_path: Path) -> Non
     with pytest.raises(CheckpointError) as caught:
         merge_checkpoints([tmp_path / "0.bin", tmp_path / "1.bin"], tmp_path / "out.bin")
     assert "differ in 3 tensors" in str(caught.value)
+    assert "0.bin, 1.bin cannot be merged" in str(caught.value)
     assert "a: 2x3 / 3x2" in str(caught.value)
     assert "b: 1 float32 / 1 int64" in str(caught.value)
     assert "c: 1 float32 / absent" in str(caught.value)
     assert "`unify`" in str(caught.value)
     assert not (tmp_path / "out.bin").exists()
+
+
+def test_models_with_the_same_file_name_are_told_apart(tmp_path: Path) -> None:
+    models = [tmp_path / name / "model.bin" for name in ("x", "y")]
+    for model in models:
+        model.parent.mkdir()
+        torch.save({model.parent.name: torch.ones(1)}, model)
+    with pytest.raises(CheckpointError) as caught:
+        merge_checkpoints(models, tmp_path / "out.bin")
+    message = str(caught.value)
+    assert message.startswith(f"{models[0]}, {models[1]} cannot be merged")
 
 
 def test_two_generations_of_names_are_averaged_by_meaning(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def _command(
             Target | None, typer.Option("--to", help="What to write (safetensors: UER-py's names)")
         ] = None,
         dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Show the mapping as a table, write nothing.")
+            bool, typer.Option("--dry-run", help="Show the mapping as a table, write nothing")
         ] = False,
         paths: PathSettings,
         convert: ConvertSettings,

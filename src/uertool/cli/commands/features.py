@@ -13,7 +13,7 @@ from uertool.cli import console
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, lines_of, with_settings
 from uertool.cli.pipeline import Call, JsonLines, show_plan
-from uertool.cli.render.features import show_vector
+from uertool.cli.render.features import cosines, show_vector
 from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UsageError, listed
 from uertool.loading.settings import DeviceSettings, ModelSettings
@@ -109,9 +109,8 @@ def _report(report: FeatureReport, call: Call, rate: float) -> None:
         console.note(f"{counted(report.resumed_lines, 'line')} reused from the interrupted run")
     if report.explained is not None:
         console.note(
-            f"whitened: {report.size} dimensions keep {report.explained:.1%} of the variance; "
-            f"mean cosine of all pairs {report.cosine_before:.4f} before, "
-            f"{report.cosine_after:.4f} after"
+            f"whitened: {report.size} dimensions keep {report.explained:.1%} of the variance"
+            + cosines(report.cosine_before, report.cosine_after)
         )
     for remark in report.remarks:
         console.warn(remark)

@@ -111,7 +111,9 @@ def indep(
     missing = [str(found.query) for found in results if found.problem is not None]
     console.note(f"{counted(len(results), 'word')} among {len(source):,} ({seconds:.2f} s)")
     if missing:
-        console.warn(f"{len(missing):,} of them not in the vocabulary, the first is {missing[0]}")
+        console.warn(
+            f"{counted(len(missing), 'word')} not in the vocabulary, the first is {missing[0]}"
+        )
     if output.save_run and output.prediction_path is not None:
         inputs = table.files() if settings.vectors is None else [settings.vectors]
         run_record.write(

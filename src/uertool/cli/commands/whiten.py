@@ -14,6 +14,7 @@ from uertool.cli.console import counted
 from uertool.cli.options import WriteSettings, report_model, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import report_errors, show_plan, watching
+from uertool.cli.render.features import cosines
 from uertool.engine.settings import EngineSettings
 from uertool.errors import UsageError
 from uertool.loading.settings import DeviceSettings, ModelSettings
@@ -172,8 +173,7 @@ def _run(
         console.note(
             f"{counted(report.rows, 'vector')} of {report.dims}; {report.size} dimensions keep "
             f"{report.explained:.1%} of the variance of the {report.fitted_on:,} that were "
-            f"fitted on; mean cosine of all pairs {report.cosine_before:.4f} before, "
-            f"{report.cosine_after:.4f} after"
+            f"fitted on{cosines(report.cosine_before, report.cosine_after)}"
         )
     for remark in report.remarks:
         console.warn(remark)

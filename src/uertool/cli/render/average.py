@@ -17,7 +17,7 @@ def show_differences(error: LayoutError, *, as_json: bool) -> None:
     if as_json:
         console.json_line({"differences": [vars(item) for item in error.differences]})
         return
-    columns = ("tensor", *(path.name for path in error.paths))
+    columns = ("tensor", *error.names)
     console.table(columns, [(item.name, *item.values) for item in error.differences])
 
 

@@ -21,3 +21,10 @@ def show_vector(record: Mapping[str, Any]) -> None:
     more = "  …" if len(vector) > _FIRST else ""
     console.out(f"{name}")
     console.out(f"    {console.counted(len(vector), 'number')}, norm {norm:.4f}: {start}{more}")
+
+
+def cosines(before: float | None, after: float | None) -> str:
+    """The mean cosine of all pairs before and after a whitening, if there are pairs."""
+    if before is None or after is None or math.isnan(before):
+        return ""
+    return f"; mean cosine of all pairs {before:.4f} before, {after:.4f} after"

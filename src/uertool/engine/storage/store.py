@@ -238,6 +238,8 @@ class Store:
     def _failed(self, error: OSError) -> OutputError:
         reason = OUTPUT_ERRNOS.get(error.errno or 0) or reason_of(error)
         message = f"The output {self.output} cannot be written: {reason}."
+        if self.is_local and not self.local_path.exists():
+            return OutputError(message, "Choose another path for the output.")
         if not self.durable:
             return OutputError(message, f"It is prepared in {self.path}.")
         how = "give `resume`" if self.path != self.output else "run the same command again"

@@ -83,6 +83,7 @@ class LayoutError(CheckpointError):
 
     Attributes:
         paths: the checkpoints.
+        names: their file names, or their paths if two of them have the same name.
         differences: every tensor that differs.
     """
 
@@ -90,15 +91,19 @@ class LayoutError(CheckpointError):
         self, paths: Sequence[Path], differences: Sequence[Difference], unified: bool
     ) -> None:
         """The message names the first few differences."""
+        names = [path.name for path in paths]
+        if len(set(names)) < len(names):
+            names = [str(path) for path in paths]
         first = listed([f"{item.name}: {' / '.join(item.values)}" for item in differences], 5)
         super().__init__(
-            f"{listed([path.name for path in paths], 4)} cannot be merged, because they differ in "
+            f"{listed(names, 4)} cannot be merged, because they differ in "
             f"{counted(len(differences), 'tensor')}: {first}.",
             None
             if unified
             else "If it is one model in two generations of names, set `unify` to merge by meaning.",
         )
         self.paths = paths
+        self.names = names
         self.differences = differences
 
 

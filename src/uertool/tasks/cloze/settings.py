@@ -59,6 +59,7 @@ class ClozeSettings(Settings):
         Setting(
             "Guesses for each mask; with `augment`, draw from this many of the best",
             min=1,
+            names=("n",),
             panel=_ASKED,
             default="10; with `augment` 100",
         ),

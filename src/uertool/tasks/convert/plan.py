@@ -71,7 +71,7 @@ class ConversionPlan:
         others = checkpoint.candidates[1:] if checkpoint.layout == "uer" else ()
         if others and options.architecture is None and self.original is None:
             self.notes.append(
-                f"Read as {checkpoint.architecture}; its names fit {' or '.join(others)} too (see "
+                f"Read as {checkpoint.architecture}; its names fit {', '.join(others)} too (see "
                 "`arch`)."
             )
         resolved = source_config(checkpoint, options)

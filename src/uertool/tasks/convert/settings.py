@@ -51,7 +51,9 @@ class ConvertSettings(Settings):
         float | None,
         _source("Alpha that it was trained with; the file does not contain it", rare=True),
     ] = None
-    heads_num: Annotated[int | None, _source("Attention heads", min=1)] = None
+    heads_num: Annotated[
+        int | None, _source("Number of attention heads", min=1, names=("heads",))
+    ] = None
     hidden_act: Annotated[
         Activation | None, _source("Activation of the feed-forward layers", rare=True)
     ] = None

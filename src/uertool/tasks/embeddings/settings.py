@@ -93,7 +93,7 @@ class NeighbourSettings(Settings):
     minus: Annotated[
         tuple[str, ...], Setting("Subtract this word from each; may be repeated", panel=_ASKED)
     ] = ()
-    topn: Annotated[int, Setting("Neighbours of each word", min=1, panel=_ASKED)] = 15
+    topn: Annotated[int, Setting("Neighbours of each word", min=1, names=("n",), panel=_ASKED)] = 15
     by: Annotated[
         Literal["cosine", "dot", "euclidean"], Setting("Similarity measure", panel=_ASKED)
     ] = "cosine"
@@ -104,7 +104,7 @@ class NeighbourSettings(Settings):
 class SubstituteSettings(Settings):
     """How substitutes of a word in its sentence are searched for."""
 
-    topn: Annotated[int, Setting("Neighbours of each word", min=1, panel=_ASKED)] = 15
+    topn: Annotated[int, Setting("Neighbours of each word", min=1, names=("n",), panel=_ASKED)] = 15
     seq_length: Annotated[
         int | None,
         Setting(

@@ -167,12 +167,12 @@ class PromptReader:
         if limit is None or needed <= limit:
             return [*before, *body, *after], 0
         if truncate == "error":
-            text = "and needs room for at least one more " if reserve else ""
+            text = " and needs room for at least one more" if reserve else ""
             table = self.model.max_prompt
             most = "" if table is None else f" (the model has {table} positions)"
             more = "" if limit == table else f", or raise `seq_length`{most}"
             raise InputError(
-                f"Line {prompt.number + 1} has {count} tokens with special tokens {text}"
+                f"Line {prompt.number + 1} has {count} tokens with special tokens{text}, "
                 f"but only {limit} are allowed.",
                 f"Cut it with `truncate` left or `truncate` right{more}.",
             )

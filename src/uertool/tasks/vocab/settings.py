@@ -32,7 +32,12 @@ class BuildSettings(Settings):
 
     corpus_path: Annotated[
         tuple[str, ...],
-        Setting("The same as CORPUS; several may be named", several=True, metavar="FILE"),
+        Setting(
+            "The same as CORPUS; several may be named",
+            names=("corpus",),
+            several=True,
+            metavar="FILE",
+        ),
     ] = ()
     encoding: Encoding = "utf-8"
     output_path: Annotated[
