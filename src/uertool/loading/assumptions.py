@@ -35,9 +35,6 @@ _PUBLISHED: Mapping[tuple[int, int], int] = {
     (2560, 10240): 32,
 }
 
-#: Architectures whose published models have different activations (ALBERT: relu, gelu, gelu_new).
-_SEVERAL_ACTIVATIONS = ("albert",)
-
 #: Settings that change what a model computes, and their names in messages.
 _REQUIRED: Mapping[str, str] = {
     "heads_num": "the number of attention heads",
@@ -253,7 +250,8 @@ def guessed(
         assumed: the guess that the user accepts: HEADS_BY_SIZE or None.
     """
     doubtful = [name for name in _REQUIRED if config.sources.get(name) in ("assumed", "unknown")]
-    if checkpoint.architecture not in _SEVERAL_ACTIVATIONS and "hidden_act" in doubtful:
+    arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
+    if not (arch is not None and arch.activations_vary) and "hidden_act" in doubtful:
         doubtful.remove("hidden_act")
     if assumed == HEADS_BY_SIZE and config.heads_num and "heads_num" in doubtful:
         doubtful.remove("heads_num")

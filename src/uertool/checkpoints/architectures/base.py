@@ -153,6 +153,10 @@ class Architecture:
             are not assumed.
         usual: settings that are assumed where neither tensors nor files give them.
         in_transformers: whether transformers still has it.
+        from_fairseq: whether ids of pieces and first rows of positions are fairseq's, and the
+            segments of its files are one.
+        activations_vary: whether published models have several activations, so that none is
+            assumed in a model that is written.
         published_heads: attention heads of published models by hidden and feed-forward size, where
             they are not those of BERT's relatives.
     """
@@ -181,6 +185,8 @@ class Architecture:
     unseen: tuple[str, ...] = ()
     usual: Mapping[str, Any] = field(default_factory=dict)
     in_transformers: bool = True
+    from_fairseq: bool = False
+    activations_vary: bool = False
     published_heads: Mapping[tuple[int, int], int] | None = None
 
     @property

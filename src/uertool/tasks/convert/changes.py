@@ -239,7 +239,8 @@ class Changes:
     def _has_one_segment(self) -> bool:
         """Whether this is a Hugging Face XLM-R with one segment."""
         checkpoint = self.checkpoint
-        if checkpoint.layout != "hf" or checkpoint.architecture != "xlm-roberta":
+        arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
+        if checkpoint.layout != "hf" or arch is None or not arch.from_fairseq:
             return False
         raw = checkpoint.source_name(_SEGMENTS)
         return checkpoint.file.info(raw).shape[0] == 1

@@ -77,7 +77,7 @@ def write_tokenizer(
     elif source.vocab_path is not None and source.merges_path is not None:
         shutil.copyfile(source.vocab_path, folder / "vocab.json")
         shutil.copyfile(source.merges_path, folder / "merges.txt")
-        kind = "RobertaTokenizer" if arch.name == "xlm-roberta" else "GPT2Tokenizer"
+        kind = "RobertaTokenizer" if arch.from_fairseq else "GPT2Tokenizer"
         settings = {"tokenizer_class": kind, "model_max_length": max_length}
         write_json(folder / "tokenizer_config.json", settings)
     elif source.vocab_path is not None:
@@ -98,7 +98,7 @@ def uer_settings(source: TokenizerSource, arch: Architecture | None) -> dict[str
     if "vocab.json" in names:
         settings["tokenizer"] = "bpe"
     elif "spiece.model" in names:
-        is_xlmr = arch is not None and arch.name == "xlm-roberta"
+        is_xlmr = arch is not None and arch.from_fairseq
         settings["tokenizer"] = "xlmroberta" if is_xlmr else "bert"
     return settings
 
@@ -213,7 +213,7 @@ def _write_words(folder: Path, vocab: Vocab, lower: bool, max_length: int) -> No
 
 def spiece_tokenizer(spm: Path, arch: Architecture) -> SentencePieceTokenizer:
     """A sentencepiece model with the ids that an architecture gives its pieces."""
-    kind = XlmRobertaTokenizer if arch.name == "xlm-roberta" else SentencePieceTokenizer
+    kind = XlmRobertaTokenizer if arch.from_fairseq else SentencePieceTokenizer
     return kind.load(spm)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.formats.hf_folder import HuggingFaceFolder
 from uertool.checkpoints.formats.tensor_file import TensorInfo, kept_metadata, ties_of
 from uertool.checkpoints.model_folder import model_folder
@@ -242,8 +243,9 @@ class _Job:
         if self.checkpoint.layout == "uer" and after != 0:
             where = "no [PAD]" if after is None else f"[PAD] at {after}"
             self.notes.append(f"The new vocabulary has {where}; UER-py always uses 0 for padding.")
-        counted = self.checkpoint.layout == "hf" and self.checkpoint.architecture == "xlm-roberta"
-        if counted and before != after:
+        name = self.checkpoint.architecture
+        counted = name is not None and architecture(name).from_fairseq
+        if counted and self.checkpoint.layout == "hf" and before != after:
             raise VocabError(
                 f"The new vocabulary has <pad> at {after}, the old one at {before}; transformers "
                 "counts this model's positions from it.",

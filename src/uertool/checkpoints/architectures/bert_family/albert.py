@@ -169,6 +169,7 @@ ARCHITECTURE = Architecture(
         ),
     ),
     base="albert.",
+    activations_vary=True,
     hf_marks=("albert.encoder.embedding_hidden_mapping_in.weight",),
     tf_marks=("bert/encoder/embedding_hidden_mapping_in/kernel",),
     classes={

@@ -121,6 +121,7 @@ ARCHITECTURE = Architecture(
     shadows=bert.SHADOWS,
     signature=bert.ARCHITECTURE.signature,
     base="roberta.",
+    from_fairseq=True,
     hf_marks=(
         "roberta.embeddings.word_embeddings.weight",
         "roberta.encoder.layer.0.attention.self.query.weight",
