@@ -307,6 +307,7 @@ def test_a_hugging_face_folder_says_where_texts_start_and_end(tmp_path: Path) ->
     assert text.ids[0] == 4 and text.ids[-1] == 3
 
 
+@pytest.mark.slow
 def test_marks_of_another_vocabulary_are_no_marks(tmp_path: Path) -> None:
     peers.make("gpt2", tmp_path)
     for name in ("config.json", "generation_config.json"):
