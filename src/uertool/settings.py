@@ -49,7 +49,7 @@ class Setting:
             commas.
         valued: a truth that is written as a value on the command line, as in do_lower_case false.
         hidden: not listed in help.
-        rare: listed by `--help-all` only: few people need it.
+        rare: listed in the complete help only: few people need it.
         environment: a variable of the environment that gives the default on the command line.
     """
 

@@ -404,9 +404,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(code: int, message: str, hint: str | None) -> int:
-    with contextlib.suppress(
-        OSError
-    ):  # standard error may be gone too; the exit code still says it
+    # Standard error may be gone too; the exit code still says it.
+    with contextlib.suppress(OSError):
         console.error(message, hint)
     _drop_stdout_if_broken()
     return code

@@ -208,6 +208,8 @@ class LineStream(BlockReader):
         self._starts: list[int] = []  # numbers of the first lines of the files so far
         self._end = 0
         self._bytes = 0  # of the files that were read to their end
+        known = all(source.kind == "text" and source.size for source in sources)
+        self._total = sum(source.size for source in sources) if known else 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_texts": None}  # workers get their lines with the blocks
@@ -286,10 +288,9 @@ class LineStream(BlockReader):
 
     def share(self) -> float | None:
         """How much of the input was read, from 0 to 1; None if that cannot be known."""
-        total = sum(source.size for source in self._sources)
-        if not all(source.kind == "text" and source.size for source in self._sources):
+        if not self._total:
             return None
-        return min((self._bytes + self._offset) / total, 1.0) if total else None
+        return min((self._bytes + self._offset) / self._total, 1.0)
 
 
 def _refuse(bad: BadPlace) -> None:
