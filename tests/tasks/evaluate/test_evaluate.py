@@ -16,7 +16,7 @@ from uertool.errors import ConfigError, InputError, UsageError
 from uertool.tasks.cloze.masking import Masker
 from uertool.tasks.cloze.settings import ClozeSettings
 from uertool.tasks.evaluate.cloze import evaluate_cloze
-from uertool.tasks.evaluate.pairs import best_threshold, cosines, read_pairs, roc_auc
+from uertool.tasks.evaluate.pairs import best_threshold, cosines, interval, read_pairs, roc_auc
 from uertool.tasks.evaluate.settings import PairSettings
 from uertool.tasks.evaluate.sts import evaluate_sts
 from uertool.tasks.features.settings import FittedSettings
@@ -67,6 +67,35 @@ def test_correlations_are_those_of_scipy_on_cosines(small: Model, pairs: Path) -
     assert (result.pairs, result.size, result.whitening, result.auc) == (58, 192, None, None)
     (again,) = evaluate_sts(small, found, MEAN, name="small", resamples=200)
     assert again == result
+
+
+def test_pairs_of_equal_texts_share_a_rank(small: Model, tmp_path: Path) -> None:
+    """Rounding errors of their cosines, which are all 1, would order them by chance."""
+    texts = [line[:15] for line in (TEXT / "corpus_zh.txt").read_text("utf-8").split("\n")[:20]]
+    rows = [(text, text, score) for score, text in enumerate(texts)]
+    found = read_pairs(table(tmp_path / "equal.tsv", rows), MEAN)
+    fitted = FittedSettings(whiten=True)
+    for result in evaluate_sts(small, found, MEAN, fitted, resamples=5):
+        assert math.isnan(result.spearman) and math.isnan(result.pearson)
+        assert result.low is None
+
+
+def test_samples_without_a_correlation_do_not_count() -> None:
+    """Those that hold one pair only; of two pairs these are half."""
+    cosines, scores = np.array([0.1, 0.5, 0.9]), np.array([1.0, 2.0, 3.0])
+    assert interval(cosines, scores, 100, 7) == pytest.approx((1, 1))
+    assert interval(np.ones(3), scores, 100, 7) is None
+    cosines, scores = np.random.default_rng(1).random((2, 50))
+    drawn = stats.bootstrap(
+        (cosines, scores),
+        lambda a, b: stats.spearmanr(a, b).statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=99,
+        method="percentile",
+        rng=np.random.default_rng(7),
+    )
+    assert interval(cosines, scores, 99, 7) == pytest.approx(drawn.confidence_interval)
 
 
 def test_a_whitening_is_fitted_on_the_texts_or_loaded(

@@ -69,6 +69,15 @@ def test_every_part_is_judged_by_whitenings_of_the_others(small: Model) -> None:
     assert tune(small, pairs, PairSettings(pooling="mean,first"), GRID).trials == tuned.trials
 
 
+def test_repeated_values_are_tried_once(small: Model) -> None:
+    pairs, mean = some_pairs(RANDOM.random(60)), PairSettings(pooling="mean")
+    once, again = (
+        tune(small, pairs, mean, TuneSettings(sizes=sizes, betas=betas, gammas=gammas, folds=3))
+        for sizes, betas, gammas in (((8,), (0, 1), (1,)), ((8, 8), (0, 1, 1), (1, 1)))
+    )
+    assert again.trials == once.trials
+
+
 def test_the_best_of_many_is_not_expected_of_new_pairs(small: Model) -> None:
     grid = TuneSettings(sizes=(4, 8, 16, 32, 64), gammas=(0, 0.25, 0.5, 0.75, 1))
     gaps = []

@@ -113,6 +113,9 @@ def test_what_cannot_be_whitened_is_said() -> None:
         Whitening.fit(broken)
     with pytest.raises(InputError, match="NaN"):
         Whitening.fit(vectors(5, 4)).transform(broken)
+    for shape in ((8,), (2, 2, 2), (8, 0)):
+        with pytest.raises(InputError, match=r"have the shape \[n, size\], not \[\d"):
+            Whitening.fit(np.ones(shape, np.float32))
     with pytest.raises(UsageError, match="4 dimensions"):
         Whitening.fit(vectors(9, 4), 5)
     for name in ("beta", "gamma"):

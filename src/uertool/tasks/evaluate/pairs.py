@@ -155,7 +155,8 @@ def cosines(vectors: npt.NDArray[np.floating], pairs: Pairs) -> Floats:
     """The cosine of every pair [pairs]; 0 where a vector is zero."""
     units = unit_rows(vectors.astype(np.float64))
     found: Floats = np.einsum("ij,ij->i", units[pairs.first], units[pairs.second])
-    return found
+    # Without the rounding errors, by which pairs of equal vectors would have different ranks.
+    return found.round(12)
 
 
 # -- metrics --------------------------------------------------------------------------------------
@@ -199,15 +200,10 @@ def interval(
     """The 95% interval of Spearman's correlation, by resampling pairs (percentile bootstrap)."""
     if resamples == 0:
         return None
-    from scipy.stats import bootstrap
-
-    samples = bootstrap(
-        (found, scores),
-        spearman,
-        paired=True,
-        vectorized=False,
-        n_resamples=resamples,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return float(samples.confidence_interval.low), float(samples.confidence_interval.high)
+    rows = np.random.default_rng(seed).integers(0, len(found), (resamples, len(found)))
+    drawn = np.array([spearman(found[some], scores[some]) for some in rows])
+    drawn = drawn[np.isfinite(drawn)]  # a sample of equal values has no correlation
+    if not len(drawn):
+        return None
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)

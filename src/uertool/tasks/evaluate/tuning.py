@@ -214,15 +214,16 @@ class _Pooling:
         plain = cosines(self.vectors, self.pairs)
         judged = [self._judged(part, plain) for part in self.parts]
         yield Trial(self.name, self.vectors.shape[1], None, None, *zip(*judged, strict=True))
-        keys = itertools.product(sizes, grid.betas, grid.gammas)
+        betas, gammas = dict.fromkeys(grid.betas), dict.fromkeys(grid.gammas)
+        keys = itertools.product(sizes, betas, gammas)
         found: dict[Any, list[tuple[float, ...]]] = {key: [] for key in keys}
         for number, part in enumerate(self.parts):
             rest = _merged([*self.moments[:number], *self.moments[number + 1 :]])
             turned = Whitening.from_moments(rest, gamma=0)
-            for beta in grid.betas:
+            for beta in betas:
                 shifted = replace(turned, mean=beta * turned.mean)
                 rows = shifted.transform(self.vectors, normalize=False)
-                for gamma in grid.gammas:
+                for gamma in gammas:
                     white = rows * direction_weights(turned.variances, turned.rank, gamma)
                     for size in sizes:
                         values = cosines(white[:, :size], self.pairs)

@@ -55,7 +55,12 @@ class Moments:
     def of(cls, blocks: Iterable[Vectors]) -> Moments:
         """Those of blocks of rows, which are read once."""
         moments: Moments | None = None
-        for block in blocks:
+        for block in map(np.asarray, blocks):
+            if block.ndim != 2 or block.shape[1] == 0:
+                raise InputError(
+                    f"Vectors to whiten have the shape [n, size], not {list(block.shape)}.",
+                    "Give a matrix with a row for each vector, or blocks of its rows.",
+                )
             for start in range(0, len(block), BLOCK):
                 moments = moments or cls(block.shape[1])
                 moments.add(block[start : start + BLOCK])
@@ -136,8 +141,8 @@ class Whitening:
             about: where the vectors come from.
 
         Raises:
-            InputError: fewer than two vectors, vectors that do not differ, or values that are not
-                finite.
+            InputError: fewer than two vectors, vectors that do not differ, values that are not
+                finite, or arrays of another shape.
             UsageError: `size` is not within 1 and the number of dimensions, or `beta` or `gamma`
                 is not within 0 and 1.
         """
@@ -244,6 +249,7 @@ class Whitening:
         Raises:
             InputError: the vectors have another size, or values that are not finite.
         """
+        vectors = np.asarray(vectors)
         self.require_dims(vectors.shape[-1] if vectors.ndim == 2 else 0)
         done = np.empty((len(vectors), self.size), dtype=np.float32)
         for start in range(0, len(vectors), BLOCK):
