@@ -91,7 +91,7 @@ class SettingError(UsageError):
 
     def __init__(self, field: str, value: object, reason: str, hint: str | None = None) -> None:
         found = shown(repr(value) if isinstance(value, str) else value)
-        super().__init__(f"invalid `{field}`: {found} ({reason})", hint)
+        super().__init__(f"Invalid `{field}`: {found} ({reason}).", hint)
         self.field = field
         self.value = value
         self.reason = reason

@@ -249,10 +249,17 @@ def test_what_the_system_refuses_is_one_sentence(
     ("argv", "words"),
     [
         (["cloz"], "Did you mean 'cloze'?"),
+        (["generate", "ml"], "Did you mean 'lm'?"),
+        (["vocab", "merge"], "No such command 'merge'."),
+        (["whiten", "tune", "pairs.tsv"], "Unexpected argument: pairs.tsv."),
+        (["shards", "merge"], "Missing argument FOLDER."),
         (["--verion"], "Did you mean --version?"),
         (["cloze", "--top_m", "3"], "--topn"),
-        (["cloze", "--topn", "many"], "'--topn': 'many' should be a valid integer."),
-        (["cloze", "--fill-order", "no"], "'--fill-order': 'no' is not one of 'left-to-right'"),
+        (["cloze", "--topn", "many"], "Invalid --topn: 'many' (must be a whole number)."),
+        (
+            ["cloze", "--fill-order", "no"],
+            "--fill-order: 'no' (must be one of left-to-right, most-",
+        ),
         (["cloze", "--topn"], "--topn"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -269,7 +276,9 @@ def test_wrong_usage_names_the_nearest(
 
 def test_a_value_out_of_its_bounds_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cloze", "--topn", "0"]) == 2
-    assert capsys.readouterr().err == "error: invalid --topn: 0 (must be at least 1)\n"
+    assert capsys.readouterr().err == (
+        "error: Invalid --topn: 0 (must be at least 1).\n  See: uertool cloze --help\n"
+    )
 
 
 # -- the process ----------------------------------------------------------------------------------
@@ -396,4 +405,4 @@ def test_an_option_without_its_value_names_the_help_of_its_command(
 
 def test_no_variants_are_not_a_number_of_variants(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cloze", "--augment", "0", "今天"]) == 2
-    assert "invalid --augment: 0 (must be at least 1)" in capsys.readouterr().err
+    assert "Invalid --augment: 0 (must be at least 1)" in capsys.readouterr().err

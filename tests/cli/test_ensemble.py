@@ -250,7 +250,7 @@ def test_one_base_model_only_is_a_warning(
         (["fit", "--train_path", "a", "--test_path", "b"], "go together; one is missing"),
         (["predict"], "--model-path is missing"),
         (["search", "--plot"], "--plot writes files, but there is no output folder"),
-        (["fit", "--param", "x"], "invalid --param: 'x' (must be NAME=VALUE)"),
+        (["fit", "--param", "x"], "Invalid --param: 'x' (must be NAME=VALUE)"),
         (
             ["fit", "--learning_rate", "-1"],
             "invalid learning_rate: -1.0 (LightGBM: learning_rate > 0.0 is required)",

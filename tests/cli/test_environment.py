@@ -73,4 +73,13 @@ def test_a_wrong_value_of_the_command_line_does_not_name_a_variable(
 ) -> None:
     monkeypatch.delenv("UERTOOL_DTYPE", raising=False)
     assert main(["cloze", TEXT, "--dtype", "int4"]) == 2
-    assert "Invalid value for '--dtype': 'int4' is not one of" in capsys.readouterr().err
+    assert "Invalid --dtype: 'int4' (must be one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["none", "-1"])
+def test_a_wrong_value_of_a_variable_names_it(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UERTOOL_THREADS", value)
+    assert main(["cloze", TEXT]) == 2
+    assert "It comes from the environment variable UERTOOL_THREADS." in capsys.readouterr().err

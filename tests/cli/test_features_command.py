@@ -182,7 +182,7 @@ def test_two_processes_give_the_bytes_of_one(lines: Path, tmp_path: Path) -> Non
     ("arguments", "code", "words"),
     [
         (["--pooling", "middle", "好"], 2, "There is no pooling 'middle'"),
-        (["--layers", "a,b", "好"], 2, "invalid --layers"),
+        (["--layers", "a,b", "好"], 2, "Invalid --layers"),
         (["--layers", "9", "好"], 2, "There is no layer 9"),
         (["--seq-length", "500", "好"], 2, "beyond the position table"),
         (["-o", "v.csv", "好"], 2, ".csv"),

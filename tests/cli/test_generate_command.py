@@ -266,8 +266,8 @@ def test_outputs_are_judged_by_references(tmp_path: Path, capsys: CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["酒店", "--top-p", "1.5"], "invalid --top-p: 1.5 (must be in [0, 1])"),
-        (["酒店", "--temperature", "-1"], "invalid --temperature: -1.0 (must be at least 0)"),
+        (["酒店", "--top-p", "1.5"], "Invalid --top-p: 1.5 (must be in [0, 1])"),
+        (["酒店", "--temperature", "-1"], "Invalid --temperature: -1.0 (must be at least 0)"),
         (["酒店", "--stop-token", "没有"], "not in"),
         (["酒店", "--target", "mlm"], "--target mlm does not fit"),
         (["酒店", "--stream", "--json"], "--stream and --json"),
@@ -277,7 +277,7 @@ def test_outputs_are_judged_by_references(tmp_path: Path, capsys: CaptureFixture
         (["酒店", "--score", "--stream"], "--score generates nothing"),
         (["酒店", "--interactive"], "--interactive asks"),
         (["酒店", "--seq-length", "500"], "beyond the position table"),
-        (["酒店", "--dtype", "int4"], "'int4' is not one of"),
+        (["酒店", "--dtype", "int4"], "'int4' (must be one of"),
         (["酒店", "--save-run"], "--save-run"),
         (["酒店", "--truncate", "middle"], "middle"),
     ],

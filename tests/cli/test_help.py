@@ -76,6 +76,16 @@ def test_rare_options_are_in_the_long_help_only(capsys: pytest.CaptureFixture[st
     assert long.count("  uertool cloze") + long.count("| uertool cloze") == 3
 
 
+@pytest.mark.parametrize(
+    "words", [[], ["cloze"], ["generate"], ["generate", "lm"]], ids=lambda words: " ".join(words)
+)
+def test_the_word_help_is_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--help"]) == 0
+    expected = capsys.readouterr().out
+    assert main(["help", *words]) == 0
+    assert capsys.readouterr().out == expected
+
+
 def test_help_all_after_two_hyphens_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     main(["cloze", "--targets", "--help-all", "--help"])
     assert "Usage" in capsys.readouterr().out

@@ -135,6 +135,33 @@ def test_a_list_of_numbers_that_is_none_is_a_usage_error() -> None:
         parse("--layers", "1,x")
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--test-path", "a", "--test-path=b"], "--test-path must be given once."),
+        (["--test_path", "a", "-i", "b"], "--test_path and -i are the same option"),
+        (["--layers", "1", "--layers", "2"], "Separate several values by commas."),
+        (["--weights", "1", "2", "--weights", "3"], "Separate several values by commas."),
+        (["--do_lower_case", "false", "--do_lower_case", "true"], "must be given once"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_no_value_is_lost_where_an_option_is_repeated(argv: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(*argv)
+    assert words in str(caught.value)
+
+
+def test_lists_and_switches_may_be_repeated() -> None:
+    seen = parse("--model-list-path", "a", "b", "--model-list-path", "c", "--json", "--json")
+    assert seen["many"].model_list_path == ("a", "b", "c")
+    assert seen["output"].json
+
+
+def test_an_option_after_two_hyphens_is_text() -> None:
+    assert parse("--topn", "3", "--", "--topn", "4")["texts"] == ["--topn", "4"]
+
+
 def test_nothing_after_two_hyphens_is_touched() -> None:
     argv = ["--", "--embedding", "word", "pos", "--do_lower_case"]
     assert normalize(argv, fields_of(ModelSettings)) == argv

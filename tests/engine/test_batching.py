@@ -205,5 +205,5 @@ def test_memory_does_not_grow_with_the_input() -> None:
 
 
 def test_limits_below_one_are_refused() -> None:
-    with pytest.raises(UsageError, match="0 rows"):
+    with pytest.raises(UsageError, match="`rows`: 0 .must be at least 1"):
         Limits(rows=0)

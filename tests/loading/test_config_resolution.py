@@ -273,7 +273,7 @@ def test_impossible_values_in_a_file_are_named(
 
 def test_impossible_flags_are_wrong_usage(tmp_path: Path) -> None:
     path = alone("bert-modular", tmp_path)
-    with pytest.raises(UsageError, match="invalid `mask`: 'sideways'"):
+    with pytest.raises(UsageError, match="Invalid `mask`: 'sideways'"):
         resolve(path, heads_num=4, mask="sideways")
 
 

@@ -145,7 +145,7 @@ def test_tokenizers_are_chosen_by_uer_pys_names(name: str) -> None:
 
 
 def test_an_unknown_head_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="unknown head: arm"):
+    with pytest.raises(UsageError, match="Unknown head: arm"):
         load_model(BERT / "model.bin", heads=("arm",), **files_of(BERT))
 
 

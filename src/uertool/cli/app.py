@@ -431,24 +431,27 @@ def _usage(error: Any) -> int:
             message += f". Did you mean {' or '.join(possible)}?"
     path = context.command_path if context is not None else "uertool"
     code = int(getattr(error, "exit_code", 2))
-    return _fail(code, _sentence(message), f"See: {path} --help")
+    origin = console.origin(getattr(getattr(error, "param", None), "name", ""))
+    return _fail(code, _sentence(message), origin or f"See: {path} --help")
 
 
 def _of_value(error: Any) -> str:
-    """What the parser says about the value of an option, with that value."""
+    """What the parser says, and about a value in the form of a `SettingError`."""
     message = str(error.format_message())
-    # Typer names all spellings of an option, and its variable even if that is not set.
-    message = re.sub(r"('--[\w-]+')(?: / '--?[\w-]+')+", r"\1", message)
-    variable = re.search(r" \(env var: '(\w+)'\)(?=:)", message)
-    if variable and variable[1] not in os.environ:
-        message = message.replace(variable[0], "")
-    found = getattr(error.__cause__, "errors", None)
-    if found is None:
-        return message
-    # Typer has pydantic check values, whose sentences leave them out.
-    value = found()[0].get("input")
-    message = message.replace("Value error, ", "").replace("Input should", f"{value!r} should")
-    return message.partition(", unable to parse")[0]
+    param = getattr(error, "param", None)
+    if param is None:
+        return re.sub(r"Got .* argument\(s\) \((.*)\)", r"Unexpected argument: \1", message)
+    causes: list[Any] = getattr(error.__cause__, "errors", list)()
+    if not causes:
+        return message.replace(f"'{param.name}'", param.name.upper())
+    # The parser has pydantic check values, whose sentences leave them out.
+    kind, _, _ = causes[0]["type"].partition("_")
+    wanted = _KINDS.get(kind) or f"one of {param.metavar.replace('|', ', ')}"
+    return f"Invalid `{param.name}`: {causes[0]['input']!r} (must be {wanted})"
+
+
+#: What is expected, by the first word of the type of pydantic's error.
+_KINDS = {"int": "a whole number", "float": "a number"}
 
 
 def _sentence(text: str) -> str:

@@ -218,6 +218,12 @@ def typed_lines() -> Iterator[str]:
 environment: dict[str, str] = {}
 
 
+def origin(setting: str) -> str | None:
+    """A sentence about the variable that a setting comes from, or None for the command line."""
+    variable = environment.get(setting)
+    return variable and f"It comes from the environment variable {variable}."
+
+
 def remember_spelling(argv: Sequence[str]) -> None:
     """Let `spell` write options as they are written on this command line."""
     _typed.clear()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from uertool.engine.work import WINDOW
-from uertool.errors import UertoolError, UsageError
+from uertool.errors import SettingError, UertoolError
 from uertool.loading.device import is_out_of_memory, release_memory
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Limits:
         for name in ("tokens", "rows", "window", "pad_to"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"A batch of {value} {name} is too small.", "Give 1 or more.")
+                raise SettingError(name, value, "must be at least 1")
 
 
 def collate(items: Sequence[Encoded], *, pad_id: int = 0, pad_to: int | None = None) -> Batch:

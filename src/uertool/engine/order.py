@@ -14,7 +14,7 @@ from typing import Any, Literal
 from uertool.engine.inputs.reading import LineStream
 from uertool.engine.inputs.sources import Reading
 from uertool.engine.work import Work
-from uertool.errors import UsageError
+from uertool.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Resources:
 
     def __post_init__(self) -> None:
         if self.actors is not None and self.actors < 1:
-            raise UsageError(f"Invalid `actors`: {self.actors} (must be 1 or more).")
+            raise SettingError("actors", self.actors, "must be at least 1")
         if self.cpus <= 0:
-            raise UsageError(f"Invalid `cpus_per_actor`: {self.cpus:g} (must be above 0).")
+            raise SettingError("cpus_per_actor", self.cpus, "must be above 0")
         if self.gpus is not None and self.gpus < 0:
-            raise UsageError(f"Invalid `gpus_per_actor`: {self.gpus:g} (must be 0 or more).")
+            raise SettingError("gpus_per_actor", self.gpus, "must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Order:
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = "shard_lines" if name == "block_lines" else name
-                raise UsageError(f"Invalid `{option}`: {value} (must be 1 or more).")
+                raise SettingError(option, value, "must be at least 1")
 
     @property
     def streams_out(self) -> bool:

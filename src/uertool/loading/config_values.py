@@ -179,7 +179,7 @@ def checked(values: Mapping[str, Any], fault: Fault) -> dict[str, Any]:
     kinds = _kinds()
     unknown = next((name for name in values if name not in kinds), None)
     if unknown is not None:
-        raise UsageError(f"unknown setting of the model: {unknown}.")
+        raise UsageError(f"Unknown setting of the model: {unknown}.")
     return {name: _as_field(name, value, kinds[name], fault) for name, value in values.items()}
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from uertool.config import ModelConfig
-from uertool.errors import UsageError
+from uertool.errors import SettingError, UsageError
 
 #: Number types by all of their names.
 DTYPES: Mapping[str, torch.dtype] = {
@@ -138,7 +138,7 @@ def set_threads(count: int | None) -> None:
     if count is None:
         return
     if count < 1:
-        raise UsageError(f"`threads` {count} is too few.", "Give 1 or more.")
+        raise SettingError("threads", count, "must be at least 1")
     global _threads_are_set
     _threads_are_set = True
     torch.set_num_threads(count)

@@ -221,7 +221,7 @@ def _load(
     chosen = tuple(heads_in(checkpoint, config) if heads is None else heads)
     unknown = [head for head in chosen if head not in HEADS]
     if unknown:
-        raise UsageError(f"unknown head: {', '.join(unknown)} (known: {', '.join(HEADS)}).")
+        raise UsageError(f"Unknown head: {', '.join(unknown)} (known: {', '.join(HEADS)}).")
     finder = TokenizerFinder(checkpoint, config, *tokenizers)
     tokenizer = finder.source()
     tgt_tokenizer = finder.target() if "lm" in chosen else None

@@ -340,11 +340,11 @@ def test_folds_too_small_for_the_ranges_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sampler": "grid"}, "invalid `sampler`: 'grid'"),
-        ({"metric": "auc"}, "invalid `metric`: 'auc'"),
-        ({"epochs_num": 0}, "invalid `epochs_num`: 0"),
-        ({"timeout": -1.0}, "invalid `timeout`: -1"),
-        ({"folds_num": 1}, "invalid `folds_num`: 1"),
+        ({"sampler": "grid"}, "Invalid `sampler`: 'grid'"),
+        ({"metric": "auc"}, "Invalid `metric`: 'auc'"),
+        ({"epochs_num": 0}, "Invalid `epochs_num`: 0"),
+        ({"timeout": -1.0}, "Invalid `timeout`: -1"),
+        ({"folds_num": 1}, "Invalid `folds_num`: 1"),
     ],
 )
 def test_invalid_options_are_refused(

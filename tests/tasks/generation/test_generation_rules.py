@@ -192,13 +192,13 @@ def test_nothing_is_random_without_temperature(sampling: Sampling) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"temperature": -1.0}, "invalid `temperature`: -1.0 .must be"),
-        ({"temperature": float("nan")}, "invalid `temperature`: nan .must be"),
-        ({"top_p": 1.5}, "invalid `top_p`: 1.5 .must be"),
-        ({"top_p": -0.1}, "invalid `top_p`: -0.1 .must be"),
-        ({"top_k": -1}, "invalid `top_k`: -1 .must be"),
-        ({"min_p": 2.0}, "invalid `min_p`: 2.0 .must be"),
-        ({"typical": 1.1}, "invalid `typical`: 1.1 .must be"),
+        ({"temperature": -1.0}, "Invalid `temperature`: -1.0 .must be"),
+        ({"temperature": float("nan")}, "Invalid `temperature`: nan .must be"),
+        ({"top_p": 1.5}, "Invalid `top_p`: 1.5 .must be"),
+        ({"top_p": -0.1}, "Invalid `top_p`: -0.1 .must be"),
+        ({"top_k": -1}, "Invalid `top_k`: -1 .must be"),
+        ({"min_p": 2.0}, "Invalid `min_p`: 2.0 .must be"),
+        ({"typical": 1.1}, "Invalid `typical`: 1.1 .must be"),
     ],
 )
 def test_settings_out_of_range_are_named(wrong: dict[str, float], words: str) -> None:

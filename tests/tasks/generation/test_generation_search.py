@@ -131,7 +131,7 @@ def test_one_beam_is_greedy(pair: Pair) -> None:
 
 
 def test_no_beams_are_refused() -> None:
-    with pytest.raises(UsageError, match="invalid `beam`: 0 .must be at least 1"):
+    with pytest.raises(UsageError, match="Invalid `beam`: 0 .must be at least 1"):
         Decoding(beam=0)
 
 

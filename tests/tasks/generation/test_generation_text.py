@@ -138,5 +138,5 @@ def test_texts_without_references_are_not_judged() -> None:
         judge(["a", "b"], ["a"])
     with pytest.raises(InputError, match="no texts"):
         judge([], [])
-    with pytest.raises(UsageError, match="invalid `bleu_tokenize`: 'thai'"):
+    with pytest.raises(UsageError, match="Invalid `bleu_tokenize`: 'thai'"):
         judge(["a"], ["a"], "thai")

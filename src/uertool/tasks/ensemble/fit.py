@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uertool.errors import InputError, UsageError, counted
+from uertool.errors import InputError, SettingError, UsageError, counted
 from uertool.io.display import Report
 from uertool.settings import fields_of
 from uertool.tasks.ensemble import data as inputs
@@ -95,7 +95,7 @@ def given_parameters(settings: BoostingSettings) -> Parameters:
     for pair in values.pop("param"):
         name, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"invalid `param`: {pair!r} (must be NAME=VALUE).")
+            raise SettingError("param", pair, "must be NAME=VALUE")
         values[name.strip()] = value.strip()
     given = {name: value for name, value in values.items() if value is not None}
     return lgb_parameters.check_parameters(given, "The settings")

@@ -303,7 +303,7 @@ def load_parameters(path: str | Path) -> Parameters:
             read, models=names, labels_num=table.get("labels_num"), objective=table.get("objective")
         )
     except SettingError as error:
-        raise InputError(f"{path}: {error.message.replace('`', '')}.") from None
+        raise InputError(f"{path}: {error.message.replace('`', '')}") from None
 
 
 def load_ranges(source: str | Path) -> tuple[dict[str, Any], dict[str, Value]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from uertool.errors import InputError, MissingExtraError, UsageError
+from uertool.errors import InputError, MissingExtraError, SettingError
 
 #: Tokenizers of sacrebleu that need no other package.
 TOKENIZERS = ("13a", "zh", "char", "intl", "none")
@@ -58,10 +58,8 @@ def judge(texts: Sequence[str], references: Sequence[str], tokenize: str = "auto
 def require(tokenize: str) -> None:
     """Raises UsageError for an unknown tokenizer, MissingExtraError without sacrebleu."""
     if tokenize != "auto" and tokenize not in TOKENIZERS:
-        raise UsageError(
-            f"invalid `bleu_tokenize`: {tokenize!r}.",
-            f"Choose auto or one of {', '.join(TOKENIZERS)}.",
-        )
+        known = ", ".join(("auto", *TOKENIZERS))
+        raise SettingError("bleu_tokenize", tokenize, f"must be one of {known}")
     try:
         import sacrebleu  # noqa: F401
     except ImportError as error:
