@@ -49,6 +49,10 @@ JOBS = {
         loaded = load_model(paths[0], vocab=VOCAB, device="cpu")
         total = sum(float(tensor.sum()) for tensor in loaded.model.parameters())
     """,
+    "load_model, uertool, int8 (goal: a third of the file)": """
+        from uertool.loading.registry import load_model
+        load_model(paths[0], vocab=VOCAB, device="cpu", dtype="int8")
+    """,
     "load_state_dict into a model, the old way": """
         from uertool.checkpoints.reader import open_checkpoint
         from uertool.loading.config_resolution import resolve_config

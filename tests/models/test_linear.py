@@ -68,6 +68,18 @@ def test_a_row_alone_is_the_same_as_in_company(kind: str, size: tuple[int, int])
         assert_same_numbers(linear(x[row : row + 1])[0], together[row])
 
 
+def test_a_weight_with_large_channels_is_rounded_finer() -> None:
+    weight, bias = layer((96, 64))
+    plain_parts = made("int8", weight, bias).parts
+    weight[:, :4] *= 30
+    linear = made("int8", weight, bias)
+    x = torch.randn(40, 64, generator=torch.Generator().manual_seed(1))
+    x[:, :4] = 0  # the error of the other channels
+    exact = functional.linear(x, weight, bias)
+    torch.testing.assert_close(linear(x), exact, atol=0.03, rtol=1e-5)
+    assert (len(plain_parts), len(linear.parts)) == (1, 2)
+
+
 def test_large_inputs_do_not_overflow_8_bits() -> None:
     weight = torch.full((8, 256), 0.5)
     linear = made("int8", weight, None)

@@ -28,6 +28,9 @@ from uertool.models.transformer import TransformerLayer
 
 _WORD = "embedding.word.embedding.weight"
 
+#: Rows that are copied at a time.
+BLOCK = 4096
+
 #: Head -> the names that show it, any of them; and its name in messages.
 HEADS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "mlm": (("target.mlm.linear_1.weight",), "a masked-language head"),
@@ -362,21 +365,20 @@ class _Filler:
         return self.done[key].view(like.shape)
 
     def _read(self, sources: tuple[str, ...]) -> Tensor:
-        if len(sources) == 1:
-            # A copy: the pages of the file can be freed at once, and the file may change.
-            tensor = self.checkpoint.tensor(sources[0]).to(self.device, self.dtype, copy=True)
-            tensor = tensor.contiguous()
-            self.checkpoint.release(sources[0])
-            return tensor
+        """One tensor, or several stacked.
+
+        A copy, since the file may change, in blocks, since its pages are freed after each.
+        """
         parts = [self.checkpoint.tensor(source) for source in sources]
-        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-        stacked = torch.empty(shape, dtype=self.dtype, device=self.device)
+        shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+        found = torch.empty(shape, dtype=self.dtype, device=self.device)
         start = 0
         for source, part in zip(sources, parts, strict=True):
-            stacked[start : start + part.shape[0]] = part
-            start += part.shape[0]
-            self.checkpoint.release(source)
-        return stacked
+            for block in part.split(BLOCK):
+                found[start : start + len(block)] = block
+                start += len(block)
+                self.checkpoint.release(source)
+        return found
 
     def _sinusoid(self, like: Tensor) -> Tensor:
         rows, size = like.shape
