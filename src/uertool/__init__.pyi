@@ -140,8 +140,8 @@ def cloze(
     whole_word: bool = False,
     seq_length: int | None = None,
     batch_size: int | None = 64,
-    word_list: str | Path | Iterable[str] = (),
     seed: int = 7,
+    word_list: str | Path | Iterable[str] = (),
     vocab_path: str | Path | None = None,
     spm_model_path: str | Path | None = None,
     merges_path: str | Path | None = None,
@@ -695,8 +695,8 @@ def generate(
     stop_string: Sequence[str] = (),
     truncate: Literal['left', 'right', 'error'] = 'error',
     batch_size: int | None = None,
-    precision: Literal['native', 'int8'] = 'native',
     seed: int = 7,
+    precision: Literal['native', 'int8'] = 'native',
     tokens: int = 8192,
     vocab_path: str | Path | None = None,
     spm_model_path: str | Path | None = None,
@@ -1197,8 +1197,8 @@ class Model(LoadedModel):
         whole_word: bool = False,
         seq_length: int | None = None,
         batch_size: int | None = 64,
-        word_list: str | Path | Iterable[str] = (),
         seed: int = 7,
+        word_list: str | Path | Iterable[str] = (),
     ) -> Results[ClozeResult]: ...
     def encode(
         self,
@@ -1239,8 +1239,8 @@ class Model(LoadedModel):
         stop_string: Sequence[str] = (),
         truncate: Literal['left', 'right', 'error'] = 'error',
         batch_size: int | None = None,
-        precision: Literal['native', 'int8'] = 'native',
         seed: int = 7,
+        precision: Literal['native', 'int8'] = 'native',
         tokens: int = 8192,
     ) -> Results[Results[Generated]]: ...
     def neighbours(

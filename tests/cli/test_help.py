@@ -65,6 +65,14 @@ def test_every_command_has_examples(path: tuple[str, ...], command: Any) -> None
     assert all(len(line) <= 78 for example in examples for line in example.splitlines())
 
 
+def test_a_seed_is_offered_where_something_is_random() -> None:
+    seeded = {" ".join(path) for path, command in ALL if "seed" in {p.name for p in command.params}}
+    assert seeded == {
+        "average", "cloze", "ensemble fit", "ensemble search", "generate lm", "generate seq2seq",
+        "vocab adapt", "whiten tune",
+    }  # fmt: skip
+
+
 def test_rare_options_are_in_the_long_help_only(capsys: pytest.CaptureFixture[str]) -> None:
     main(["cloze", "--help"])
     short = capsys.readouterr().out

@@ -58,7 +58,7 @@ def run(
         stream=shown.stream,
     )
     call = Call(engine, model, text, device, output, prompts, "prompt", [reference])
-    one = Run(kind, call, model, dataclasses.replace(decoding, seed=output.seed), shown)
+    one = Run(kind, call, model, decoding, shown)
     one.check()
     if not (scores or shown.interactive or shown.stream):
         one.on_engine()

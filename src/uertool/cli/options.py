@@ -232,7 +232,6 @@ class OutputSettings(WriteSettings):
             metavar="FILE",
         ),
     ] = None
-    seed: Annotated[int, Setting("Seed of everything random", panel="Output")] = 7
 
     @property
     def to_file(self) -> bool:

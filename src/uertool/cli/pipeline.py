@@ -110,7 +110,6 @@ class Call:
             self.device,
             source=source,
             texts=self.texts,
-            seed=self.output.seed,
             overwrite=self.output.overwrite,
             **more,
         )

@@ -105,7 +105,6 @@ def order_of_lines(
     *,
     source: str | None,
     texts: Sequence[str] | None,
-    seed: int = 7,
     **more: Any,
 ) -> Order:
     """The order to run a model on lines.
@@ -115,14 +114,12 @@ def order_of_lines(
             model does not run.
         source: the input: a path, "-", or None if it is the texts.
         texts: the lines themselves.
-        seed: of everything random.
         more: see `Order`; with the identity of what is done.
     """
     on_ray = engine.engine == "ray"
     more["identity"] = {
         **model_identity(model, digests=on_ray),
         **({} if device is None else {"dtype": device.dtype}),
-        "seed": seed,
         **({} if on_ray else {"skip_bad": text.skip_bad}),
         **more["identity"],
     }

@@ -67,7 +67,7 @@ def cloze(
 
     words = words_of(settings.word_list or (), encoding=text.encoding)
     targets = tuple(word for given in settings.targets for word in split_words(given))
-    settings = dataclasses.replace(settings, targets=targets, words=words, seed=output.seed)
+    settings = dataclasses.replace(settings, targets=targets, words=words)
     if dialogue.interactive:
         _converse(call, model, device, settings, shown)
         return

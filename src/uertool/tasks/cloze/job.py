@@ -322,7 +322,6 @@ def cloze(
     *,
     settings: ClozeSettings,
     word_list: str | Path | Iterable[str] = (),
-    seed: int = 7,
 ) -> Results[ClozeResult]:
     """Fill in masked tokens, score given words in their place, or write variants of texts.
 
@@ -330,7 +329,6 @@ def cloze(
         texts: a text or several, or the `Path` of a file with one a line; write [MASK] where
             something is to be guessed. In a text without, a random token is masked.
         word_list: for `whole_word`: words, or a file with one a line.
-        seed: of all that is random.
 
     Returns:
         One result for each text, in their order; with `augment` one for each variant.
@@ -342,7 +340,6 @@ def cloze(
         settings,
         targets=tuple(word for given in settings.targets for word in split_words(given)),
         words=words_of(word_list),
-        seed=seed,
     )
     lines = (Line(number, text) for number, text in enumerate(as_texts(texts)))
     return Results(run_job(ClozeJob(loaded, chosen), lines))

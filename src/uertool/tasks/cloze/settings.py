@@ -51,7 +51,6 @@ class ClozeSettings(Settings):
     Attributes:
         words: with `whole_word`, words that come before those of the segmentation; on the command
             line they are read from the file `word_list`.
-        seed: of every random choice.
     """
 
     topn: Annotated[
@@ -109,7 +108,7 @@ class ClozeSettings(Settings):
         int | None, Setting("Maximum lines per batch", min=1, panel="Device and speed")
     ] = 64
     words: frozenset[str] = frozenset()
-    seed: int = 7
+    seed: Annotated[int, Setting("Seed of random choices", panel=_ASKED)] = 7
 
     def __post_init__(self) -> None:
         super().__post_init__()

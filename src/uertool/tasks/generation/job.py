@@ -382,7 +382,6 @@ def generate(
     *,
     decoding: Decoding,
     precision: Precision = "native",
-    seed: int = 7,
     tokens: int = 8192,
 ) -> Results[Results[Generated]]:
     """Continue prompts, or transform sources if the model is an encoder-decoder.
@@ -392,7 +391,6 @@ def generate(
     Args:
         prompts: a text or several, or the `Path` of a file with one a line.
         precision: "int8" rounds the weights that every step reads (CPU only).
-        seed: of all random streams.
         tokens: most prompt tokens, padding included, to read at once.
 
     Returns:
@@ -402,7 +400,7 @@ def generate(
         UertoolError: the model cannot generate, a setting is invalid, a prompt is too long.
     """
     numbered = (Prompt(number, text) for number, text in enumerate(as_texts(prompts)))
-    chosen = dataclasses.replace(decoding, seed=seed, tokens=tokens)
+    chosen = dataclasses.replace(decoding, tokens=tokens)
     return Results(map(Results, Generator(loaded, precision).generate(numbered, chosen)))
 
 

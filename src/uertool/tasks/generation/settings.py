@@ -37,7 +37,6 @@ class Decoding(Settings):
     By default tokens are drawn from the 70 most probable ones, as in UER-py.
 
     Attributes:
-        seed: of all random streams.
         tokens: most prompt tokens, padding included, to read at once.
     """
 
@@ -182,7 +181,7 @@ class Decoding(Settings):
             rare=True,
         ),
     ] = None
-    seed: int = 7
+    seed: Annotated[int, Setting("Seed of random choices", panel=_DECODING)] = 7
     tokens: int = 8192
 
     def __post_init__(self) -> None:
