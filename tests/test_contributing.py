@@ -18,7 +18,7 @@ from tests.conftest import TESTS, TEXT
 pytestmark = pytest.mark.slow
 
 ROOT = TESTS.parent
-ENTRY = '    Entry("count", "uertool.cli.commands.count", "count", "Count tokens.", _TEXT),\n'
+ENTRY = '    Entry("count", "count", "Count tokens.", _TEXT),\n'
 LINES = 40_000
 
 

@@ -54,7 +54,7 @@ def hf_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
     config = resolve_config(checkpoint, None, asked, complete=False).config
     if not config.rotary_position_embedding:
         return None
-    return arch.config_to_hf(config)
+    return {"model_type": arch.model_types[0], **arch.config_to_hf(config)}
 
 
 def save_exported(checkpoint: Checkpoint, path: Path) -> None:

@@ -37,14 +37,13 @@ READER_GONE = 141
 
 
 class Entry(NamedTuple):
-    """One command: its name, where it is defined, and what it does.
+    """One command: its name, its module in `commands/`, what it does, and its panel of the help.
 
-    `attribute` of `module` is a function (a command) or a Typer app (a group of commands).
+    The module defines the command as a function of that name, or a group of commands as `app`.
     """
 
     name: str
     module: str
-    attribute: str
     help: str
     panel: str
 
@@ -56,96 +55,29 @@ _ENSEMBLES = "Ensembles"
 _SCALE = "Scale (--engine ray)"
 
 COMMANDS: tuple[Entry, ...] = (
-    Entry("cloze", "uertool.cli.commands.cloze", "cloze", "Fill in masked words.", _TEXT),
+    Entry("cloze", "cloze", "Fill in masked words.", _TEXT),
+    Entry("tokenize", "tokenize", "Tokens and ids of texts.", _TEXT),
+    Entry("generate", "generate", "Continue or transform text.", _TEXT),
+    Entry("extract-features", "features", "Sentence or token vectors of every line.", _VECTORS),
+    Entry("whiten", "whiten", "Fit, apply or tune a whitening.", _VECTORS),
+    Entry("search", "search", "The lines of a corpus that are nearest to queries.", _VECTORS),
+    Entry("dedupe", "dedupe", "Leave out duplicates and near-duplicates of lines.", _VECTORS),
     Entry(
-        "tokenize",
-        "uertool.cli.commands.tokenize",
-        "tokenize",
-        "Tokens and ids of texts.",
-        _TEXT,
-    ),
-    Entry("generate", "uertool.cli.commands.generate", "app", "Continue or transform text.", _TEXT),
-    Entry(
-        "extract-features",
-        "uertool.cli.commands.features",
-        "extract_features",
-        "Sentence or token vectors of every line.",
-        _VECTORS,
-    ),
-    Entry(
-        "whiten",
-        "uertool.cli.commands.whiten",
-        "app",
-        "Fit, apply or tune a whitening.",
-        _VECTORS,
-    ),
-    Entry(
-        "search",
-        "uertool.cli.commands.search",
-        "search",
-        "The lines of a corpus that are nearest to queries.",
-        _VECTORS,
-    ),
-    Entry(
-        "dedupe",
-        "uertool.cli.commands.dedupe",
-        "dedupe",
-        "Leave out duplicates and near-duplicates of lines.",
-        _VECTORS,
-    ),
-    Entry(
-        "evaluate",
-        "uertool.cli.commands.evaluate",
-        "app",
-        "Evaluate sentence vectors and masked language models.",
-        _VECTORS,
+        "evaluate", "evaluate", "Evaluate sentence vectors and masked language models.", _VECTORS
     ),
     Entry(
         "extract-embeddings",
-        "uertool.cli.commands.embeddings",
-        "extract_embeddings",
+        "embeddings",
         "The word vectors of a model as a word2vec file.",
         _VECTORS,
     ),
-    Entry(
-        "topn",
-        "uertool.cli.commands.topn",
-        "app",
-        "Words near a word, with or without context.",
-        _VECTORS,
-    ),
-    Entry(
-        "convert",
-        "uertool.cli.commands.convert",
-        "app",
-        "Between UER-py, Hugging Face and Google.",
-        _CHECKPOINTS,
-    ),
-    Entry(
-        "average", "uertool.cli.commands.average", "average", "Average checkpoints.", _CHECKPOINTS
-    ),
-    Entry(
-        "check",
-        "uertool.cli.commands.check",
-        "check",
-        "What a checkpoint is, and if it is sound.",
-        _CHECKPOINTS,
-    ),
-    Entry(
-        "vocab",
-        "uertool.cli.commands.vocab",
-        "app",
-        "Build, compare and change vocabularies.",
-        _CHECKPOINTS,
-    ),
-    Entry(
-        "ensemble",
-        "uertool.cli.commands.ensemble",
-        "app",
-        "Stack models with LightGBM.",
-        _ENSEMBLES,
-    ),
-    Entry("shards", "uertool.cli.commands.shards", "app", "Merge or verify shards.", _SCALE),
+    Entry("topn", "topn", "Words near a word, with or without context.", _VECTORS),
+    Entry("convert", "convert", "Between UER-py, Hugging Face and Google.", _CHECKPOINTS),
+    Entry("average", "average", "Average checkpoints.", _CHECKPOINTS),
+    Entry("check", "check", "What a checkpoint is, and if it is sound.", _CHECKPOINTS),
+    Entry("vocab", "vocab", "Build, compare and change vocabularies.", _CHECKPOINTS),
+    Entry("ensemble", "ensemble", "Stack models with LightGBM.", _ENSEMBLES),
+    Entry("shards", "shards", "Merge or verify shards.", _SCALE),
 )
 
 
@@ -200,7 +132,8 @@ class LazyGroup(Group):
 def load_command(name: str) -> Any:
     """The parser's command for a name of `COMMANDS`."""
     entry = next(entry for entry in COMMANDS if entry.name == name)
-    found = getattr(importlib.import_module(entry.module), entry.attribute)
+    module = importlib.import_module(f"uertool.cli.commands.{entry.module}")
+    found = getattr(module, "app", None) or getattr(module, name.replace("-", "_"))
     if isinstance(found, typer.Typer):
         group = typer.main.get_group(found)
         group.name = entry.name

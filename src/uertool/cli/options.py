@@ -16,7 +16,7 @@ import contextlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, TypeVar, cast
@@ -210,6 +210,18 @@ class ReportSettings(ConsoleSettings):
             rare=True,
         ),
     ] = False
+
+    def record(
+        self,
+        output: str | Path | None,
+        inputs: Iterable[str | Path | None],
+        *,
+        settings: Mapping[str, Any] | None = None,
+        results: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the record of the run next to a file, if it is wanted; see `run_record.write`."""
+        if self.save_run and output not in (None, "-"):
+            run_record.write(output, inputs=inputs, settings=settings, results=results)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, source_of
 from uertool.engine.ordering import absolute_model, check_engine, order_of_lines, refuse_same
@@ -169,13 +169,8 @@ class Call:
 
     def record(self, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
         """Write the record of the run, if it is wanted."""
-        if self.output.save_run and self.output.prediction_path is not None:
-            run_record.write(
-                self.output.prediction_path,
-                inputs=[*self.model.files(), self.source, *self.inputs],
-                settings=settings,
-                results=results,
-            )
+        inputs = [*self.model.files(), self.source, *self.inputs]
+        self.output.record(self.target, inputs, settings=settings, results=results)
 
 
 def warn_of_table(text: InputSettings) -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures.base import (
     ACTIVATIONS_OUT,
+    WORD,
     Architecture,
-    Head,
     Signature,
     activation,
+    lm_head,
     number,
     refuse,
 )
@@ -28,7 +29,6 @@ from uertool.checkpoints.naming import (
 if TYPE_CHECKING:
     from uertool.config import ModelConfig
 
-WORD = "embedding.word.embedding.weight"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -93,24 +93,10 @@ def positions(how: Transform, *, derived: Derived | None = None) -> list[Rule]:
     ]
 
 
-def lm_head(mark: str) -> Head:
-    """The output layer, which a bare BartModel lacks but is tied in a whole one.
-
-    Args:
-        mark: a name that a model with this head has.
-    """
-    return Head(
-        "lm",
-        (
-            rule("target.lm.output_layer.weight", "lm_head.weight", tied=WORD, tie_if=WORD),
-            rule(
-                "target.lm.output_layer.bias", "final_logits_bias", how=LEADING_AXIS, optional=True
-            ),
-        ),
-        hf=(mark,),
-        uer=("target.lm.output_layer.weight",),
-        implied="lm_head.weight",
-    )
+#: The bias of the output layer.
+LOGITS_BIAS = rule(
+    "target.lm.output_layer.bias", "final_logits_bias", how=LEADING_AXIS, optional=True
+)
 
 
 def seq2seq_from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,10 +165,6 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**seq2seq_from_hf(config), "layernorm_positioning": "post"}
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return {"model_type": "bart", **seq2seq_to_hf(config)}
-
-
 ARCHITECTURE = Architecture(
     name="bart",
     model_types=("bart",),
@@ -194,7 +176,7 @@ ARCHITECTURE = Architecture(
         *norm("tgt_embedding.layer_norm", "model.decoder.layernorm_embedding"),
         *decoder_layer(),
     ),
-    heads=(lm_head("model.decoder.layernorm_embedding.weight"),),
+    heads=(lm_head("model.decoder.layernorm_embedding.weight", LOGITS_BIAS),),
     signature=Signature(
         has=(
             "embedding.pos.embedding.weight",
@@ -210,5 +192,5 @@ ARCHITECTURE = Architecture(
     hf_without=("model.encoder.layer_norm.weight",),
     classes={"": "BartModel", "lm": "BartForConditionalGeneration"},
     config_from_hf=_from_hf,
-    config_to_hf=_to_hf,
+    config_to_hf=seq2seq_to_hf,
 )

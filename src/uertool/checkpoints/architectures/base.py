@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from uertool.checkpoints.naming import Rule, Side, WeightMap, renamed
+from uertool.checkpoints.naming import Rule, Side, WeightMap, renamed, rule
 from uertool.config import RopeScaling
 from uertool.errors import ConfigError, shown
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from uertool.config import ModelConfig
+
+#: The canonical name of the word table.
+WORD = "embedding.word.embedding.weight"
 
 #: Hugging Face's word for an activation, and UER-py's.
 ACTIVATIONS: Mapping[str, str] = {
@@ -81,6 +84,19 @@ class Head:
         return bool(marks) and names.issuperset(marks) and names.isdisjoint(absent)
 
 
+def lm_head(mark: str, *more: Rule, **how: Any) -> Head:
+    """The output layer over words, which is the word table where a file does not store it.
+
+    Args:
+        mark: Hugging Face's name of a tensor that a model with this head has.
+        more: further rules.
+        how: further fields of the rule of the layer.
+    """
+    name = "target.lm.output_layer.weight"
+    layer = rule(name, "lm_head.weight", tied=WORD, tie_if=WORD, **how)
+    return Head("lm", (layer, *more), hf=(mark,), uer=(name,), implied="lm_head.weight")
+
+
 @dataclass(frozen=True)
 class Signature:
     """Canonical names that identify an architecture; those of layers are of layer 0.
@@ -91,6 +107,18 @@ class Signature:
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
     together: tuple[str, ...] = ()
+
+    def without(self, *names: str) -> Signature:
+        """The same whether or not these names are there."""
+        return replace(
+            self,
+            has=tuple(name for name in self.has if name not in names),
+            lacks=tuple(name for name in self.lacks if name not in names),
+        )
+
+    def lacking(self, *names: str) -> Signature:
+        """The same if these names are not there."""
+        return replace(self, lacks=(*self.lacks, *names))
 
     def matches(self, names: set[str]) -> bool:
         """Whether the canonical names fit."""
@@ -138,7 +166,7 @@ class Architecture:
             if that is there, or config.json or the user names it.
         classes: heads, joined by "+", to Hugging Face's class.
         config_from_hf: config.json to ModelConfig fields.
-        config_to_hf: a ModelConfig to config.json.
+        config_to_hf: a ModelConfig to config.json, without its model_type.
         ignored_hf: patterns of Hugging Face names that hold no weights.
         rules_for: rules that depend on config.json, in place of those with the same names.
         computed: tensors of a folder for transformers that follow from the configuration, under

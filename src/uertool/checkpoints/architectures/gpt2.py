@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from uertool.checkpoints.architectures.base import (
     ACTIVATIONS_OUT,
     Architecture,
-    Head,
     Signature,
     activation,
+    lm_head,
     norm_settings,
     number,
     real,
@@ -40,22 +40,6 @@ _CORE: tuple[Rule, ...] = (
     *dense(f"{_UER}feed_forward.linear_1", f"{_HF}mlp.c_fc", how=TRANSPOSE),
     *dense(f"{_UER}feed_forward.linear_2", f"{_HF}mlp.c_proj", how=TRANSPOSE),
     *norm("encoder.layer_norm", "transformer.ln_f"),
-)
-
-#: Files of GPT-2 seldom hold the output layer: it is the word table.
-_LM = Head(
-    "lm",
-    (
-        rule(
-            "target.lm.output_layer.weight",
-            "lm_head.weight",
-            tied="embedding.word.embedding.weight",
-            tie_if="embedding.word.embedding.weight",
-        ),
-    ),
-    hf=("transformer.wte.weight",),
-    uer=("target.lm.output_layer.weight",),
-    implied="lm_head.weight",
 )
 
 
@@ -88,7 +72,6 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
-        "model_type": "gpt2",
         "vocab_size": config.vocab_size,
         "n_positions": config.max_seq_length,
         "n_embd": config.hidden_size,
@@ -109,7 +92,7 @@ ARCHITECTURE = Architecture(
     name="gpt2",
     model_types=("gpt2",),
     core=_CORE,
-    heads=(_LM,),
+    heads=(lm_head("transformer.wte.weight"),),
     signature=Signature(
         has=(
             "embedding.word.embedding.weight",

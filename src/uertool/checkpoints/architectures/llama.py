@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures.base import (
     ACTIVATIONS_OUT,
+    WORD,
     Architecture,
-    Head,
     Signature,
     Spiece,
     activation,
+    lm_head,
     number,
     real,
     refuse,
@@ -28,7 +29,6 @@ from uertool.checkpoints.naming import KEEP, Rule, Transform, paired_rows, rule
 if TYPE_CHECKING:
     from uertool.config import ModelConfig
 
-WORD = "embedding.word.embedding.weight"
 _UER = "encoder.transformer.{i}."
 _HF = "model.layers.{i}."
 
@@ -64,21 +64,7 @@ _TOKENS = {
 }
 
 #: The output layer; config.json says whether it is the word table.
-_LM = Head(
-    "lm",
-    (
-        rule(
-            "target.lm.output_layer.weight",
-            "lm_head.weight",
-            tied=WORD,
-            tie_if=WORD,
-            tied_by_config=True,
-        ),
-    ),
-    hf=("model.embed_tokens.weight",),
-    uer=("target.lm.output_layer.weight",),
-    implied="lm_head.weight",
-)
+_LM = lm_head("model.embed_tokens.weight", tied_by_config=True)
 
 
 def core_rules(
@@ -158,9 +144,8 @@ def _head_size(config: Mapping[str, Any]) -> int:
     return size or (number(config, "hidden_size", default=0) // heads if heads else 0)
 
 
-def _to_hf(model_type: str, config: ModelConfig) -> dict[str, Any]:
+def _to_hf(qkv_bias: bool, config: ModelConfig) -> dict[str, Any]:
     made = {
-        "model_type": model_type,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.feedforward_size,
@@ -177,7 +162,7 @@ def _to_hf(model_type: str, config: ModelConfig) -> dict[str, Any]:
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling is None else config.rope_scaling.to_json(),
     }
-    if model_type != "qwen2":  # it always has them
+    if not qkv_bias:  # a model that always has them has no such setting
         made["attention_bias"] = config.attention_output_bias
     return made
 
@@ -244,7 +229,7 @@ def decoder(
         ),
         classes=classes,
         config_from_hf=from_hf,
-        config_to_hf=partial(_to_hf, name),
+        config_to_hf=partial(_to_hf, qkv_bias),
         base="model.",
         hf_marks=(
             "model.embed_tokens.weight",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures.base import (
     ACTIVATIONS_OUT,
+    WORD,
     Architecture,
     Head,
     Signature,
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
 
 _UER = "encoder.transformer.{i}."
 _HF = "model.layers.{i}."
-_WORD = "embedding.word.embedding.weight"
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 
 _CORE: tuple[Rule, ...] = (
-    rule(_WORD, "model.embeddings.tok_embeddings.weight"),
+    rule(WORD, "model.embeddings.tok_embeddings.weight"),
     rule("embedding.layer_norm.gamma", "model.embeddings.norm.weight"),
     # The first layer reads the normed embedding, so it has no norm of its own.
     rule(f"{_UER}layer_norm_1.gamma", f"{_HF}attn_norm.weight", optional=True),
@@ -56,7 +56,7 @@ _MLM = Head(
         rule(
             "target.mlm.linear_2.weight",
             "decoder.weight",
-            tied=_WORD,
+            tied=WORD,
             tie_if="target.mlm.linear_1.weight",
         ),
         rule("target.mlm.linear_2.bias", "decoder.bias"),
@@ -145,7 +145,6 @@ def _kinds(every: int, layers: int) -> list[str]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
-        "model_type": "modernbert",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.layers_num,
@@ -175,7 +174,7 @@ ARCHITECTURE = Architecture(
     heads=(_MLM,),
     signature=Signature(
         has=(
-            _WORD,
+            WORD,
             "embedding.layer_norm.gamma",
             "encoder.layer_norm.gamma",
             "encoder.transformer.0.self_attn.linear_layers.0.weight",

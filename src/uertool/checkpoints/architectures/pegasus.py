@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures import bart
-from uertool.checkpoints.architectures.base import Architecture, Signature, Spiece, number, refuse
+from uertool.checkpoints.architectures.base import (
+    WORD,
+    Architecture,
+    Signature,
+    Spiece,
+    lm_head,
+    number,
+    refuse,
+)
 from uertool.checkpoints.naming import KEEP, norm
 from uertool.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from uertool.config import ModelConfig
 
 
 #: Of a position table; the longest published Pegasus has 16384 x 1024.
@@ -54,10 +60,6 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return {"model_type": "pegasus", **bart.seq2seq_to_hf(config)}
-
-
 ARCHITECTURE = Architecture(
     name="pegasus",
     model_types=("pegasus",),
@@ -69,10 +71,10 @@ ARCHITECTURE = Architecture(
         *bart.decoder_layer(),
         *norm("decoder.layer_norm", "model.decoder.layer_norm"),
     ),
-    heads=(bart.lm_head("model.decoder.layer_norm.weight"),),
+    heads=(lm_head("model.decoder.layer_norm.weight", bart.LOGITS_BIAS),),
     signature=Signature(
         has=(
-            bart.WORD,
+            WORD,
             "encoder.layer_norm.gamma",
             "decoder.layer_norm.gamma",
             "decoder.transformer_decoder.0.self_attn.linear_layers.0.bias",
@@ -90,7 +92,7 @@ ARCHITECTURE = Architecture(
     hf_without=("model.encoder.layernorm_embedding.weight",),
     classes={"": "PegasusModel", "lm": "PegasusForConditionalGeneration"},
     config_from_hf=_from_hf,
-    config_to_hf=_to_hf,
+    config_to_hf=bart.seq2seq_to_hf,
     spiece=Spiece("spiece.model", "PegasusTokenizer"),
     usual={"hidden_act": "relu"},
 )

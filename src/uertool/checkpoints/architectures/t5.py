@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures.base import (
     ACTIVATIONS_OUT,
+    WORD,
     Architecture,
     Head,
     Signature,
@@ -20,7 +21,6 @@ from uertool.checkpoints.naming import Rule, rule
 if TYPE_CHECKING:
     from uertool.config import ModelConfig
 
-_WORD = "embedding.word.embedding.weight"
 _BIAS = "relative_attention_bias.weight"
 
 
@@ -50,7 +50,7 @@ def _feed_forward(uer: str, hf: str, gated: bool) -> list[Rule]:
 def _encoder(gated: bool) -> tuple[Rule, ...]:
     uer, hf = "encoder.transformer.{i}.", "encoder.block.{i}.layer."
     return (
-        rule(_WORD, ("shared.weight", "encoder.embed_tokens.weight")),
+        rule(WORD, ("shared.weight", "encoder.embed_tokens.weight")),
         rule(f"encoder.relative_pos_emb.{_BIAS}", f"encoder.block.0.layer.0.SelfAttention.{_BIAS}"),
         *_attention(f"{uer}self_attn", f"{hf}0.SelfAttention"),
         rule(f"{uer}layer_norm_1.weight", f"{hf}0.layer_norm.weight"),
@@ -66,7 +66,7 @@ def _decoder(gated: bool) -> tuple[Rule, ...]:
         rule(
             "tgt_embedding.word.embedding.weight",
             "decoder.embed_tokens.weight",
-            tied=_WORD,
+            tied=WORD,
             tie_if="decoder.layer_norm.weight",
         ),
         rule(f"decoder.self_pos_emb.{_BIAS}", f"decoder.block.0.layer.0.SelfAttention.{_BIAS}"),
@@ -80,7 +80,7 @@ def _decoder(gated: bool) -> tuple[Rule, ...]:
         rule(
             "target.lm.output_layer.weight",
             "lm_head.weight",
-            tied=_WORD,
+            tied=WORD,
             tie_if="decoder.layer_norm.weight",
         ),
     )
@@ -141,7 +141,6 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         # "gated-gelu" would be read as the tanh form; its exact form has another word.
         act = {"gelu_new": "gated-gelu", "gelu": "gated-gelu_python"}.get(act, f"gated-{act}")
     return {
-        "model_type": "t5",
         "vocab_size": config.vocab_size,
         "d_model": config.hidden_size,
         "d_kv": config.head_size,
@@ -180,7 +179,7 @@ def _architecture(name: str, gated: bool) -> Architecture:
         ),
         signature=Signature(
             has=(
-                _WORD,
+                WORD,
                 f"encoder.relative_pos_emb.{_BIAS}",
                 "encoder.layer_norm.weight",
                 *((gate,) if gated else ()),

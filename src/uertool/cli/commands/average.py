@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.options import WriteSettings, with_settings
 from uertool.tasks.average.settings import AverageSettings
 
@@ -49,8 +48,5 @@ def average(
         show_differences(error, as_json=output.json)
         raise
     show_merge(report, as_json=output.json)
-    if output.save_run and settings.output_model_path is not None:
-        inputs: list[str | Path | None] = [*report.paths, settings.base]
-        run_record.write(
-            settings.output_model_path, inputs=inputs, settings={"weights": report.weights}
-        )
+    inputs = [*report.paths, settings.base]
+    output.record(settings.output_model_path, inputs, settings={"weights": report.weights})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.options import WriteSettings, given_once, with_settings
 from uertool.errors import UsageError
 from uertool.loading.settings import DeviceSettings
@@ -68,6 +68,5 @@ def check(
         if target is None:
             continue
         render.show_copy(write(path, target, overwrite=output.overwrite), as_json=output.json)
-        if output.save_run:
-            run_record.write(target, inputs=[path])
+        output.record(target, [path])
     return 0 if result.good else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.commands.search import Encoder
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, with_settings
@@ -72,9 +72,8 @@ def dedupe(
                 stream.write(lines.whole(row) + "\n")
     figures = found.figures()
     _report(figures, output)
-    if output.save_run and output.prediction_path is not None:
-        inputs = [*model.files(), corpus.test_path, *corpus.vectors, corpus.load_whitening]
-        run_record.write(output.prediction_path, inputs=inputs, results=figures)
+    inputs = [*model.files(), *corpus.files()]
+    output.record(output.prediction_path, inputs, results=figures)
 
 
 def _check(settings: DedupeSettings, corpus: CorpusSettings, output: OutputSettings) -> None:

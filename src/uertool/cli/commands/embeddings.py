@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.console import counted
 from uertool.cli.options import ReportSettings, is_typed, with_settings
 from uertool.errors import UsageError
@@ -62,9 +62,5 @@ def extract_embeddings(
     )
     for notice in written.notices:
         console.warn(notice)
-    if report.save_run and target != "-":
-        run_record.write(
-            target,
-            inputs=table.files(),
-            results={"words": written.words, "size": written.size, "dropped": written.dropped},
-        )
+    figures = {"words": written.words, "size": written.size, "dropped": written.dropped}
+    report.record(target, table.files(), results=figures)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.options import OutputSettings, ReportSettings, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.errors import UsageError
@@ -83,8 +83,7 @@ def predict(*, settings: PredictSettings, output: OutputSettings) -> None:
             predicted.save_probabilities(path)
     if predicted.comparison is not None and not console.is_quiet():
         show_comparison(predicted.comparison, to_stderr=True)
-    if output.save_run and output.prediction_path is not None:
-        run_record.write(output.prediction_path, inputs=predicted.inputs)
+    output.record(output.prediction_path, predicted.inputs)
 
 
 @app.command("search", cls=Command)
@@ -156,9 +155,8 @@ def _finish(
 
         with atomic_folder(settings.output_path, overwrite=settings.overwrite) as folder:
             save(folder)
-        if report.save_run:
-            inputs = [path for paths in result.inputs.values() for path in paths]
-            run_record.write(settings.output_path, inputs=inputs, results=figures)
+        inputs = [path for paths in result.inputs.values() for path in paths]
+        report.record(settings.output_path, inputs, results=figures)
         console.note(f"wrote {settings.output_path}")
     if settings.json:
         console.json_line(figures)

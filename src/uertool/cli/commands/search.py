@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.console import counted
 from uertool.cli.options import OutputSettings, lines_of, report_model, source_of, with_settings
 from uertool.cli.render.search import HEADER, WRITERS, Answer, bars_of
@@ -157,13 +157,8 @@ def search(
         for remark in bars(settings.plot, list(map(bars_of, drawn)), overwrite=output.overwrite):
             console.warn(remark)
     console.note(f"{_counted_queries(asked)}, {counted(found, 'result')} ({seconds:.2f} s)")
-    if output.save_run and output.prediction_path is not None:
-        inputs = [*model.files(), corpus.test_path, *corpus.vectors, settings.queries]
-        run_record.write(
-            output.prediction_path,
-            inputs=[*inputs, settings.query_vectors, corpus.load_whitening],
-            results={"queries": asked, "found": found},
-        )
+    inputs = [*model.files(), *corpus.files(), settings.queries, settings.query_vectors]
+    output.record(output.prediction_path, inputs, results={"queries": asked, "found": found})
 
 
 def _counted_queries(count: int) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.console import counted
 from uertool.cli.options import ResultSettings, is_typed, lines_of, source_of, with_settings
 from uertool.cli.parser import Command, Group
@@ -114,13 +114,9 @@ def indep(
         console.warn(
             f"{counted(len(missing), 'word')} not in the vocabulary, the first is {missing[0]}"
         )
-    if output.save_run and output.prediction_path is not None:
-        inputs = table.files() if settings.vectors is None else [settings.vectors]
-        run_record.write(
-            output.prediction_path,
-            inputs=[*inputs, source_of_words],
-            results={"words": len(results), "missing": len(missing)},
-        )
+    inputs = table.files() if settings.vectors is None else [settings.vectors]
+    figures = {"words": len(results), "missing": len(missing)}
+    output.record(output.prediction_path, [*inputs, source_of_words], results=figures)
     return 1 if missing else 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.options import JsonReportSettings, WriteSettings, with_settings
 from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import report_errors, show_plan, watching
@@ -67,8 +67,7 @@ def build(
     else:
         built, written = _trained(settings, output, corpora)
     figures = build_record(built, written)
-    if output.save_run:
-        run_record.write(target, inputs=[*corpora, settings.reserved_vocab_path], results=figures)
+    output.record(target, [*corpora, settings.reserved_vocab_path], results=figures)
     if output.json:
         console.json_line(figures)
     else:
@@ -203,21 +202,7 @@ def adapt(*, settings: AdaptSettings, output: WriteSettings) -> None:
         raise UsageError("`save_run` writes next to the output, but there is no output.")
     with console.tensor_progress("Writing") as progress:
         report = adapt_vocab(settings, overwrite=output.overwrite, progress=progress)
-    if output.save_run and settings.new_model_path is not None:
-        run_record.write(
-            settings.new_model_path,
-            inputs=[
-                settings.old_model_path,
-                settings.old_vocab_path,
-                settings.new_vocab_path,
-                settings.old_spm_model_path,
-                settings.new_spm_model_path,
-                settings.old_tgt_vocab_path,
-                settings.new_tgt_vocab_path,
-                settings.similar_path,
-            ],
-            results=adapt_record(report, ()),
-        )
+    output.record(settings.new_model_path, settings.files(), results=adapt_record(report, ()))
     if output.json:
         console.json_line(adapt_record(report, settings.lists))
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from uertool.cli import console, run_record
+from uertool.cli import console
 from uertool.cli.console import counted
 from uertool.cli.options import WriteSettings, report_model, with_settings
 from uertool.cli.parser import Command, Group
@@ -70,8 +70,7 @@ def fit(
         sample = plots.read_sample(vectors, report.rows)
         fitted = Whitening.load(order.output)
         plots.draw_whitening(settings.plot, fitted, sample, overwrite=output.overwrite)
-    if output.save_run:
-        run_record.write(order.output, inputs=vectors, results=report.to_json())
+    output.record(order.output, vectors, results=report.to_json())
 
 
 @app.command("apply", cls=Command)
@@ -97,10 +96,8 @@ def apply(
 
     order, whitening = apply_order(vectors, settings, engine, overwrite=output.overwrite)
     report = _run("Whitening", order, engine, output, functools.partial(run, order, whitening))
-    if output.save_run and order.output != "-":
-        run_record.write(
-            order.output, inputs=[*vectors, settings.load_whitening], results=report.to_json()
-        )
+    inputs = [*vectors, settings.load_whitening]
+    output.record(order.output, inputs, results=report.to_json())
 
 
 @app.command("tune", cls=Command)
@@ -149,9 +146,8 @@ def tune(
         show_tuned(tuned)
     for remark in tuned.remarks():
         console.warn(remark)
-    if output.save_run:
-        inputs = [*model.files(), pairs.test_path]
-        run_record.write(settings.save_whitening, inputs=inputs, results=tuned.to_json())
+    inputs = [*model.files(), pairs.test_path]
+    output.record(settings.save_whitening, inputs, results=tuned.to_json())
 
 
 def _run(

@@ -61,7 +61,8 @@ def config_json(
     if original:
         made = {**original, **_changed(config, arch, original)}
     else:
-        made = {**arch.config_to_hf(config), **_special_ids(arch, config, vocab)}
+        known = {**arch.config_to_hf(config), **_special_ids(arch, config, vocab)}
+        made = {"model_type": model_type, **known}
     made["model_type"] = model_type
     made["architectures"] = [hf_class]
     if arch.name not in ("t5", "t5-v1_1"):  # where the setting means something else

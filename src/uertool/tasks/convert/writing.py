@@ -193,8 +193,7 @@ class ConversionWriter:
         assert plan.arch is not None
         files = vocab_files(plan.tokenizer)
         if "heads_num" not in plan.guesses:
-            values = plan.arch.config_to_hf(plan.config)
-            content = json_text({k: v for k, v in values.items() if k != "model_type"}).encode()
+            content = json_text(plan.arch.config_to_hf(plan.config)).encode()
             kind = "albert" if plan.arch.name == "albert" else "bert"
             files = [(f"{kind}_config.json", content), *files]
         else:

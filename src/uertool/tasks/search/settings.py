@@ -51,6 +51,10 @@ class CorpusSettings(InputSettings):
     shard: str | None = None
     skip_bad: bool = False
 
+    def files(self) -> list[str | Path | None]:
+        """What is read, for the record of a run."""
+        return [self.test_path, *self.vectors, self.load_whitening]
+
 
 @dataclass(frozen=True)
 class SentenceSettings(FeatureSettings):

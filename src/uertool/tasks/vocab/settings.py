@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -276,6 +278,11 @@ class AdaptSettings(Settings):
                 "`init` similar needs a word2vec file, and only that method does.",
                 "Name it with `similar_path`.",
             )
+
+    def files(self) -> Sequence[str | Path | None]:
+        """What is read, for the record of a run."""
+        names = [field.name for field in dataclasses.fields(self) if field.name.endswith("_path")]
+        return [getattr(self, name) for name in names if name != "new_model_path"]
 
     @property
     def lists(self) -> tuple[str, ...]:

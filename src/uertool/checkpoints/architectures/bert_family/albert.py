@@ -44,53 +44,17 @@ _CORE: tuple[Rule, ...] = (
     ),
 )
 
-_MLM = Head(
-    "mlm",
-    (
-        *dense("target.mlm.linear_1", "predictions.dense", tf="cls/predictions/transform/dense"),
-        *norm(
-            "target.mlm.layer_norm",
-            "predictions.LayerNorm",
-            tf="cls/predictions/transform/LayerNorm",
-        ),
-        rule(
-            "target.mlm.linear_2.weight",
-            "predictions.decoder.weight",
-            tied="embedding.word.embedding.weight",
-            tie_if="target.mlm.linear_1.weight",
-        ),
-        rule(
-            "target.mlm.linear_2.bias",
-            ("predictions.bias", "predictions.decoder.bias"),
-            untied="predictions.decoder.bias",
-            tf="cls/predictions/output_bias",
-        ),
+_MLM = bert.mlm_head(
+    "predictions.dense",
+    "predictions.LayerNorm",
+    "predictions.decoder.weight",
+    rule(
+        "target.mlm.linear_2.bias",
+        ("predictions.bias", "predictions.decoder.bias"),
+        untied="predictions.decoder.bias",
+        tf="cls/predictions/output_bias",
     ),
-    hf=("predictions.dense.weight",),
-    tf=("cls/predictions/transform/dense/kernel",),
-    uer=("target.mlm.linear_1.weight",),
-)
-
-_POOLER = tuple(dense("target.sp.linear_1", "albert.pooler", tf="bert/pooler/dense"))
-
-_SP = Head(
-    "sp",
-    (
-        *_POOLER,
-        rule(
-            "target.sp.linear_2.weight",
-            "sop_classifier.classifier.weight",
-            tf="cls/seq_relationship/output_weights",
-        ),
-        rule(
-            "target.sp.linear_2.bias",
-            "sop_classifier.classifier.bias",
-            tf="cls/seq_relationship/output_bias",
-        ),
-    ),
-    hf=("sop_classifier.classifier.weight",),
-    tf=("cls/seq_relationship/output_weights",),
-    uer=("target.sp.linear_2.weight",),
+    google=True,
 )
 
 _CLS = Head(
@@ -102,14 +66,6 @@ _CLS = Head(
     hf=("classifier.weight", "albert.pooler.weight"),
     uer=("output_layer_2.weight",),
     hf_class="ForSequenceClassification",
-)
-
-_BARE_POOLER = Head(
-    "pooler",
-    _POOLER,
-    hf=("albert.pooler.weight",),
-    tf=("bert/pooler/dense/kernel",),
-    uer=("target.sp.linear_1.weight",),
 )
 
 
@@ -135,7 +91,6 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
-        "model_type": "albert",
         **bert.encoder_to_hf(config),
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
@@ -150,7 +105,14 @@ ARCHITECTURE = Architecture(
     name="albert",
     model_types=("albert",),
     core=_CORE,
-    heads=(_MLM, _SP, _CLS, bert.QA, bert.TOKEN_CLS, _BARE_POOLER),
+    heads=(
+        _MLM,
+        bert.pair_head("albert.pooler", "sop_classifier.classifier"),
+        _CLS,
+        bert.QA,
+        bert.TOKEN_CLS,
+        bert.pooler_head("albert.pooler", google=True),
+    ),
     shadows=bert.SHADOWS,
     signature=Signature(
         has=(
@@ -172,14 +134,7 @@ ARCHITECTURE = Architecture(
     activations_vary=True,
     hf_marks=("albert.encoder.embedding_hidden_mapping_in.weight",),
     tf_marks=("bert/encoder/embedding_hidden_mapping_in/kernel",),
-    classes={
-        "": "AlbertModel",
-        "mlm": "AlbertForMaskedLM",
-        "mlm+sp": "AlbertForPreTraining",
-        "cls": "AlbertForSequenceClassification",
-        "qa": "AlbertForQuestionAnswering",
-        "token_cls": "AlbertForTokenClassification",
-    },
+    classes=bert.classes("Albert", "mlm", "mlm+sp", "cls", "qa", "token_cls"),
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,
     spiece=Spiece("spiece.model", "AlbertTokenizer"),

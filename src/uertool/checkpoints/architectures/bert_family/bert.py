@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures.base import (
     ACTIVATIONS_OUT,
+    WORD,
     Architecture,
     Head,
     Signature,
@@ -58,65 +59,85 @@ LAYER: tuple[Rule, ...] = prefixed(
     "bert/encoder/layer_{i}/",
 )
 
-#: Google's format has no output matrix of its own: it is the word table.
-MLM = Head(
-    "mlm",
-    (
-        *dense(
-            "target.mlm.linear_1",
-            "cls.predictions.transform.dense",
-            tf="cls/predictions/transform/dense",
+
+def mlm_head(layer: str, layer_norm: str, output: str, bias: Rule, *, google: bool = False) -> Head:
+    """The head for masked words; its last layer is the word table where a file does not store it.
+
+    Args:
+        layer, layer_norm, output: Hugging Face's names of its layers.
+        bias: the rule of the bias of the last layer.
+        google: whether Google's format has it, too.
+    """
+    tf = "cls/predictions/transform/" if google else ""
+    first, last = "target.mlm.linear_1", "target.mlm.linear_2.weight"
+    return Head(
+        "mlm",
+        (
+            *dense(first, layer, tf=tf and f"{tf}dense"),
+            *norm("target.mlm.layer_norm", layer_norm, tf=tf and f"{tf}LayerNorm"),
+            rule(last, output, tied=WORD, tie_if=f"{first}.weight"),
+            bias,
         ),
-        *norm(
-            "target.mlm.layer_norm",
-            "cls.predictions.transform.LayerNorm",
-            tf="cls/predictions/transform/LayerNorm",
+        hf=(f"{layer}.weight",),
+        tf=(f"{tf}dense/kernel",) if google else (),
+        uer=(f"{first}.weight",),
+    )
+
+
+def pair_head(pooler: str, classifier: str) -> Head:
+    """The head for pairs of sentences, of Hugging Face's names of its two layers."""
+    name, tf = "target.sp.linear_2", "cls/seq_relationship/output_"
+    return Head(
+        "sp",
+        (
+            *dense("target.sp.linear_1", pooler, tf=_TF_POOLER),
+            rule(f"{name}.weight", f"{classifier}.weight", tf=f"{tf}weights"),
+            rule(f"{name}.bias", f"{classifier}.bias", tf=f"{tf}bias"),
         ),
-        rule(
-            "target.mlm.linear_2.weight",
-            "cls.predictions.decoder.weight",
-            tied="embedding.word.embedding.weight",
-            tie_if="target.mlm.linear_1.weight",
-        ),
-        rule(
-            "target.mlm.linear_2.bias",
-            "cls.predictions.bias",
-            accept=("cls.predictions.decoder.bias",),
-            untied="cls.predictions.decoder.bias",
-            tf="cls/predictions/output_bias",
-        ),
+        hf=(f"{classifier}.weight",),
+        tf=(f"{tf}weights",),
+        uer=(f"{name}.weight",),
+    )
+
+
+def pooler_head(pooler: str, *, google: bool = False, uer_without: tuple[str, ...] = ()) -> Head:
+    """A pooler without any head on it.
+
+    UER-py has none: it keeps the place of the pair head's first layer, where its own converters put
+    it.
+    """
+    return Head(
+        "pooler",
+        tuple(dense("target.sp.linear_1", pooler, tf=_TF_POOLER if google else "")),
+        hf=(f"{pooler}.weight",),
+        tf=(f"{_TF_POOLER}/kernel",) if google else (),
+        uer=("target.sp.linear_1.weight",),
+        uer_without=uer_without,
+    )
+
+
+_TF_POOLER = "bert/pooler/dense"
+
+MLM = mlm_head(
+    "cls.predictions.transform.dense",
+    "cls.predictions.transform.LayerNorm",
+    "cls.predictions.decoder.weight",
+    rule(
+        "target.mlm.linear_2.bias",
+        "cls.predictions.bias",
+        accept=("cls.predictions.decoder.bias",),
+        untied="cls.predictions.decoder.bias",
+        tf="cls/predictions/output_bias",
     ),
-    hf=("cls.predictions.transform.dense.weight",),
-    tf=("cls/predictions/transform/dense/kernel",),
-    uer=("target.mlm.linear_1.weight",),
+    google=True,
 )
 
-_POOLER = tuple(dense("target.sp.linear_1", "bert.pooler.dense", tf="bert/pooler/dense"))
-
-SP = Head(
-    "sp",
-    (
-        *_POOLER,
-        rule(
-            "target.sp.linear_2.weight",
-            "cls.seq_relationship.weight",
-            tf="cls/seq_relationship/output_weights",
-        ),
-        rule(
-            "target.sp.linear_2.bias",
-            "cls.seq_relationship.bias",
-            tf="cls/seq_relationship/output_bias",
-        ),
-    ),
-    hf=("cls.seq_relationship.weight",),
-    tf=("cls/seq_relationship/output_weights",),
-    uer=("target.sp.linear_2.weight",),
-)
+SP = pair_head("bert.pooler.dense", "cls.seq_relationship")
 
 CLS = Head(
     "cls",
     (
-        *dense("output_layer_1", "bert.pooler.dense", tf="bert/pooler/dense"),
+        *dense("output_layer_1", "bert.pooler.dense", tf=_TF_POOLER),
         rule("output_layer_2.weight", "classifier.weight", tf="output_weights"),
         rule("output_layer_2.bias", "classifier.bias", tf="output_bias"),
     ),
@@ -146,17 +167,7 @@ TOKEN_CLS = Head(
     hf_class="ForTokenClassification",
 )
 
-#: A pooler without any head on it. UER-py has none: it keeps the place of the pair head's first
-#: layer, where its own converters put it.
-POOLER = Head(
-    "pooler",
-    _POOLER,
-    hf=("bert.pooler.dense.weight",),
-    tf=("bert/pooler/dense/kernel",),
-    uer=("target.sp.linear_1.weight",),
-)
-
-HEADS = (MLM, SP, CLS, QA, TOKEN_CLS, POOLER)
+HEADS = (MLM, SP, CLS, QA, TOKEN_CLS, pooler_head("bert.pooler.dense", google=True))
 
 SHADOWS: Mapping[str, tuple[str, ...]] = {
     "sp": ("pooler",),
@@ -213,22 +224,19 @@ def encoder_to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def classes(prefix: str) -> dict[str, str]:
-    """Heads to Hugging Face's classes, which begin with the prefix."""
-    endings = {
-        "": "Model",
-        "mlm": "ForMaskedLM",
-        "mlm+sp": "ForPreTraining",
-        "sp": "ForNextSentencePrediction",
-        "cls": "ForSequenceClassification",
-        "qa": "ForQuestionAnswering",
-        "token_cls": "ForTokenClassification",
-    }
-    return {heads: prefix + ending for heads, ending in endings.items()}
+_CLASSES: Mapping[str, str] = {
+    "mlm": "ForMaskedLM",
+    "mlm+sp": "ForPreTraining",
+    "sp": "ForNextSentencePrediction",
+    "cls": "ForSequenceClassification",
+    "qa": "ForQuestionAnswering",
+    "token_cls": "ForTokenClassification",
+}
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return {"model_type": "bert", **encoder_to_hf(config)}
+def classes(prefix: str, *heads: str) -> dict[str, str]:
+    """Heads (by default all of BERT's) to Hugging Face's classes, which begin with the prefix."""
+    return {"": f"{prefix}Model", **{name: prefix + _CLASSES[name] for name in heads or _CLASSES}}
 
 
 ARCHITECTURE = Architecture(
@@ -266,5 +274,5 @@ ARCHITECTURE = Architecture(
     tf_marks=("bert/encoder/layer_0/attention/self/query/kernel",),
     classes=classes("Bert"),
     config_from_hf=encoder_from_hf,
-    config_to_hf=_to_hf,
+    config_to_hf=encoder_to_hf,
 )

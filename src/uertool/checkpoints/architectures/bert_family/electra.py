@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from uertool.checkpoints.architectures.base import Architecture, Head, number
 from uertool.checkpoints.architectures.bert_family import bert
-from uertool.checkpoints.naming import Rule, dense, norm, renamed, rule
+from uertool.checkpoints.naming import Rule, dense, renamed, rule
 
 if TYPE_CHECKING:
     from uertool.config import ModelConfig
@@ -18,21 +18,11 @@ PROJECTION: tuple[Rule, ...] = tuple(
     replace(row, optional=True) for row in dense("encoder.linear", "bert.embeddings_project")
 )
 
-_MLM = Head(
-    "mlm",
-    (
-        *dense("target.mlm.linear_1", "generator_predictions.dense"),
-        *norm("target.mlm.layer_norm", "generator_predictions.LayerNorm"),
-        rule(
-            "target.mlm.linear_2.weight",
-            "generator_lm_head.weight",
-            tied="embedding.word.embedding.weight",
-            tie_if="target.mlm.linear_1.weight",
-        ),
-        rule("target.mlm.linear_2.bias", "generator_lm_head.bias"),
-    ),
-    hf=("generator_predictions.dense.weight",),
-    uer=("target.mlm.linear_1.weight",),
+_MLM = bert.mlm_head(
+    "generator_predictions.dense",
+    "generator_predictions.LayerNorm",
+    "generator_lm_head.weight",
+    rule("target.mlm.linear_2.bias", "generator_lm_head.bias"),
 )
 
 _RTD = Head(
@@ -65,14 +55,8 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "model_type": "electra",
-        **bert.encoder_to_hf(config),
-        "embedding_size": config.word_size,
-    }
+    return {**bert.encoder_to_hf(config), "embedding_size": config.word_size}
 
-
-_BERT = bert.ARCHITECTURE
 
 ARCHITECTURE = Architecture(
     name="electra",
@@ -80,13 +64,8 @@ ARCHITECTURE = Architecture(
     core=renamed((*bert.EMBEDDINGS, *PROJECTION, *bert.LAYER), hf=("bert.", "electra.")),
     heads=(_MLM, _RTD, bert.QA, bert.TOKEN_CLS),
     shadows=bert.SHADOWS,
-    signature=replace(
-        _BERT.signature,
-        lacks=tuple(
-            name
-            for name in _BERT.signature.lacks
-            if name not in ("encoder.linear.weight", "target.rtd.linear_1.weight")
-        ),
+    signature=bert.ARCHITECTURE.signature.without(
+        "encoder.linear.weight", "target.rtd.linear_1.weight"
     ),
     base="electra.",
     hf_marks=(
@@ -95,11 +74,8 @@ ARCHITECTURE = Architecture(
     ),
     by_name=True,
     classes={
-        "": "ElectraModel",
-        "mlm": "ElectraForMaskedLM",
+        **bert.classes("Electra", "mlm", "qa", "token_cls"),
         "rtd": "ElectraForPreTraining",
-        "qa": "ElectraForQuestionAnswering",
-        "token_cls": "ElectraForTokenClassification",
     },
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,

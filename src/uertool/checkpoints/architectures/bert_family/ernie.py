@@ -26,7 +26,6 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
-        "model_type": "ernie",
         **bert.encoder_to_hf(config),
         "use_task_id": "task" in config.embedding,
         "task_type_vocab_size": config.task_types_num,
@@ -44,7 +43,7 @@ ARCHITECTURE = replace(
         rule(_TASK, "ernie.embeddings.task_type_embeddings.weight", optional=True),
         *renamed(bert.LAYER, hf=("bert.", "ernie.")),
     ),
-    signature=replace(_BERT.signature, lacks=tuple(n for n in _BERT.signature.lacks if n != _TASK)),
+    signature=_BERT.signature.without(_TASK),
     tf_marks=(),
     classes=bert.classes("Ernie"),
     by_name=True,

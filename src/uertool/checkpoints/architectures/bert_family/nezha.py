@@ -26,7 +26,6 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
-        "model_type": "nezha",
         **bert.encoder_to_hf(config),
         "max_relative_position": config.max_relative_position,
     }
@@ -37,11 +36,7 @@ ARCHITECTURE = replace(
     name="nezha",
     model_types=("nezha",),
     core=tuple(row for row in _BERT.core if row.uer != (_POSITIONS,)),
-    signature=replace(
-        _BERT.signature,
-        has=tuple(name for name in _BERT.signature.has if name != _POSITIONS),
-        lacks=(*_BERT.signature.lacks, _POSITIONS),
-    ),
+    signature=_BERT.signature.without(_POSITIONS).lacking(_POSITIONS),
     by_name=True,
     in_transformers=False,
     usual={"norm": "standard"},

@@ -33,7 +33,6 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
-        "model_type": "roformer",
         **bert.encoder_to_hf(config),
         "embedding_size": config.word_size,
         "rotary_value": config.rotary_value,
@@ -63,25 +62,13 @@ ARCHITECTURE = replace(
         hf=("bert.", "roformer."),
     ),
     heads=(bert.MLM, bert.QA, bert.TOKEN_CLS),
-    signature=replace(
-        _BERT.signature,
-        has=tuple(name for name in _BERT.signature.has if name != _POSITIONS),
-        lacks=(
-            *(name for name in _BERT.signature.lacks if name != "encoder.linear.weight"),
-            _POSITIONS,
-        ),
-    ),
+    signature=_BERT.signature.without(_POSITIONS, "encoder.linear.weight").lacking(_POSITIONS),
     by_name=True,
     usual={"norm": "standard"},
     unseen=("rotary_position_embedding",),
     tf_marks=(),
     ignored_hf=(r"(^|\.)encoder\.embed_positions\.weight$",),
-    classes={
-        "": "RoFormerModel",
-        "mlm": "RoFormerForMaskedLM",
-        "qa": "RoFormerForQuestionAnswering",
-        "token_cls": "RoFormerForTokenClassification",
-    },
+    classes=bert.classes("RoFormer", "mlm", "qa", "token_cls"),
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,
     computed=_tables,

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from uertool.checkpoints.architectures.base import Architecture, Head, Signature
+from uertool.checkpoints.architectures.base import Architecture, Signature
 from uertool.checkpoints.architectures.bert_family import bert
 from uertool.checkpoints.naming import (
     BOTH_STREAMS,
     BOTH_STREAMS_PAD_ROW,
     DROP_PAD_ROW,
     Rule,
-    dense,
     rule,
 )
-
-if TYPE_CHECKING:
-    from uertool.config import ModelConfig
 
 _STREAMS = (("embedding.", "embedding.dual.embedding_{s}."), ("encoder.", "encoder.encoder_{s}."))
 
@@ -42,23 +38,12 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
-    return {"model_type": "bert", **bert.encoder_to_hf(config)}
-
-
-#: The streams have none; transformers asks for one, and files of others bring one.
-_POOLER = Head(
-    "pooler",
-    tuple(dense("target.sp.linear_1", "pooler.dense")),
-    hf=("pooler.dense.weight",),
-    uer=("target.sp.linear_1.weight",),
-)
-
 ARCHITECTURE = Architecture(
     name="sbert",
     model_types=("bert",),
     core=tuple(_both(row) for row in (*bert.EMBEDDINGS, *bert.LAYER)),
-    heads=(_POOLER,),
+    # The streams have none; transformers asks for one, and files of others bring one.
+    heads=(bert.pooler_head("pooler.dense"),),
     signature=Signature(
         has=(
             "embedding.dual.embedding_0.word.embedding.weight",
@@ -70,5 +55,5 @@ ARCHITECTURE = Architecture(
     hf_marks=(),
     classes={"": "BertModel"},
     config_from_hf=_from_hf,
-    config_to_hf=_to_hf,
+    config_to_hf=bert.encoder_to_hf,
 )

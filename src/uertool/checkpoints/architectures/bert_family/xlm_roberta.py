@@ -14,7 +14,6 @@ from uertool.checkpoints.naming import (
     Rule,
     dense,
     fillers,
-    norm,
     renamed,
     rule,
 )
@@ -53,25 +52,15 @@ def rules_for(config: Mapping[str, Any]) -> tuple[Rule, ...]:
     )
 
 
-_MLM = Head(
-    "mlm",
-    (
-        *dense("target.mlm.linear_1", "lm_head.dense"),
-        *norm("target.mlm.layer_norm", "lm_head.layer_norm"),
-        rule(
-            "target.mlm.linear_2.weight",
-            "lm_head.decoder.weight",
-            tied="embedding.word.embedding.weight",
-            tie_if="target.mlm.linear_1.weight",
-        ),
-        rule(
-            "target.mlm.linear_2.bias",
-            ("lm_head.bias", "lm_head.decoder.bias"),
-            untied="lm_head.decoder.bias",
-        ),
+_MLM = bert.mlm_head(
+    "lm_head.dense",
+    "lm_head.layer_norm",
+    "lm_head.decoder.weight",
+    rule(
+        "target.mlm.linear_2.bias",
+        ("lm_head.bias", "lm_head.decoder.bias"),
+        untied="lm_head.decoder.bias",
     ),
-    hf=("lm_head.dense.weight",),
-    uer=("target.mlm.linear_1.weight",),
 )
 
 _CLS = Head(
@@ -82,13 +71,7 @@ _CLS = Head(
     hf_class="ForSequenceClassification",
 )
 
-_POOLER = Head(
-    "pooler",
-    tuple(dense("target.sp.linear_1", "roberta.pooler.dense")),
-    hf=("roberta.pooler.dense.weight",),
-    uer=("target.sp.linear_1.weight",),
-    uer_without=("target.sp.linear_2.weight",),
-)
+_POOLER = bert.pooler_head("roberta.pooler.dense", uer_without=("target.sp.linear_2.weight",))
 
 
 def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +87,6 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     return {
-        "model_type": "xlm-roberta",
         **bert.encoder_to_hf(config),
         "type_vocab_size": 1,
         "bos_token_id": 0,
@@ -127,13 +109,7 @@ ARCHITECTURE = Architecture(
         "roberta.encoder.layer.0.attention.self.query.weight",
     ),
     hf_without=("cls.predictions.transform.dense.weight", "cls.seq_relationship.weight"),
-    classes={
-        "": "XLMRobertaModel",
-        "mlm": "XLMRobertaForMaskedLM",
-        "cls": "XLMRobertaForSequenceClassification",
-        "qa": "XLMRobertaForQuestionAnswering",
-        "token_cls": "XLMRobertaForTokenClassification",
-    },
+    classes=bert.classes("XLMRoberta", "mlm", "cls", "qa", "token_cls"),
     config_from_hf=_from_hf,
     config_to_hf=_to_hf,
     spiece=Spiece("sentencepiece.bpe.model", "XLMRobertaTokenizer"),
