@@ -16,7 +16,7 @@ from uertool.config import ModelConfig
 from uertool.loading.assembling import build_model
 from uertool.loading.config_resolution import resolve_config
 from uertool.loading.registry import load_model
-from uertool.models.layout import ROUND, PackedLayout, PaddedLayout, make_layout
+from uertool.models.layout import ROUND, PackedLayout, PaddedLayout, Reach, make_layout
 from uertool.models.linear import dense, has_kernel
 from uertool.models.model import UerModel
 
@@ -167,8 +167,8 @@ def test_packed_and_padded_rows_attend_alike(mask: Any) -> None:
     bias = torch.randn(1, 2, 9, 9, generator=numbers)
     places = torch.tensor([[0, 2], [8, 3], [0, 0], [1, 1], [5, 0]])
     for part in (None, bias):
-        padded = PaddedLayout(segs, mask, part)
-        packed = PackedLayout(segs, (segs > 0).sum(1), mask, part)
+        padded = PaddedLayout(segs, Reach(mask, part))
+        packed = PackedLayout(segs, (segs > 0).sum(1), Reach(mask, part))
         one = padded.attend(q, torch.stack([k, v], 2), 0.5)
         queries, keys, values = (packed.pack(x.flatten(2)).unflatten(1, (2, 8)) for x in (q, k, v))
         both = torch.stack([keys, values], 1)
@@ -183,14 +183,14 @@ def test_packed_and_padded_rows_attend_alike(mask: Any) -> None:
 
 def test_rows_of_one_length_or_alone_are_not_packed() -> None:
     segs = torch.ones(3, 4, dtype=torch.long)
-    assert isinstance(make_layout(segs, "fully_visible", None), PaddedLayout)
-    assert isinstance(make_layout(segs[:1], "fully_visible", None), PaddedLayout)
-    assert isinstance(make_layout(batch()[1], "fully_visible", None), PackedLayout)
+    assert isinstance(make_layout(segs, Reach("fully_visible")), PaddedLayout)
+    assert isinstance(make_layout(segs[:1], Reach("fully_visible")), PaddedLayout)
+    assert isinstance(make_layout(batch()[1], Reach("fully_visible")), PackedLayout)
 
 
 def test_padding_in_front_or_between_is_left_padded() -> None:
     segs = torch.tensor([[0, 1, 1], [1, 0, 1], [1, 1, 1]])
-    assert isinstance(make_layout(segs, "fully_visible", None), PaddedLayout)
+    assert isinstance(make_layout(segs, Reach("fully_visible")), PaddedLayout)
 
 
 def test_a_row_of_padding_alone_gives_numbers() -> None:
@@ -299,7 +299,7 @@ def test_long_batches_are_filled_up_to_a_round_number_of_tokens(tmp_path: Path) 
     lengths = torch.randint(1, 10, (90,), generator=numbers)
     segs = (torch.arange(9) < lengths[:, None]).long()
     ids = torch.randint(1, VOCAB, (90, 9), generator=numbers) * segs
-    layout = make_layout(segs, "fully_visible", None)
+    layout = make_layout(segs, Reach("fully_visible"))
     assert isinstance(layout, PackedLayout)
     assert layout.tokens == int(segs.sum()) > 8 * ROUND
     assert layout.pack(torch.zeros(90, 9, 4)).shape[0] % ROUND == 0

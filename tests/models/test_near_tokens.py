@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uertool.models.layout import PackedLayout, PaddedLayout, make_layout
+from uertool.models.layout import PackedLayout, PaddedLayout, Reach, make_layout
 from uertool.models.positions import sinusoid_legacy
 
 LENGTHS = torch.tensor([9, 4, 1, 6, 9])
@@ -52,9 +52,9 @@ def expected(window: int = 0, clipped: Tensor | None = None) -> Tensor:
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 def test_attention_is_what_the_formula_says(kind: dict[str, Any], packed: bool) -> None:
     right = expected(**kind)
-    layout: Any = PaddedLayout(SEGS, "fully_visible", None, **kind)
+    layout: Any = PaddedLayout(SEGS, Reach("fully_visible", **kind))
     if packed:
-        layout = make_layout(SEGS, "fully_visible", None, **kind)
+        layout = make_layout(SEGS, Reach("fully_visible", **kind))
         assert isinstance(layout, PackedLayout)
     q, k, v = (layout.pack(x.flatten(2)).unflatten(-1, (2, 8)) for x in random())
     both = torch.stack([k, v], -3)
@@ -72,7 +72,7 @@ def test_padding_in_front_of_a_text_changes_nothing(kind: dict[str, Any]) -> Non
     q, k, v = (
         torch.stack([r.roll(9 - n, 0) for r, n in zip(x, LENGTHS, strict=True)]) for x in random()
     )
-    layout = PaddedLayout(segs, "fully_visible", None, **kind)
+    layout = PaddedLayout(segs, Reach("fully_visible", **kind))
     found = layout.attend(q, torch.stack([k, v], -3), SCALE)
     assert bool(found.isfinite().all())
     assert torch.allclose(found[segs > 0], expected(**kind)[SEGS > 0], atol=1e-6)
@@ -82,6 +82,6 @@ def test_far_padding_gives_numbers() -> None:
     """Padding that no real token is near to must not become NaN, which would spread."""
     segs = torch.zeros(1, 9, dtype=torch.long)
     segs[0, 0] = 1
-    layout = PaddedLayout(segs, "fully_visible", None, window=2)
+    layout = PaddedLayout(segs, Reach("fully_visible", window=2))
     q, k, v = (x[:1] for x in random())
     assert bool(layout.attend(q, torch.stack([k, v], -3), SCALE).isfinite().all())

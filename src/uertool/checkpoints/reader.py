@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import torch
 
 from uertool.checkpoints.architectures.base import check_types
 from uertool.checkpoints.formats.opener import open_tensor_file
-from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo
+from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, unknown_name
 from uertool.checkpoints.lora import Lora, LoraChoice
 from uertool.checkpoints.naming import KEEP, shapes_back
 from uertool.checkpoints.recognition import Source, recognise
 from uertool.checkpoints.spelling import unwrapped
-from uertool.errors import CheckpointError, listed, shown
+from uertool.errors import CheckpointError, counted, listed
 from uertool.io.small_files import parse_json
 
 #: Where a .safetensors file keeps its ModelConfig, as JSON.
@@ -27,20 +27,25 @@ CONFIG_KEY = "uertool_config"
 HF_CONFIG_KEY = "uertool_hf_config"
 
 
-class Checkpoint:
-    """A weight file by canonical names.
+#: Canonical names of the word table; of a siamese model that of its first side.
+WORD_TABLES = (
+    "embedding.word.embedding.weight",
+    "embedding.dual.embedding_0.word.embedding.weight",
+)
+TARGET_WORD_TABLES = ("tgt_embedding.word.embedding.weight",)
+
+
+class Checkpoint(TensorFile):
+    """A weight file by canonical names; see `TensorFile` for what it has in common with others.
 
     Attributes:
-        path: what was opened.
-        format: how it is stored: "torch-zip", "torch-legacy", "safetensors", "hf-folder" or
-            "tf-checkpoint".
+        file: the file by its raw names.
         layout: the naming: "uer", "hf" or "tf".
         generation: of UER-py's names: "legacy", "modular" or None if unknown.
         architecture: the architecture it is read as, or None for what only UER-py has.
         candidates: every architecture that its names fit; the first is the likeliest.
         heads: "mlm", "sp", "cls", "qa", "token_cls", "lm", "pooler": what it has of them.
         multi_gpu: whether every name began with `module.`.
-        metadata: the file's own metadata.
         hf_config: config.json of a Hugging Face model, None for other layouts.
         uer_config: config.json of a folder with weights under UER-py's names.
         stored_config: ModelConfig fields kept in the file itself, or None.
@@ -66,7 +71,8 @@ class Checkpoint:
         self.file = file
         self.path = file.path
         self.format = file.format
-        self.metadata: Mapping[str, str] = file.metadata
+        self.metadata = file.metadata
+        self.skipped = file.skipped
         self.stored_config = _stored(file, CONFIG_KEY)
         self.stored_hf_config = _stored(file, HF_CONFIG_KEY)
         check_types(self.stored_hf_config or {})
@@ -100,7 +106,6 @@ class Checkpoint:
     # Reading
 
     def keys(self) -> list[str]:
-        """Canonical names."""
         return list(self._sources)
 
     def has(self, name: str) -> bool:
@@ -110,14 +115,7 @@ class Checkpoint:
     def __contains__(self, name: object) -> bool:
         return name in self._sources
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
-
-    def __len__(self) -> int:
-        return len(self._sources)
-
     def info(self, name: str) -> TensorInfo:
-        """Shape and type under a canonical name, without reading it."""
         if name not in self._infos:
             source = self._source(name)
             if source.make is not None:
@@ -132,7 +130,6 @@ class Checkpoint:
         return self._infos[name]
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor under a canonical name, memory-mapped where the format and its rule allow."""
         source = self._source(name)
         if source.make is not None:
             return source.make()
@@ -143,8 +140,10 @@ class Checkpoint:
             return self._lora.merged(name, tensor)
         return tensor
 
-    def release(self, name: str) -> None:
-        """Release mapped pages of a tensor; see `TensorFile.release`."""
+    def release(self, name: str | None = None) -> None:
+        if name is None:
+            self.file.release()
+            return
         source = self._source(name)
         if source.make is None:
             self.file.release(source.raw)
@@ -167,7 +166,6 @@ class Checkpoint:
         return any(fnmatchcase(name, pattern) for pattern in self.ignore_unexpected)
 
     def storage_key(self, name: str) -> Hashable:
-        """Equal keys mean the same numbers."""
         source = self._source(name)
         if source.make is not None:
             return ("computed", name)
@@ -187,20 +185,13 @@ class Checkpoint:
             )
 
     def close(self) -> None:
-        """Close the file; tensors that were returned stay valid."""
         self.file.close()
         if self._lora is not None:
             self._lora.close()
 
-    def __enter__(self) -> Checkpoint:  # noqa: PYI034
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        self.close()
-
     def _source(self, name: str) -> Source:
         if name not in self._sources:
-            raise CheckpointError(f"{self.path} holds no tensor named '{shown(name)}'.")
+            raise unknown_name(self, name)
         return self._sources[name]
 
     def _find_ties(self) -> tuple[tuple[str, ...], ...]:
@@ -248,6 +239,27 @@ def open_checkpoint(
         if changes is not None:
             changes.close()
         raise
+
+
+def open_canonical(path: str | Path) -> Checkpoint:
+    """A checkpoint of which every tensor has a canonical name.
+
+    Raises:
+        CheckpointError: it cannot be read, or has names that are not understood.
+    """
+    checkpoint = open_checkpoint(path)
+    unknown = checkpoint.unmapped
+    if unknown:
+        checkpoint.close()
+        raise CheckpointError(
+            f"{path} has {counted(len(unknown), 'tensor')} with unknown names: {listed(unknown)}."
+        )
+    return checkpoint
+
+
+def word_table(checkpoint: Checkpoint, names: Sequence[str] = WORD_TABLES) -> str | None:
+    """The canonical name of a checkpoint's word table, or None if it has none."""
+    return next(filter(checkpoint.has, names), None)
 
 
 def _stored(file: TensorFile, key: str) -> dict[str, Any] | None:

@@ -259,10 +259,12 @@ class _Reading:
             return architecture(literal[0])
         if len(found) == 1:
             return architecture(next(iter(found)))
-        if {"bert", "xlm-roberta"}.issuperset(found) and found:
-            rows = self._type_rows(found["bert"])
-            if rows is not None:  # published RoBERTas have one kind of segments, BERTs two
-                return architecture("xlm-roberta" if rows == 1 else "bert")
+        rows = self._segment_rows(found)
+        if rows is not None:  # published RoBERTas have one kind of segments, BERTs two
+            fitting = [architecture(name) for name in found]
+            fitting = [arch for arch in fitting if arch.from_fairseq == (rows == 1)]
+            if len(fitting) == 1:
+                return fitting[0]
         if not found:
             raise CheckpointError(
                 f"{self.path} has names of no architecture that uertool knows, for example "
@@ -282,10 +284,14 @@ class _Reading:
     def _has_base(self, arch: Architecture, modern: Iterable[str]) -> bool:
         return bool(arch.base) and any(name.startswith(arch.base) for name in modern)
 
-    def _type_rows(self, names: Mapping[str, str]) -> int | None:
-        raw = names.get("bert.embeddings.token_type_embeddings.weight")
-        shape = () if raw is None else self.file.info(raw).shape
-        return shape[0] if shape else None
+    def _segment_rows(self, found: Mapping[str, Mapping[str, str]]) -> int | None:
+        """Rows of the table of segments, of an architecture that has one."""
+        for name, names in found.items():
+            for row in architecture(name).core:
+                if row.uer == ("embedding.seg.embedding.weight",) and row.hf[0] in names:
+                    shape = self.file.info(names[row.hf[0]]).shape
+                    return shape[0] if shape else None
+        return None
 
     def read_google(self, wanted: Architecture | None) -> None:
         self.found.layout = "tf"

@@ -9,7 +9,7 @@ token in every row and reads the others from a cache.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -60,33 +60,35 @@ class Layout(Protocol):
         """
 
 
-class PaddedLayout:
-    """Rows padded to one length.
+class Reach(NamedTuple):
+    """Which tokens a token attends to, and how their distances count.
 
-    Args:
-        segs: segment ids [batch, length], 0 for padding.
+    Attributes:
         mask: UER-py's name of the mask.
         bias: position bias [1, heads, length, length], already scaled, or None.
         window: see `attention_mask`.
         clipped: vectors of distances, see `attend_clipped`; without a bias.
     """
 
-    def __init__(
-        self,
-        segs: Tensor,
-        mask: MaskName,
-        bias: Tensor | None,
-        *,
-        window: int = 0,
-        clipped: Tensor | None = None,
-    ) -> None:
+    mask: MaskName
+    bias: Tensor | None = None
+    window: int = 0
+    clipped: Tensor | None = None
+
+
+class PaddedLayout:
+    """Rows padded to one length.
+
+    Args:
+        segs: segment ids [batch, length], 0 for padding.
+        reach: what tokens attend to.
+    """
+
+    def __init__(self, segs: Tensor, reach: Reach) -> None:
         self.turns: Tensor | None = None
         self.segs = segs
-        self.mask = mask
-        self.bias = bias
-        self.window = window
-        self.clipped = clipped
-        self.visible = attention_mask(segs, mask, None, window)
+        self.reach = reach
+        self.visible = attention_mask(segs, reach.mask, None, reach.window)
         self.rows = torch.arange(segs.shape[0], device=segs.device)[:, None]
 
     def pack(self, x: Tensor) -> Tensor:
@@ -102,10 +104,11 @@ class PaddedLayout:
 
     def masks(self, positions: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Attention mask and position bias of the queries at some positions, or of all."""
+        mask, bias, window, _ = self.reach
         if positions is None:
-            return self.visible, self.bias
-        bias = None if self.bias is None else self.bias[0][:, positions].transpose(0, 1)
-        return attention_mask(self.segs, self.mask, positions, self.window), bias
+            return self.visible, bias
+        bias = None if bias is None else bias[0][:, positions].transpose(0, 1)
+        return attention_mask(self.segs, mask, positions, window), bias
 
     def attend(
         self,
@@ -127,13 +130,13 @@ class PaddedLayout:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, positions: Tensor | None
     ) -> Tensor:
         """Attention over [batch, heads, queries or keys, head size]."""
-        if self.bias is None and self.mask == "causal" and positions is None:
+        if self.reach.bias is None and self.reach.mask == "causal" and positions is None:
             return attend(q, k, v, scale=scale, causal=True)
         visible, bias = self.masks(positions)
-        if self.clipped is not None:
+        if self.reach.clipped is not None:
             keys = torch.arange(k.shape[2], device=k.device)
             distance = distances(keys, positions)
-            return attend_clipped(q, k, v, distance, self.clipped, visible, scale=scale)
+            return attend_clipped(q, k, v, distance, self.reach.clipped, visible, scale=scale)
         if bias is not None and visible is not None:
             bias = bias.masked_fill(~visible, torch.finfo(bias.dtype).min)
         return attend(q, k, v, visible if bias is None else bias, scale=scale)
@@ -192,19 +195,10 @@ class PackedLayout:
     Args:
         segs: [batch, length], padding (0) at the end of rows only.
         lengths: real tokens of each row [batch], each at least 1.
-        mask, bias, window, clipped: see PaddedLayout.
+        reach: what tokens attend to.
     """
 
-    def __init__(
-        self,
-        segs: Tensor,
-        lengths: Tensor,
-        mask: MaskName,
-        bias: Tensor | None,
-        *,
-        window: int = 0,
-        clipped: Tensor | None = None,
-    ) -> None:
+    def __init__(self, segs: Tensor, lengths: Tensor, reach: Reach) -> None:
         self.turns: Tensor | None = None
         self.shape = segs.shape
         order = torch.argsort(lengths, stable=True)
@@ -223,8 +217,8 @@ class PackedLayout:
         values, counts = torch.unique_consecutive(sorted_lengths, return_counts=True)
         for length, count in zip(values.tolist(), counts.tolist(), strict=True):
             rows = order[first : first + count]
-            part = None if bias is None else bias[:, :, :length, :length]
-            layout = PaddedLayout(segs[rows, :length], mask, part, window=window, clipped=clipped)
+            part = None if reach.bias is None else reach.bias[:, :, :length, :length]
+            layout = PaddedLayout(segs[rows, :length], reach._replace(bias=part))
             self.groups.append(_Group(rows, token, count, length, layout))
             first += count
             token += count * length
@@ -266,30 +260,23 @@ class PackedLayout:
 
 
 def make_layout(
-    segs: Tensor,
-    mask: MaskName,
-    bias: Tensor | None,
-    *,
-    residual: bool = False,
-    rotary: Rotary | None = None,
-    window: int = 0,
-    clipped: Tensor | None = None,
+    segs: Tensor, reach: Reach, *, residual: bool = False, rotary: Rotary | None = None
 ) -> PaddedLayout | PackedLayout:
     """Packed where that saves work (CPU, rows of unequal length), else padded.
 
     Args:
-        segs, mask, bias, window, clipped: see PaddedLayout.
+        segs, reach: see PaddedLayout.
         residual: whether the model has residual attention; such rows are always padded.
         rotary: the model's rotary positions, if it has them.
     """
     layout: PaddedLayout | PackedLayout
     lengths = None if residual else _packable(segs)
     if residual:
-        layout = ResidualLayout(segs, mask, bias)
+        layout = ResidualLayout(segs, reach)
     elif lengths is not None:
-        layout = PackedLayout(segs, lengths, mask, bias, window=window, clipped=clipped)
+        layout = PackedLayout(segs, lengths, reach)
     else:
-        layout = PaddedLayout(segs, mask, bias, window=window, clipped=clipped)
+        layout = PaddedLayout(segs, reach)
     if rotary is not None:
         positions = torch.arange(segs.shape[1], device=segs.device).expand(segs.shape)
         layout.turns = layout.pack(rotary(positions, (segs > 0).sum(1, keepdim=True)))

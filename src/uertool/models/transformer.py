@@ -11,7 +11,7 @@ from uertool.config import ModelConfig
 from uertool.models.attention import ContextAttention, SelfAttention, attention_scale
 from uertool.models.cache import KeyValueCache, LayerCache, SourceMemory
 from uertool.models.feed_forward import FeedForward
-from uertool.models.layout import Layout, PackedLayout, PaddedLayout, StepLayout, make_layout
+from uertool.models.layout import Layout, PackedLayout, PaddedLayout, Reach, StepLayout, make_layout
 from uertool.models.linear import Dense
 from uertool.models.norm import make_norm
 from uertool.models.positions import RelativePositionBias, sinusoid_legacy
@@ -236,16 +236,14 @@ class TransformerEncoder(Transformer):
         config = self.config
         layout = make_layout(
             segs,
-            config.mask,
-            self.bias(segs.shape[1], vectors),
+            Reach(config.mask, self.bias(segs.shape[1], vectors), clipped=self._clipped(vectors)),
             residual=config.has_residual_attention,
             rotary=self.rotary,
-            clipped=self._clipped(vectors),
         )
         if not config.local_attention:
             return [layout] * self.layers_num
         window = config.local_attention // 2
-        local = make_layout(segs, config.mask, None, rotary=self.local_rotary, window=window)
+        local = make_layout(segs, Reach(config.mask, window=window), rotary=self.local_rotary)
         return [local if config.is_local(layer) else layout for layer in range(self.layers_num)]
 
     def _clipped(self, like: Tensor) -> Tensor | None:
@@ -276,7 +274,7 @@ class TransformerDecoder(Transformer):
             [batch, target, hidden], after the final norm where there is one.
         """
         segs = torch.ones(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
-        layout = PaddedLayout(segs, "causal", self.bias(vectors.shape[1], vectors))
+        layout = PaddedLayout(segs, Reach("causal", self.bias(vectors.shape[1], vectors)))
         mask = visible[:, None, None, :]
         for layer in self.layers:
             vectors = layer(vectors, layout, source=(source, mask))

@@ -165,6 +165,10 @@ def _from_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**seq2seq_from_hf(config), "layernorm_positioning": "post"}
 
 
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    return {**seq2seq_to_hf(config), "forced_eos_token_id": None}
+
+
 ARCHITECTURE = Architecture(
     name="bart",
     model_types=("bart",),
@@ -192,5 +196,6 @@ ARCHITECTURE = Architecture(
     hf_without=("model.encoder.layer_norm.weight",),
     classes={"": "BartModel", "lm": "BartForConditionalGeneration"},
     config_from_hf=_from_hf,
-    config_to_hf=seq2seq_to_hf,
+    config_to_hf=_to_hf,
+    has_fixed_epsilon=True,
 )

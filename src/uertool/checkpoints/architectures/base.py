@@ -183,6 +183,12 @@ class Architecture:
         in_transformers: whether transformers still has it.
         from_fairseq: whether ids of pieces and first rows of positions are fairseq's, and the
             segments of its files are one.
+        class_prefixes: how the classes of further model types begin.
+        computes_positions: whether its position tables are sinusoids, which Hugging Face stores and
+            UER-py computes.
+        has_fixed_epsilon: whether config.json has no setting for the epsilon of its layer norms.
+        scales_tied_words: whether `tie_word_embeddings` of config.json also scales the output, so
+            that only `config_to_hf` decides about it.
         activations_vary: whether published models have several activations, so that none is
             assumed in a model that is written.
         published_heads: attention heads of published models by hidden and feed-forward size, where
@@ -214,6 +220,10 @@ class Architecture:
     usual: Mapping[str, Any] = field(default_factory=dict)
     in_transformers: bool = True
     from_fairseq: bool = False
+    class_prefixes: Mapping[str, str] = field(default_factory=dict)
+    computes_positions: bool = False
+    has_fixed_epsilon: bool = False
+    scales_tied_words: bool = False
     activations_vary: bool = False
     published_heads: Mapping[tuple[int, int], int] | None = None
 

@@ -93,6 +93,7 @@ ARCHITECTURE = Architecture(
     classes={"": "PegasusModel", "lm": "PegasusForConditionalGeneration"},
     config_from_hf=_from_hf,
     config_to_hf=bart.seq2seq_to_hf,
+    computes_positions=True,
     spiece=Spiece("spiece.model", "PegasusTokenizer"),
     usual={"hidden_act": "relu"},
 )

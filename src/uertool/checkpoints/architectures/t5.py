@@ -198,6 +198,8 @@ def _architecture(name: str, gated: bool) -> Architecture:
         classes={"": "T5EncoderModel", "lm": "T5ForConditionalGeneration"},
         config_from_hf=_from_hf,
         config_to_hf=_to_hf,
+        class_prefixes={"mt5": "MT5"},
+        scales_tied_words=True,
         usual={"hidden_act": "gelu_fast" if gated else "relu", "remove_attention_scale": True},
     )
 

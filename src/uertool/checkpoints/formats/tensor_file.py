@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from uertool.errors import CheckpointError, shown
+
+T = TypeVar("T", bound="TensorFile")
 
 #: Metadata key under which the writer notes tied names: JSON of alias to kept name.
 TIED = "uertool.tied"
@@ -104,7 +106,7 @@ class TensorFile(ABC):
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 
-    def __enter__(self) -> TensorFile:
+    def __enter__(self: T) -> T:
         return self
 
     def __exit__(

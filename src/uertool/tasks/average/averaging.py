@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from uertool.checkpoints.canonical_file import CanonicalFile
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, kept_metadata, ties_of
 from uertool.checkpoints.model_folder import model_folder
+from uertool.checkpoints.reader import Checkpoint, open_canonical
 from uertool.checkpoints.writer import is_weight_file, save_tensors
 from uertool.errors import CheckpointError, UsageError, counted, listed
 from uertool.io.atomic import refuse_existing
@@ -143,7 +143,7 @@ def merge_checkpoints(
     merger, shares = make_merger(settings, len(found))
     refuse_existing(output, overwrite)
     with contextlib.ExitStack() as stack:
-        opened = CanonicalFile if settings.unify else open_tensor_file
+        opened = open_canonical if settings.unify else open_tensor_file
         files = [stack.enter_context(opened(path)) for path in (*base, *found)]
         differences = layout_differences(files)
         if differences:
@@ -229,7 +229,7 @@ class _MergeJob:
         if is_weight_file(output) or model.format != "hf-folder":
             self.report.written = tuple(self.save(output, overwrite))
             return
-        if isinstance(model, CanonicalFile):
+        if isinstance(model, Checkpoint):
             raise UsageError(
                 f"With `unify` the tensors get UER-py's names, which do not fit into a folder like "
                 f"{model.path}.",

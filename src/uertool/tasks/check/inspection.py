@@ -6,17 +6,17 @@ from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 
-from uertool.checkpoints.canonical_file import (
-    TARGET_WORD_TABLES,
-    WORD_TABLES,
-    CanonicalFile,
-    word_table,
-)
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.pickle_scan import scan_pickle
 from uertool.checkpoints.formats.pickle_verdicts import Verdict
 from uertool.checkpoints.formats.tensor_file import TensorFile
-from uertool.checkpoints.reader import Checkpoint
+from uertool.checkpoints.reader import (
+    TARGET_WORD_TABLES,
+    WORD_TABLES,
+    Checkpoint,
+    open_canonical,
+    word_table,
+)
 from uertool.errors import CheckpointError, MissingExtraError, UertoolError, VocabError, listed
 from uertool.loading.settings import DeviceSettings
 from uertool.loading.tokenizers import PADDING_ROWS
@@ -133,7 +133,7 @@ def open_alike(first: str | Path, second: str | Path) -> tuple[TensorFile, Tenso
     if set(one) == set(other):
         return one, other, False
     try:
-        views = CanonicalFile(Path(first)), CanonicalFile(Path(second))
+        views = open_canonical(first), open_canonical(second)
     except UertoolError:
         return one, other, False
     if len(set(views[0]) & set(views[1])) <= len(set(one) & set(other)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from uertool.checkpoints.canonical_file import CanonicalFile
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.tensor_file import (
     TensorFile,
@@ -13,7 +12,7 @@ from uertool.checkpoints.formats.tensor_file import (
     release_after,
     ties_of,
 )
-from uertool.checkpoints.reader import open_checkpoint
+from uertool.checkpoints.reader import open_canonical, open_checkpoint
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import UsageError
 from uertool.io.atomic import refuse_existing
@@ -62,11 +61,10 @@ def write_clean(path: str | Path, output: str | Path, *, overwrite: bool = False
         with open_tensor_file(source) as file:
             names = {name: name.removeprefix(PREFIX) for name in file}
             return _copy(file, names, target, overwrite)
-    canonical = CanonicalFile(source)
-    with canonical:
+    with open_canonical(source) as canonical:
         report = _copy(canonical, {name: name for name in canonical}, target, overwrite)
-        source_name = canonical.checkpoint.source_name
-        return replace(report, renamed=sum(source_name(name) != name for name in canonical))
+        renamed = sum(canonical.source_name(name) != name for name in canonical)
+        return replace(report, renamed=renamed)
 
 
 def to_safetensors(path: str | Path, output: str | Path, *, overwrite: bool = False) -> CleanReport:

@@ -87,18 +87,18 @@ class Changes:
                 epsilon = 2 * UER_EPS * tensor_views.embedding_spread(view)
                 self.config = self.config.replace(norm="standard", norm_eps=epsilon)
             view = tensor_views.folded(view, towards_uer=False)
-        name = self.arch.name if self.arch is not None else ""
-        if name == "sbert":
-            view = self._one_stream(view)
-        if name == "pegasus":
+        arch = self.arch
+        view = self._one_stream(view)
+        if arch is not None and arch.computes_positions:
             view = self._static_positions(view)
-        if exact and name == "bart":
+        if exact and arch is not None and arch.has_fixed_epsilon:
             view = self._large_embeddings(view)
         if self.to == "hf" and self.whole:
             view = self._with_pooler(view)
         return view
 
     def _one_stream(self, view: TensorView) -> TensorView:
+        """Of a siamese model, its first stream as a BERT."""
         second = "embedding.dual.stream_0_layer_norm.gamma"
         if second not in view.infos:
             return view
@@ -140,7 +140,7 @@ class Changes:
         return view
 
     def _static_positions(self, view: TensorView) -> TensorView:
-        """Pegasus stores its sinusoids; UER-py computes them, from row 2 on."""
+        """Hugging Face stores the sinusoids that UER-py computes, from row 2 on."""
         made: dict[str, Callable[[], torch.Tensor]] = {}
         for side in ("embedding", "tgt_embedding"):
             name = f"{side}.pos.embedding.weight"
@@ -263,8 +263,11 @@ class Changes:
         return tensor_views.with_tensors(view, {name: rows})
 
     def _without_known_positions(self, view: TensorView) -> TensorView:
-        """Leave out Pegasus' position table if it is the one that UER-py computes."""
-        if self.checkpoint.layout != "hf" or self.checkpoint.architecture != "pegasus":
+        """Leave out position tables if they are those that UER-py computes."""
+        name = self.checkpoint.architecture
+        if name is None or not architecture(name).computes_positions:
+            return view
+        if self.checkpoint.layout != "hf":
             return view
         names = {f"{side}.pos.embedding.weight" for side in ("embedding", "tgt_embedding")}
         names &= set(view.infos)

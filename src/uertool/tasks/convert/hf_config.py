@@ -15,13 +15,6 @@ from uertool.text.vocab import Vocab
 #: configurations lose them.
 LOST_IN_UER = ("norm", "norm_eps", "lm_scale", "scale_embedding", "mlm_act")
 
-#: How the classes of a model type begin, where an architecture has several.
-_CLASS_PREFIXES: Mapping[str, str] = {
-    "roberta": "Roberta",
-    "camembert": "Camembert",
-    "mt5": "MT5",
-}
-
 _GENERATION_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -65,7 +58,7 @@ def config_json(
         made = {"model_type": model_type, **known}
     made["model_type"] = model_type
     made["architectures"] = [hf_class]
-    if arch.name not in ("t5", "t5-v1_1"):  # where the setting means something else
+    if not arch.scales_tied_words:
         made["tie_word_embeddings"] = tied
     made["torch_dtype" if "torch_dtype" in made else "dtype"] = dtype
     if "ForSequenceClassification" in hf_class or "ForTokenClassification" in hf_class:
@@ -107,7 +100,7 @@ def written_class(arch: Architecture, heads: Sequence[str], model_type: str) -> 
     """Hugging Face's class for some heads of a model type."""
     hf_class = arch.hf_class(heads)
     usual = arch.classes[""].removesuffix("Model").removesuffix("Encoder")
-    return _CLASS_PREFIXES.get(model_type, usual) + hf_class.removeprefix(usual)
+    return arch.class_prefixes.get(model_type, usual) + hf_class.removeprefix(usual)
 
 
 def _labels(
@@ -141,8 +134,6 @@ def _special_ids(arch: Architecture, config: ModelConfig, vocab: Vocab | None) -
         values["eos_token_id"] = eos
     if config.decoder is not None:
         values["decoder_start_token_id"] = bos
-        if arch.name == "bart":
-            values["forced_eos_token_id"] = None
     return values
 
 

@@ -194,8 +194,7 @@ class ConversionWriter:
         files = vocab_files(plan.tokenizer)
         if "heads_num" not in plan.guesses:
             content = json_text(plan.arch.config_to_hf(plan.config)).encode()
-            kind = "albert" if plan.arch.name == "albert" else "bert"
-            files = [(f"{kind}_config.json", content), *files]
+            files = [(f"{plan.arch.name}_config.json", content), *files]
         else:
             plan.notes.append(
                 "No configuration was written, because the number of attention heads is unknown; "

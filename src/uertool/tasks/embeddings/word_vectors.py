@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from uertool.checkpoints.canonical_file import WORD_TABLES, word_table
-from uertool.checkpoints.reader import open_checkpoint
+from uertool.checkpoints.reader import WORD_TABLES, open_checkpoint, word_table
 from uertool.errors import CheckpointError, UsageError, VocabError
 from uertool.loading.references import find_model
 from uertool.loading.registry import LoadedModel

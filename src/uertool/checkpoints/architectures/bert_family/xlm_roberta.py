@@ -104,6 +104,7 @@ ARCHITECTURE = Architecture(
     signature=bert.ARCHITECTURE.signature,
     base="roberta.",
     from_fairseq=True,
+    class_prefixes={"roberta": "Roberta", "camembert": "Camembert"},
     hf_marks=(
         "roberta.embeddings.word_embeddings.weight",
         "roberta.encoder.layer.0.attention.self.query.weight",
