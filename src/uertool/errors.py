@@ -12,12 +12,14 @@
 
 Library code raises them; only `uertool.cli.app.main` catches them. `shown` and `listed` spell names
 that come from files, which may be of any length and hold any character; `counted` spells numbers of
-things.
+things. `import_extra` imports optional dependencies.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 #: The most characters of a name, or of a list of names, in a message.
 _WIDTH = 200
@@ -140,3 +142,20 @@ class MissingExtraError(UertoolError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.package, self.extra, self.purpose))
+
+
+def import_extra(module: str, extra: str, purpose: str, package: str | None = None) -> Any:
+    """An optional module.
+
+    Args:
+        module: what is imported.
+        extra, purpose: see `MissingExtraError`.
+        package: what to call it, if not by the name of the module.
+
+    Raises:
+        MissingExtraError: it is not installed, or lacks a library of the system.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        raise MissingExtraError(package or module, extra, purpose) from error

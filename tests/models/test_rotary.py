@@ -10,7 +10,7 @@ import torch
 from uertool.config import ModelConfig, RopeScaling
 from uertool.errors import ConfigError
 from uertool.models.cache import KeyValueCache
-from uertool.models.layout import PaddedLayout, StepLayout
+from uertool.models.layout import PaddedLayout, Reach, StepLayout
 from uertool.models.rotary import Rotary, rotate
 from uertool.models.transformer import TransformerEncoder
 
@@ -123,8 +123,8 @@ def test_heads_that_share_keys_read_the_same_ones_in_texts_and_in_steps():
     q, keys_values = torch.randn(1, 5, 6, 4), torch.randn(1, 5, 2, 2, 4)
     segs = torch.ones(1, 5, dtype=torch.int64)
     every = keys_values.repeat_interleave(3, -2)
-    expected = PaddedLayout(segs, "causal", None).attend(q, every, 0.5)
-    found = PaddedLayout(segs, "causal", None).attend(q, keys_values, 0.5)
+    expected = PaddedLayout(segs, Reach("causal")).attend(q, every, 0.5)
+    found = PaddedLayout(segs, Reach("causal")).attend(q, keys_values, 0.5)
     torch.testing.assert_close(found, expected)
     cache = KeyValueCache(1, 1, 2, 4, 8, q)
     for place in range(5):

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TextIO
+from typing import IO, TextIO
 
 from uertool.errors import InputError, OutputError
 
@@ -178,6 +178,17 @@ def atomic_text(path: str | Path, *, overwrite: bool = False) -> Iterator[TextIO
         atomic_path(path, overwrite=overwrite) as partial,
         open(partial, "w", encoding="utf-8", newline="\n") as stream,
     ):
+        yield stream
+
+
+@contextmanager
+def atomic_bytes(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Yield a binary stream that becomes `path` at the end; "-" is stdout."""
+    if str(path) == "-":
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        return
+    with atomic_path(path, overwrite=overwrite) as partial, open(partial, "w+b") as stream:
         yield stream
 
 

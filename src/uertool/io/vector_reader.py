@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from uertool.errors import InputError, MissingExtraError, UertoolError, UsageError
+from uertool.errors import InputError, UertoolError, UsageError, import_extra
 from uertool.io.line_bytes import open_bytes, raw_lines, read_blocks
 from uertool.io.vector_writer import LOADERS, Note, Scales, scales_of
 
@@ -207,12 +207,11 @@ def _safetensors(path: Path, rows: int) -> Blocks:
 
 
 def _parquet(path: Path, rows: int) -> Blocks:
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtraError("pyarrow", "parquet", f"Reading {path.name}") from None
+    import_extra("pyarrow", "parquet", f"Reading {path.name}")
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.parquet
+
     file = pyarrow.parquet.ParquetFile(path)
     kinds = {field.name: field.type for field in file.schema_arrow}
     chosen = [name for name, kind in kinds.items() if pyarrow.types.is_nested(kind)]

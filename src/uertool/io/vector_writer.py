@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import struct
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from uertool.errors import InputError, MissingExtraError, OutputError, UsageError
-from uertool.io.atomic import atomic_path
+from uertool.errors import InputError, OutputError, UsageError, import_extra
+from uertool.io.atomic import atomic_bytes
 from uertool.io.float_text import rows_as_text
 
 Precision = Literal["float32", "float16", "int8", "binary"]
@@ -145,10 +144,7 @@ class _Matrix(Sink):
 
     def _save_scales(self, save: Callable[[IO[bytes], Scales], object]) -> None:
         if self.precision == "int8":
-            with (
-                atomic_path(scales_path(self.path), overwrite=True) as partial,
-                open(partial, "wb") as stream,
-            ):
+            with atomic_bytes(scales_path(self.path), overwrite=True) as stream:
                 save(stream, _joined(self.scales))
 
 
@@ -338,10 +334,7 @@ def check_output(path: str | Path, precision: str = "float32") -> None:
             f"Choose a name that ends in {', '.join(FORMATS)}.",
         )
     if suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise MissingExtraError("pyarrow", "parquet", "Writing .parquet files") from None
+        import_extra("pyarrow", "parquet", "Writing .parquet files")
 
 
 @contextmanager
@@ -368,14 +361,9 @@ def open_sink(
     """
     check_output(path, precision)
     old_scales = None if str(path) == "-" else _claim_scales(Path(path), precision)
-    with ExitStack() as stack:
-        if str(path) == "-":
-            sys.stdout.flush()
-            sink: Sink = _Jsonl(Path("-"), size, precision, tokens, sys.stdout.buffer)
-        else:
-            partial = stack.enter_context(atomic_path(path, overwrite=overwrite))
-            stream = stack.enter_context(open(partial, "w+b"))
-            sink = FORMATS[Path(path).suffix.lower()](Path(path), size, precision, tokens, stream)
+    form = _Jsonl if str(path) == "-" else FORMATS[Path(path).suffix.lower()]
+    with atomic_bytes(path, overwrite=overwrite) as stream:
+        sink = form(Path(path), size, precision, tokens, stream)
         yield sink
         sink.finish()
     if old_scales is not None and precision != "int8":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from uertool.errors import CheckpointError, MissingExtraError
+from uertool.errors import CheckpointError, import_extra
 
 PREFIX = "hf:"
 
@@ -27,12 +27,11 @@ def download(reference: str) -> Path:
         MissingExtraError: huggingface_hub is not installed.
         CheckpointError: there is no such model, or it cannot be reached and is not in the cache.
     """
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-        from huggingface_hub.utils import disable_progress_bars
-    except ImportError as error:
-        raise MissingExtraError("huggingface_hub", "hub", "A model named hf:...") from error
+    import_extra("huggingface_hub", "hub", "A model named hf:...")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
+
     if not sys.stderr.isatty():
         disable_progress_bars()
     name, _, revision = reference.removeprefix(PREFIX).partition("@")

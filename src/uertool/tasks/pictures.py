@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uertool.errors import MissingExtraError, UsageError
+from uertool.errors import UsageError, import_extra
 from uertool.io.atomic import atomic_path, refuse_existing
 
 #: Formats that matplotlib writes.
@@ -64,10 +64,7 @@ def require_drawing(
             f"For example: {path.with_suffix('.png')}",
         )
     refuse_existing(path, overwrite)
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot", "Drawing pictures") from None
+    import_extra("matplotlib", "plot", "Drawing pictures")
 
 
 @contextmanager

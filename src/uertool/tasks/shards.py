@@ -19,7 +19,7 @@ from uertool.engine.storage.manifest import ERRORS, FORMAT, MANIFEST, RECORDS
 from uertool.engine.storage.shards import Shards
 from uertool.engine.storage.store import Store
 from uertool.errors import InputError, UsageError, counted
-from uertool.io.atomic import atomic_path, refuse_existing
+from uertool.io.atomic import atomic_bytes, atomic_path, refuse_existing
 from uertool.io.display import Report
 from uertool.io.vector_reader import stored_vectors
 from uertool.io.vector_writer import Note, open_sink
@@ -230,15 +230,9 @@ def merge_parts(paths: Sequence[str], output: str, *, overwrite: bool = False) -
 
 
 def _merge_json(paths: Sequence[Path], output: str, overwrite: bool) -> int:
-    import sys
-
     with ExitStack() as stack:
         streams = [stack.enter_context(path.open("rb")) for path in paths]
-        if output == "-":
-            sink: Any = sys.stdout.buffer
-        else:
-            partial = stack.enter_context(atomic_path(output, overwrite=overwrite))
-            sink = stack.enter_context(partial.open("wb"))
+        sink = stack.enter_context(atomic_bytes(output, overwrite=overwrite))
         rows = 0
         for _, _, line in heapq.merge(*map(_numbered, streams, range(len(streams)))):
             sink.write(line)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from uertool.errors import InputError, MissingExtraError, VocabError
+from uertool.errors import InputError, VocabError, import_extra
 from uertool.io.small_files import parse_json, read_file, read_text_file
 
 # The spellings a role may have, UER's own first: a vocabulary is searched in this order.
@@ -299,10 +299,7 @@ def load_sentencepiece(path: str | Path) -> object:
         MissingExtraError: sentencepiece is not installed.
         VocabError: the file is missing or no sentencepiece model.
     """
-    try:
-        import sentencepiece
-    except ImportError:
-        raise MissingExtraError("sentencepiece", "spm", "A sentencepiece tokenizer") from None
+    sentencepiece = import_extra("sentencepiece", "spm", "A sentencepiece tokenizer")
     data = read_file(path, _LIMIT, what="sentencepiece model", error=VocabError)
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=data)

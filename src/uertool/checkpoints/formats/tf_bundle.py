@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Hashable
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, unknown_name
-from uertool.errors import CheckpointError, MissingExtraError, listed, shown
+from uertool.errors import CheckpointError, import_extra, listed, shown
 
 _DATA = re.compile(r"^(?P<prefix>.+)\.data-(?P<number>\d{5})-of-(?P<total>\d{5})$")
 
@@ -120,11 +119,7 @@ def import_tensorflow(purpose: str) -> Any:
     """The tensorflow module, with its logging turned off; MissingExtraError without it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        tensorflow = importlib.import_module("tensorflow")
-    except ImportError as error:
-        raise MissingExtraError("tensorflow", "google", purpose) from error
-    return tensorflow
+    return import_extra("tensorflow", "google", purpose)
 
 
 def _shards(prefix: Path) -> dict[int, int]:

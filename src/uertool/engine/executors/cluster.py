@@ -13,7 +13,7 @@ from typing import Any
 
 from uertool.engine.order import Resources, Room
 from uertool.engine.storage.files import require_pyarrow
-from uertool.errors import MissingExtraError, UertoolError, UsageError
+from uertool.errors import UertoolError, UsageError, import_extra
 
 #: Objects in Ray's store are messages of some hundred bytes; the least that Ray accepts is enough.
 _STORE_BYTES = 80 << 20
@@ -33,11 +33,9 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it warns of what Ray Data does
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise MissingExtraError("ray", "ray", "`engine` ray") from None
+    import_extra("ray.data", "ray", "`engine` ray", "ray")
+    import ray
+
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
-from uertool.errors import MissingExtraError, UsageError
+from uertool.errors import UsageError, import_extra
 
 _WORDS_OF_ERRNO = re.compile(r"\[errno \d+\] ", re.IGNORECASE)
 
@@ -84,10 +84,7 @@ def file_system(path: str) -> tuple[FileSystem, str]:
 
 def require_pyarrow(purpose: str = "`engine` ray") -> None:
     """Raise MissingExtraError unless pyarrow is installed."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("pyarrow", "ray", purpose) from None
+    import_extra("pyarrow", "ray", purpose)
 
 
 def reason_of(error: BaseException) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from uertool.engine.storage.shards import Shards
 from uertool.errors import InputError, UsageError
-from uertool.io.atomic import atomic_path
+from uertool.io.atomic import atomic_bytes, atomic_path
 from uertool.io.vector_reader import Stored, stored_vectors
 from uertool.io.vector_writer import Note, Sink, open_sink, scales_of
 
@@ -62,13 +61,7 @@ def move_single(shards: Shards, output: str | Path, *, overwrite: bool = False) 
 
 
 def _join_text(shards: Shards, output: str | Path, overwrite: bool) -> None:
-    with ExitStack() as stack:
-        if str(output) == "-":
-            sys.stdout.flush()
-            sink: IO[bytes] = sys.stdout.buffer
-        else:
-            partial = stack.enter_context(atomic_path(output, overwrite=overwrite))
-            sink = stack.enter_context(open(partial, "wb"))
+    with atomic_bytes(output, overwrite=overwrite) as sink:
         for chunk in shards.chunks():
             sink.write(chunk)
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +14,7 @@ import torch
 
 from uertool.checkpoints.writer import save_tensors
 from uertool.errors import CheckpointError, UsageError, counted
-from uertool.io.atomic import atomic_path, atomic_text, refuse_existing
+from uertool.io.atomic import atomic_bytes, atomic_text, refuse_existing
 from uertool.io.display import Report
 from uertool.io.float_text import ROWS, text_lines
 from uertool.tasks.embeddings.word_files import escape, words_path
@@ -146,24 +143,14 @@ def _blocks(table: WordTable) -> Iterator[tuple[Sequence[str], Block]]:
 
 
 def _write_text(table: WordTable, path: str | Path, overwrite: bool) -> None:
-    with ExitStack() as stack:
-        stream: IO[bytes]
-        if str(path) == "-":
-            sys.stdout.flush()
-            stream = sys.stdout.buffer
-        else:
-            partial = stack.enter_context(atomic_path(path, overwrite=overwrite))
-            stream = stack.enter_context(open(partial, "wb"))
+    with atomic_bytes(path, overwrite=overwrite) as stream:
         stream.write(f"{len(table)} {table.size}\n".encode())
         for words, vectors in _blocks(table):
             stream.write(text_lines(words, vectors))
 
 
 def _write_binary(table: WordTable, path: str | Path, overwrite: bool) -> None:
-    with (
-        atomic_path(path, overwrite=overwrite) as partial,
-        open(partial, "wb") as stream,
-    ):
+    with atomic_bytes(path, overwrite=overwrite) as stream:
         stream.write(f"{len(table)} {table.size}\n".encode())
         for words, vectors in _blocks(table):
             rows = np.ascontiguousarray(vectors, dtype="<f4")
@@ -176,8 +163,7 @@ def _write_binary(table: WordTable, path: str | Path, overwrite: bool) -> None:
 def _write_npy(table: WordTable, path: str | Path, overwrite: bool) -> None:
     with (
         atomic_text(words_path(Path(path)), overwrite=overwrite) as words,
-        atomic_path(path, overwrite=overwrite) as partial,
-        open(partial, "wb") as stream,
+        atomic_bytes(path, overwrite=overwrite) as stream,
     ):
         words.writelines(escape(word) + "\n" for word in table.words)
         np.save(stream, np.ascontiguousarray(table.vectors, dtype="<f4"))

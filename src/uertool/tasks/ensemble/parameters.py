@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from uertool.errors import InputError, MissingExtraError, SettingError, UsageError, shown
+from uertool.errors import InputError, SettingError, UsageError, import_extra, shown
 from uertool.io.small_files import JSON_LIMIT, read_json_object, read_text_file
 from uertool.settings import Setting, Settings
 from uertool.tasks.ensemble.settings import Objective
@@ -125,11 +125,7 @@ class Parameters(Settings):
 
 def lightgbm() -> Any:
     """The lightgbm module, or MissingExtraError."""
-    try:
-        import lightgbm as lgb
-    except (ImportError, OSError):  # OSError: its OpenMP library is missing
-        raise MissingExtraError("lightgbm", "ensemble", "Learning an ensemble") from None
-    return lgb
+    return import_extra("lightgbm", "ensemble", "Learning an ensemble")
 
 
 @functools.cache
@@ -361,8 +357,4 @@ def _range(name: str, entry: Any) -> Any:
 
 def optuna() -> Any:
     """The optuna module, or MissingExtraError."""
-    try:
-        import optuna as module
-    except ImportError:
-        raise MissingExtraError("optuna", "ensemble", "Searching parameters") from None
-    return module
+    return import_extra("optuna", "ensemble", "Searching parameters")

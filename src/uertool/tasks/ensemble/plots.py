@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uertool.errors import MissingExtraError
+from uertool.errors import import_extra
 from uertool.tasks.ensemble.data import Labels
 
 _MOST_NUMBERS = 20  # labels of a confusion matrix in which numbers can still be read
@@ -19,10 +19,9 @@ def can_draw() -> bool:
 
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot", "Drawing charts") from None
+    import_extra("matplotlib", "plot", "Drawing charts")
+    from matplotlib.figure import Figure
+
     # A figure of its own, not pyplot's: no window, no state that others share.
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()

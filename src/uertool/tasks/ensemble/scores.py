@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uertool.errors import InputError, MissingExtraError, UsageError, counted, listed
+from uertool.errors import InputError, UsageError, counted, import_extra, listed
 from uertool.tasks.ensemble.data import Features, Labels
 
 Probabilities = npt.NDArray[np.float64]
@@ -26,11 +26,10 @@ _EM_TOLERANCE = 1e-7
 
 def _sklearn() -> Any:
     """The scikit-learn package with what is used of it, or MissingExtraError."""
-    try:
-        import sklearn.metrics
-        import sklearn.model_selection
-    except ImportError:
-        raise MissingExtraError("scikit-learn", "ensemble", "Scoring an ensemble") from None
+    import_extra("sklearn", "ensemble", "Scoring an ensemble", "scikit-learn")
+    import sklearn.metrics
+    import sklearn.model_selection
+
     return sklearn
 
 

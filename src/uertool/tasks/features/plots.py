@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uertool.engine.inputs.sources import Reading, list_sources
-from uertool.errors import InputError, MissingExtraError
+from uertool.errors import InputError, import_extra
 from uertool.io.atomic import atomic_text
 from uertool.io.vector_reader import open_vectors, sampled, spread_rows
 from uertool.io.vector_writer import Note
@@ -90,10 +90,9 @@ def positions(vectors: Block) -> Points:
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.manifold import TSNE
-    except ImportError:
-        raise MissingExtraError("scikit-learn", "plot", "Drawing a map of vectors") from None
+    import_extra("sklearn", "plot", "Drawing a map of vectors", "scikit-learn")
+    from sklearn.manifold import TSNE
+
     points = flatten(unit_rows(vectors))
     spread = points.std() or 1.0
     tsne = TSNE(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from uertool.errors import InputError, MissingExtraError, OutputError
+from uertool.errors import InputError, OutputError, import_extra
 from uertool.io.atomic import atomic_folder
 from uertool.io.vector_reader import sampled, spread_rows
 from uertool.tasks.features.whitening import real_rows
@@ -176,10 +176,7 @@ def _measured(index: Any, vectors: Vectors, rows: int) -> tuple[int, float]:
 
 def require_usearch() -> None:
     """Raise MissingExtraError unless usearch is installed."""
-    try:
-        import usearch  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("usearch", "search", "An index") from None
+    import_extra("usearch", "search", "An index")
 
 
 def _new_index(size: int) -> Any:
