@@ -252,21 +252,22 @@ def err(text: str) -> None:
     sys.stderr.flush()
 
 
-def note(text: str) -> None:
-    """A remark about the results; omitted with --quiet."""
-    if not _level.quiet:
+def note(*texts: str) -> None:
+    """Remarks about the results; omitted with --quiet."""
+    for text in () if _level.quiet else texts:
         err(text)
 
 
-def detail(text: str) -> None:
-    """A remark that --verbose shows."""
-    if _level.verbose:
+def detail(*texts: str) -> None:
+    """Remarks that --verbose shows."""
+    for text in texts if _level.verbose else ():
         err(text)
 
 
-def warn(text: str) -> None:
-    """Something the user should know about the results; never omitted."""
-    err(f"{_colored('warning:', _YELLOW)} {text}")
+def warn(*texts: str) -> None:
+    """What the user should know about the results; never omitted."""
+    for text in texts:
+        err(f"{_colored('warning:', _YELLOW)} {text}")
 
 
 def error(message: str, hint: str | None = None) -> None:

@@ -364,10 +364,8 @@ def given_once(place: str, setting: str, argument: str | None, value: str | None
 
 def report_model(loaded: LoadedModel | Generator) -> None:
     """Report what was assumed about a model; with --verbose all that is known of it."""
-    for sentence in loaded.notes:
-        console.warn(sentence)
-    for sentence in loaded.described():
-        console.detail(sentence)
+    console.warn(*loaded.notes)
+    console.detail(*loaded.described())
 
 
 def source_of(text: InputSettings, arguments: Sequence[str] | None, what: str) -> str | None:

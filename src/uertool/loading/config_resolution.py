@@ -29,39 +29,15 @@ from uertool.loading.config_values import (
 )
 
 #: Fields that follow from the tensors; other values are contradictions.
-_SETTLED = (
-    "vocab_size",
-    "emb_size",
-    "hidden_size",
-    "layers_num",
-    "feedforward_size",
-    "heads_num",
-    "local_kv_heads_num",
-    "attention_head_size",
-    "max_seq_length",
-    "segments_num",
-    "task_types_num",
-    "embedding",
-    "encoder",
-    "layernorm_positioning",
-    "layernorm",
-    "feed_forward",
-    "remove_transformer_bias",
-    "qkv_bias",
-    "attention_output_bias",
-    "qk_norm",
-    "remove_embedding_layernorm",
-    "relative_position_embedding",
-    "relative_attention_buckets_num",
-    "factorized_embedding_parameterization",
-    "parameter_sharing",
-    "bidirectional",
-    "kernel_size",
-    "decoder_layers_num",
-    "tgt_vocab_size",
-    "tgt_max_seq_length",
-    "tgt_embedding",
-    "has_lmtarget_bias",
+_SETTLED = frozenset(
+    ["vocab_size", "emb_size", "hidden_size", "layers_num", "feedforward_size", "heads_num"]
+    + ["local_kv_heads_num", "attention_head_size", "max_seq_length", "segments_num"]
+    + ["task_types_num", "embedding", "encoder", "layernorm_positioning", "layernorm"]
+    + ["feed_forward", "remove_transformer_bias", "qkv_bias", "attention_output_bias", "qk_norm"]
+    + ["remove_embedding_layernorm", "relative_position_embedding"]
+    + ["relative_attention_buckets_num", "factorized_embedding_parameterization"]
+    + ["parameter_sharing", "bidirectional", "kernel_size", "decoder_layers_num"]
+    + ["tgt_vocab_size", "tgt_max_seq_length", "tgt_embedding", "has_lmtarget_bias"]
 )
 
 

@@ -123,7 +123,7 @@ def identify(path: Path) -> FileKind:
         return FileKind.TORCH_LEGACY
     if _is_safetensors(head, size):
         return FileKind.SAFETENSORS
-    return _other_kind(path, head, size)
+    return _binary_kind(path, head, size) or _text_kind(path, head, size)
 
 
 def not_a_checkpoint(path: Path, kind: FileKind) -> CheckpointError:
@@ -151,10 +151,6 @@ def _zip_kind(path: Path) -> FileKind:
     if names and all(name.endswith(".npy") for name in names):
         return FileKind.NPZ
     return FileKind.ZIP
-
-
-def _other_kind(path: Path, head: bytes, size: int) -> FileKind:
-    return _binary_kind(path, head, size) or _text_kind(path, head, size)
 
 
 def _binary_kind(path: Path, head: bytes, size: int) -> FileKind | None:

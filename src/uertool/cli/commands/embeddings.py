@@ -60,7 +60,6 @@ def extract_embeddings(
     console.note(
         f"{counted(written.words, 'vector')} of {written.size}{where}{left_out} ({seconds:.2f} s)"
     )
-    for notice in written.notices:
-        console.warn(notice)
+    console.warn(*written.notices)
     figures = {"words": written.words, "size": written.size, "dropped": written.dropped}
     report.record(target, table.files(), results=figures)

@@ -47,8 +47,7 @@ def fit(*, settings: FitSettings, report: ReportSettings) -> None:
             ticker.say(words)
 
         fitted = job.fit(settings, stage)
-    for notice in fitted.notices:
-        console.warn(notice)
+    console.warn(*fitted.notices)
     plot = bool(settings.plot)
     _finish(settings, report, fitted, lambda folder: job.save_fit(fitted, folder, plot=plot))
     if not settings.json:
@@ -74,8 +73,7 @@ def predict(*, settings: PredictSettings, output: OutputSettings) -> None:
     if target is not None:
         refuse_existing(target, output.overwrite)
     predicted = job.predict(settings)
-    for notice in predicted.notices:
-        console.warn(notice)
+    console.warn(*predicted.notices)
     with output.opened() as out:
         job.write_predictions(out, predicted, as_json=output.json)
     if target is not None:
@@ -104,8 +102,7 @@ def search(*, settings: SearchSettings, report: ReportSettings) -> None:
     from uertool.tasks.ensemble.plots import can_draw
 
     data = load_train(settings)
-    for notice in data.notices:
-        console.warn(notice)
+    console.warn(*data.notices)
     with console.progress(settings.epochs_num, "Searching", unit="trials") as ticker:
         seen = 0
 

@@ -112,8 +112,7 @@ def _report(report: FeatureReport, call: Call, rate: float) -> None:
             f"whitened: {report.size} dimensions keep {report.explained:.1%} of the variance"
             + cosines(report.cosine_before, report.cosine_after)
         )
-    for remark in report.remarks:
-        console.warn(remark)
+    console.warn(*report.remarks)
     if report.blank:
         console.note(f"{counted(report.blank, 'blank line')} (see `blank`)")
     if report.cut:

@@ -70,8 +70,7 @@ class Encoder:
         job = FeatureJob(loaded, self.features)
         if self.whitening is not None:
             about = space_of(self.model, self.features)
-            for remark in differences(self.whitening, Whitening.load(self.whitening), about):
-                console.warn(remark)
+            console.warn(*differences(self.whitening, Whitening.load(self.whitening), about))
         return job
 
     def compared_on(self) -> torch.device:
@@ -154,15 +153,12 @@ def search(
                     drawn.append(answer)
         seconds = time.perf_counter() - started
     if settings.plot is not None:
-        for remark in bars(settings.plot, list(map(bars_of, drawn)), overwrite=output.overwrite):
-            console.warn(remark)
-    console.note(f"{_counted_queries(asked)}, {counted(found, 'result')} ({seconds:.2f} s)")
+        console.warn(*bars(settings.plot, list(map(bars_of, drawn)), overwrite=output.overwrite))
+    console.note(
+        f"{counted(asked, 'query', 'queries')}, {counted(found, 'result')} ({seconds:.2f} s)"
+    )
     inputs = [*model.files(), *corpus.files(), settings.queries, settings.query_vectors]
     output.record(output.prediction_path, inputs, results={"queries": asked, "found": found})
-
-
-def _counted_queries(count: int) -> str:
-    return "1 query" if count == 1 else f"{count:,} queries"
 
 
 def _check(settings: SearchSettings, corpus: CorpusSettings, texts: Sequence[str] | None) -> None:

@@ -92,8 +92,7 @@ def indep(
         source = WordFile(settings.vectors)
     else:
         source = table_for(table)
-        for sentence in source.notes:
-            console.warn(sentence)
+        console.warn(*source.notes)
     started = time.perf_counter()
     with console.progress(len(source), "Comparing", unit="words") as advance:
         results = neighbours(source, queries, topn=settings.topn, by=settings.by, on_rows=advance)
@@ -276,8 +275,7 @@ def _draw(
         (_title(record, ": "), [(near["word"], near["score"]) for near in record["neighbours"]])
         for record in records
     ]
-    for remark in bars(path, groups, measure=measure, overwrite=output.overwrite):
-        console.warn(remark)
+    console.warn(*bars(path, groups, measure=measure, overwrite=output.overwrite))
 
 
 def _table(record: Mapping[str, Any]) -> None:

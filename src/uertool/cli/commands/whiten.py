@@ -144,8 +144,7 @@ def tune(
         console.json_line(tuned.to_json())
     else:
         show_tuned(tuned)
-    for remark in tuned.remarks():
-        console.warn(remark)
+    console.warn(*tuned.remarks())
     inputs = [*model.files(), pairs.test_path]
     output.record(settings.save_whitening, inputs, results=tuned.to_json())
 
@@ -171,6 +170,5 @@ def _run(
             f"{report.explained:.1%} of the variance of the {report.fitted_on:,} that were "
             f"fitted on{cosines(report.cosine_before, report.cosine_after)}"
         )
-    for remark in report.remarks:
-        console.warn(remark)
+    console.warn(*report.remarks)
     return report

@@ -28,8 +28,7 @@ def show_step(step: SoupStep) -> None:
 
 def show_merge(report: MergeReport, *, as_json: bool) -> None:
     """What was merged with which weights, and what was written."""
-    for notice in report.notices:
-        console.note(notice)
+    console.note(*report.notices)
     if report.not_finite:
         console.warn(
             f"NaN or infinite values in {counted(len(report.not_finite), 'tensor')}: "

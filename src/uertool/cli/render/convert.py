@@ -23,8 +23,7 @@ def show_report(report: ConversionReport, *, dry_run: bool) -> None:
     if dry_run:
         _show_mapping(report)
     console.out(console.spell(f"layer norms: {report.norm}"))
-    for note in report.notes:
-        console.note(note)
+    console.note(*report.notes)
     if dry_run:
         return
     proof = report.verification
@@ -37,8 +36,7 @@ def show_report(report: ConversionReport, *, dry_run: bool) -> None:
             console.out(f"largest difference, {what}: {shown}")
         if proof.cosine is not None:
             console.out(f"smallest cosine of sentence vectors: {proof.cosine:.7f}")
-        for note in proof.notes:
-            console.note(note)
+        console.note(*proof.notes)
     for file in report.files:
         console.out(f"wrote {file}")
 

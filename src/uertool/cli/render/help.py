@@ -53,12 +53,9 @@ def help_of(ctx: Any, *, complete: bool) -> Group:
 
 
 def _usage(ctx: Any) -> Text:
-    pieces = [piece if piece == "[OPTIONS]" else piece.upper() for piece in _pieces(ctx)]
+    found = ctx.command.collect_usage_pieces(ctx)
+    pieces = [piece if piece == "[OPTIONS]" else piece.upper() for piece in found]
     return Text.assemble(("Usage: ", _HEADING), " ".join([ctx.command_path, *pieces]))
-
-
-def _pieces(ctx: Any) -> list[str]:
-    return list(ctx.command.collect_usage_pieces(ctx))
 
 
 def parts_of(docstring: str) -> tuple[list[str], list[str]]:
@@ -81,7 +78,7 @@ def _rows(ctx: Any, *, complete: bool) -> Iterator[tuple[str, Row]]:
     for param in command.get_params(ctx):
         if param.param_type_name == "argument":
             if param.help:
-                yield "Arguments", (_argument(param), param.help)
+                yield "Arguments", (str(param.metavar or param.name.upper()), param.help)
         elif param.name == "help":
             last.append(("Help", (_names(param), "Show this help")))
         elif not param.hidden or (complete and _is_rare(param, ctx)):
@@ -96,10 +93,6 @@ def _rows(ctx: Any, *, complete: bool) -> Iterator[tuple[str, Row]]:
 def _is_rare(param: Any, ctx: Any) -> bool:
     fields = getattr(ctx.command.callback, "settings", ())
     return any(field.name == param.name and field.setting.rare for field in fields)
-
-
-def _argument(param: Any) -> str:
-    return str(param.metavar or param.name.upper())
 
 
 def _names(param: Any) -> str:

@@ -118,8 +118,7 @@ def adapt_record(report: AdaptReport, lists: Sequence[str]) -> dict[str, Any]:
 
 def show_adapted(report: AdaptReport, lists: Sequence[str]) -> None:
     """What changed, the requested words, and what was written."""
-    for sentence in report.notes:
-        console.note(sentence)
+    console.note(*report.notes)
     if not console.is_quiet():
         columns = ("vocabulary", "old", "new", *report.sides[0].numbers)
         console.table(

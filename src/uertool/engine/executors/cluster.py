@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from uertool.engine.order import Resources, Room
 from uertool.engine.storage.files import require_pyarrow
 from uertool.errors import UertoolError, UsageError, import_extra
+from uertool.io.stderr import silenced_stderr
 
 #: Objects in Ray's store are messages of some hundred bytes; the least that Ray accepts is enough.
 _STORE_BYTES = 80 << 20
@@ -73,7 +73,7 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
         else:
             _require_answer(address)
         try:
-            with _hushed():
+            with silenced_stderr():  # what Ray's C++ side says of its own start
                 ray.init(address=address, **settings)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise UertoolError(
@@ -102,21 +102,6 @@ def _private_folder() -> contextlib.AbstractContextManager[str]:
     if len(folder) > _LONGEST_FOLDER and os.access("/tmp", os.W_OK):
         folder = "/tmp"
     return tempfile.TemporaryDirectory(prefix="ray-", dir=folder, ignore_cleanup_errors=True)
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep to itself what Ray's C++ side says of its own start, straight into the descriptor."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _require_answer(address: str) -> None:

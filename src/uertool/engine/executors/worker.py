@@ -93,7 +93,7 @@ class Worker:
             yield {"kind": "notice", "text": sentence, "once": True}
         for sentence in processor.details:
             yield {"kind": "detail", "text": sentence, "once": True}
-        store = self._assignment.store or _scratch()
+        store = self._assignment.store or Store(tempfile.gettempdir())
         with store.folder() as folder, store.writing():
             for event in processor.run(Tasks(self._tasks(blocks, folder), ready)):
                 if isinstance(event, Notice):
@@ -161,6 +161,7 @@ class Worker:
         opened = self._open.pop(event.block)
         block, store = opened.block, self._assignment.store
         self._check(opened.errors)
+        errors = sorted(opened.errors, key=lambda bad: bad.number or 0)
         record: dict[str, Any] = {
             "shard": block.index,
             "first": block.first,
@@ -168,7 +169,7 @@ class Worker:
             "rows": event.counts.get("rows", 0),
             "counts": event.counts,
             "files": [],
-            "errors": [asdict(bad) for bad in sorted(opened.errors, key=_by_number)],
+            "errors": [asdict(bad) for bad in errors],
         }
         for file in sorted(folder.glob(shard_name(block.index, "*"))):
             size, digest = file.stat().st_size, sha256_of(file)
@@ -213,14 +214,6 @@ class Worker:
                 f"{bad.file}, line {bad.line}: {bad.reason}.",
                 "Correct the line, or run without `strict` to have such lines in errors.jsonl.",
             )
-
-
-def _by_number(bad: BadPlace) -> int:
-    return bad.number or 0
-
-
-def _scratch() -> Store:
-    return Store(tempfile.gettempdir())
 
 
 def plain_error(error: UertoolError) -> dict[str, Any]:

@@ -147,8 +147,8 @@ def _counted(piece: Piece, start: int, end: int, lines: int, problem: str | None
 def _count_text(source: Source, piece: Piece) -> Piece:
     counter = _LineCounter()
     with open_raw(source.path) as stream:
-        start = _line_start(stream, piece.start)
-        end = _line_start(stream, piece.end) if piece.end < source.size else source.size
+        start = line_start(stream, piece.start)
+        end = line_start(stream, piece.end) if piece.end < source.size else source.size
         stream.seek(start)
         at = start
         while at < end:
@@ -211,7 +211,7 @@ class _LineCounter:
         return self.finished + (self._last not in (b"", b"\n", b"\r"))
 
 
-def _line_start(stream: Any, offset: int) -> int:
+def line_start(stream: Any, offset: int) -> int:
     """The first byte, at `offset` or later, with which a line starts (or the end of the file)."""
     if offset == 0:
         return 0

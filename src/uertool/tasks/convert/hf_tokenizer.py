@@ -14,6 +14,7 @@ from uertool.checkpoints.model_folder import SPIECE_FILES, TOKENIZER_FILES
 from uertool.io.small_files import read_json_object
 from uertool.loading.tokenizers import settings_of
 from uertool.tasks.convert.hf_sentencepiece import add_special_tokens, rust_sentencepiece
+from uertool.text.tokenizers.bert import LONGEST_WORD, rust_wordpiece
 from uertool.text.tokenizers.hf_folder import segments_words, tokenizer_from_hf_folder
 from uertool.text.tokenizers.huggingface import HuggingFaceTokenizer
 from uertool.text.tokenizers.roformer import CLASS
@@ -194,18 +195,10 @@ def _write_words(folder: Path, vocab: Vocab, lower: bool, max_length: int) -> No
         tokenize_chinese_chars=True,
         strip_accents=None,
     )
-    from tokenizers import Tokenizer, decoders
-    from tokenizers.models import WordPiece
-    from tokenizers.normalizers import BertNormalizer
-    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers import decoders
 
-    rust = Tokenizer(
-        WordPiece(dict(vocab.mapping), unk_token=vocab.unk or "[UNK]", max_input_chars_per_word=200)
-    )
-    rust.normalizer = BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lower
-    )
-    rust.pre_tokenizer = BertPreTokenizer()
+    unk = vocab.unk or "[UNK]"
+    rust = rust_wordpiece(vocab.mapping, unk, lower, accents=None, longest=LONGEST_WORD)
     rust.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     add_special_tokens(rust, vocab)
     rust.save(str(folder / "tokenizer.json"))

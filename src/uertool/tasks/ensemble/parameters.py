@@ -10,9 +10,8 @@ import difflib
 import functools
 import importlib
 import math
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ import numpy as np
 
 from uertool.errors import InputError, SettingError, UsageError, import_extra, shown
 from uertool.io.small_files import JSON_LIMIT, read_json_object, read_text_file
+from uertool.io.stderr import silenced_stderr
 from uertool.settings import Setting, Settings
 from uertool.tasks.ensemble.settings import Objective
 
@@ -140,7 +140,7 @@ def refusal(params: Mapping[str, Value]) -> str | None:
     """Why LightGBM refuses parameters, in its words, or None if it accepts them."""
     lgb = lightgbm()
     given = {**params, "verbosity": -1, "num_threads": 1}
-    with _stderr_closed():
+    with silenced_stderr():  # the library prints errors, whatever its verbosity
         try:
             # So many lines that a bag of them is never empty.
             data = lgb.Dataset(np.zeros((_LINES, 1)), np.zeros(_LINES), params=given)
@@ -151,20 +151,6 @@ def refusal(params: Mapping[str, Value]) -> str | None:
             )
             return re.sub(r"\(([^\s()]+)\)", r"\1", text).strip().rstrip(".")
     return None
-
-
-@contextlib.contextmanager
-def _stderr_closed() -> Iterator[None]:
-    """Drop what LightGBM's library prints about an error, whatever its verbosity."""
-    kept = os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
 
 
 # -- validation -----------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from uertool.engine.inputs.blocks import Block
+from uertool.engine.inputs.blocks import Block, line_start
 from uertool.engine.inputs.reading import LineStream
 from uertool.engine.inputs.sources import Reading
 from uertool.engine.order import Order, Watch
@@ -370,7 +370,7 @@ def _byte_blocks(
         if piece.end == 0:
             yield from read_blocks(stream, name_of(piece.path), report, encoding=encoding)
             return
-        start, end = _line_start(stream, piece.start), _line_start(stream, piece.end)
+        start, end = line_start(stream, piece.start), line_start(stream, piece.end)
         stream.seek(start)
         done = piece.start
         while start < end:
@@ -384,20 +384,6 @@ def _byte_blocks(
                 done = start
         if report is not None:
             report(max(0, piece.end - done))
-
-
-def _line_start(stream: BinaryIO, offset: int) -> int:
-    """The first byte, at `offset` or later, with which a line starts (or the end of the file)."""
-    if offset == 0:
-        return 0
-    stream.seek(offset - 1)
-    at = offset - 1
-    while block := stream.read(1 << 16):
-        ends = [place for mark in (b"\n", b"\r") if (place := block.find(mark)) >= 0]
-        if ends:
-            return at + min(ends) + 1
-        at += len(block)
-    return at
 
 
 def _bad_bytes(piece: _Range, encoding: str, lines: int, error: UnicodeDecodeError) -> InputError:

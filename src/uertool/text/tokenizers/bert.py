@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from uertool.errors import VocabError
 from uertool.text.tokenizers.base import Tokenizer
 from uertool.text.vocab import Vocab
 
-_LONGEST_WORD = 200  # characters; a longer word is unknown as a whole
+LONGEST_WORD = 200  # characters; a longer word is unknown as a whole
 _CACHED_WORDS = 1 << 16
 
 # Blocks where the two tables agree: European scripts, Hangul, Hebrew and Thai letters, punctuation
@@ -42,6 +42,42 @@ _CHINESE = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
+
+
+def rust_wordpiece(
+    pieces: Mapping[str, int],
+    unk: str | None,
+    lower_case: bool,
+    *,
+    accents: bool | None,
+    chinese: bool = True,
+    longest: int = 100,
+) -> Any:
+    """BERT's tokenizer in the Rust library, without special tokens.
+
+    Args:
+        pieces: the vocabulary.
+        unk: its token for unknown words.
+        lower_case: whether text is lower-cased.
+        accents: whether they are removed; None does so if text is lower-cased.
+        chinese: whether Chinese characters are set apart.
+        longest: the most characters of a word; a longer one is unknown.
+    """
+    from tokenizers import Tokenizer as RustTokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    model = WordPiece(dict(pieces), unk_token=unk, max_input_chars_per_word=longest)
+    rust = RustTokenizer(model)
+    rust.normalizer = BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=chinese,
+        strip_accents=accents,
+        lowercase=lower_case,
+    )
+    rust.pre_tokenizer = BertPreTokenizer()
+    return rust
 
 
 class BertTokenizer(Tokenizer):
@@ -90,25 +126,10 @@ class BertTokenizer(Tokenizer):
         return list(found.offsets) if found.ids == self.encode(text) else None
 
     def _build(self) -> Any:
-        from tokenizers import Tokenizer as RustTokenizer
-        from tokenizers.models import WordPiece
-        from tokenizers.normalizers import BertNormalizer
-        from tokenizers.pre_tokenizers import BertPreTokenizer
-
-        rust = RustTokenizer(
-            WordPiece(
-                dict(self.vocab.mapping),
-                unk_token=self.vocab.unk,
-                max_input_chars_per_word=_LONGEST_WORD,
-            )
+        lower = self.do_lower_case
+        rust = rust_wordpiece(
+            self.vocab.mapping, self.vocab.unk, lower, accents=lower, longest=LONGEST_WORD
         )
-        rust.normalizer = BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=True,
-            strip_accents=self.do_lower_case,
-            lowercase=self.do_lower_case,
-        )
-        rust.pre_tokenizer = BertPreTokenizer()
         self._rust = rust
         return rust
 
@@ -130,7 +151,7 @@ class BertTokenizer(Tokenizer):
         ids: list[int] = []
         start = 0
         find = self.vocab.mapping.get
-        while start < len(word) <= _LONGEST_WORD:
+        while start < len(word) <= LONGEST_WORD:
             lead = "##" if start else ""
             for end in range(len(word), start, -1):
                 index = find(lead + word[start:end])

@@ -13,6 +13,7 @@ from typing import Any
 from uertool.errors import VocabError
 from uertool.io.small_files import read_json_object
 from uertool.text.tokenizers.base import Tokenizer
+from uertool.text.tokenizers.bert import rust_wordpiece
 from uertool.text.tokenizers.byte_bpe import read_merges
 from uertool.text.tokenizers.huggingface import ROLES, HuggingFaceTokenizer, token_text
 from uertool.text.tokenizers.roformer import segment_words
@@ -103,10 +104,6 @@ def tokenizer_from_json(path: Path, settings_path: Path | None = None) -> Tokeni
     return _of_json(path, found)
 
 
-def _from_tokenizer_json(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    return _of_json(folder / "tokenizer.json", settings)
-
-
 def _of_json(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
     rust, joining = read_tokenizer_json(path)
     if _is_like(settings, _SEGMENTED) and joining == "wordpieces":
@@ -117,10 +114,6 @@ def _of_json(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
 def _from_wordpieces(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     """vocab.txt: BERT's tokenizer in Hugging Face's version (words of up to 100 characters)."""
     from tokenizers import AddedToken
-    from tokenizers import Tokenizer as RustTokenizer
-    from tokenizers.models import WordPiece
-    from tokenizers.normalizers import BertNormalizer
-    from tokenizers.pre_tokenizers import BertPreTokenizer
     from tokenizers.processors import TemplateProcessing
 
     path = folder / "vocab.txt"
@@ -128,15 +121,14 @@ def _from_wordpieces(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     vocab = Vocab(split_lines(read_vocab_text(path)), source=str(path))
     names = {role: token_text(settings.get(f"{role}_token")) for role in ROLES}
     tokens = {role: names[role] or f"[{role.upper()}]" for role in ROLES}
-    rust = RustTokenizer(WordPiece(dict(vocab.mapping), unk_token=tokens["unk"]))
     accents = settings.get("strip_accents")
-    rust.normalizer = BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
-        strip_accents=accents if isinstance(accents, bool) else None,
-        lowercase=bool(settings.get("do_lower_case", True)),
+    rust = rust_wordpiece(
+        vocab.mapping,
+        tokens["unk"],
+        bool(settings.get("do_lower_case", True)),
+        accents=accents if isinstance(accents, bool) else None,
+        chinese=bool(settings.get("tokenize_chinese_chars", True)),
     )
-    rust.pre_tokenizer = BertPreTokenizer()
     if _is_like(settings, _SEGMENTED):
         segment_words(rust)
     known = [token for token in tokens.values() if token in vocab]
@@ -269,7 +261,7 @@ def _surround(tokenizer: Tokenizer, before: Iterable[str], after: Iterable[str])
 
 
 _LAYOUTS: tuple[tuple[tuple[str, ...], Callable[[Path, Mapping[str, Any]], Tokenizer]], ...] = (
-    (("tokenizer.json",), _from_tokenizer_json),
+    (("tokenizer.json",), lambda folder, given: _of_json(folder / "tokenizer.json", given)),
     (("vocab.txt",), _from_wordpieces),
     (("vocab.json", "merges.txt"), _from_byte_bpe),
     *(((name,), _from_spiece) for name in _SPIECE_NAMES),
