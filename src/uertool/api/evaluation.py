@@ -13,7 +13,6 @@ from uertool.settings import as_keywords
 from uertool.tasks.cloze.masking import words_of
 from uertool.tasks.evaluate.cloze import ClozeFigures
 from uertool.tasks.evaluate.cloze import evaluate_cloze as cloze_figures
-from uertool.tasks.evaluate.outputs import write_tuned
 from uertool.tasks.evaluate.pairs import read_pairs
 from uertool.tasks.evaluate.settings import (
     EveryWordSettings,
@@ -23,7 +22,7 @@ from uertool.tasks.evaluate.settings import (
 )
 from uertool.tasks.evaluate.sts import StsResult
 from uertool.tasks.evaluate.sts import evaluate_sts as sts_results
-from uertool.tasks.evaluate.tuning import Tuned, tune
+from uertool.tasks.evaluate.tuning import Tuned, tune, write_tuned
 from uertool.tasks.features.settings import FittedSettings
 from uertool.text.readers import Line, as_texts
 

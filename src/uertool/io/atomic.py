@@ -89,12 +89,12 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         return
     with _claimed(path, target, folder=False) as (partial, mode):
         yield partial
-        _flush(partial)
+        flush_to_disk(partial)
         _set_mode(partial, target.stat().st_mode if target.exists() else mode)
         for tell in _listeners:
             tell(target, partial)
         os.replace(partial, target)
-        _flush(target.parent)
+        flush_to_disk(target.parent)
 
 
 #: Called with the target and the finished partial file of every output, see `announced`.
@@ -145,13 +145,13 @@ def atomic_folder(
     with _claimed(path, target, folder=True) as (partial, mode):
         yield partial
         for file in partial.rglob("*"):
-            _flush(file)
+            flush_to_disk(file)
         if keep is not None and target.is_dir():
             _keep_files(target, partial, keep)
         _set_mode(partial, mode)
-        _flush(partial)
+        flush_to_disk(partial)
         _move_folder(partial, target)
-        _flush(target.parent)
+        flush_to_disk(target.parent)
 
 
 @contextmanager
@@ -338,7 +338,7 @@ def _remove(item: Path) -> None:
             item.unlink()
 
 
-def _flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     """Ask the system to put a file or folder on the disk; folders only where that is possible."""
     if path.is_dir() and os.name == "nt":
         return

@@ -125,7 +125,7 @@ def test_the_picture_is_drawn(
 ) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(pictures, "chinese_font", lambda: None)  # which starts a process
-    from uertool.tasks.evaluate.outputs import draw_tuning
+    from uertool.tasks.evaluate.tuning import draw_tuning
 
     settings = PairSettings(pooling="mean,first")
     tuned = tune(small, some_pairs(np.arange(60.0)), settings, GRID)

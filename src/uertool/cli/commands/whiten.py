@@ -128,9 +128,8 @@ def tune(
 
     from uertool.cli.render.evaluate import show_tuned
     from uertool.loading.registry import load_from_settings
-    from uertool.tasks.evaluate.outputs import write_tuned
     from uertool.tasks.evaluate.pairs import read_pairs
-    from uertool.tasks.evaluate.tuning import tune
+    from uertool.tasks.evaluate.tuning import tune, write_tuned
 
     found = read_pairs(pairs.test_path, pairs)
     loaded = load_from_settings(model, device, heads=pairs.heads)

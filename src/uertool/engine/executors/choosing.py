@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -219,10 +220,10 @@ class OnRay:
 
     def problems(self) -> list[dict[str, Any]]:
         """Files that could not be read to their end, as errors.jsonl has them."""
-        lines: dict[int, int] = {}
+        lines: Counter[int] = Counter()
         found = []
         for piece in self.plan.pieces:
-            lines[piece.source] = lines.get(piece.source, 0) + (piece.lines or 0)
+            lines[piece.source] += piece.lines or 0
             if piece.problem is not None:
                 path, line = self.sources[piece.source].path, lines[piece.source] + 1
                 found.append({"number": None, "file": path, "line": line, "reason": piece.problem})
@@ -240,11 +241,11 @@ class OnRay:
             watch.notice(f"{sentence}; its lines from {problem['line']} on are left out.")
 
     def summary(self) -> Summary:
-        lines: dict[int, int] = {}
+        lines: Counter[int] = Counter()
         for piece in self.plan.pieces:
-            lines[piece.source] = lines.get(piece.source, 0) + (piece.lines or 0)
+            lines[piece.source] += piece.lines or 0
         inputs = [
-            {"path": source.path, "bytes": source.size, "lines": lines.get(number, 0)}
+            {"path": source.path, "bytes": source.size, "lines": lines[number]}
             for number, source in enumerate(self.sources)
         ]
         return Summary(len(self.plan.blocks), inputs, self.problems())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -43,10 +44,9 @@ def make_manifest(
     """
     from uertool.version import __version__
 
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for shard in shards:
-        for name, count in shard["counts"].items():
-            counts[name] = counts.get(name, 0) + count
+        counts.update(shard["counts"])
     return {
         "format": FORMAT,
         "command": command,
@@ -54,7 +54,7 @@ def make_manifest(
         "lines": sum(shard["lines"] for shard in shards),
         "rows": sum(shard["rows"] for shard in shards),
         "errors": errors,
-        "counts": counts,
+        "counts": dict(counts),
         "options": dict(identity),
         "versions": {
             "uertool": __version__,

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from uertool.engine.storage.files import file_system, reason_of
 from uertool.errors import OutputError
-from uertool.io.atomic import OUTPUT_ERRNOS, PARTIAL
+from uertool.io.atomic import OUTPUT_ERRNOS, PARTIAL, flush_to_disk
 
 _THREADS = 16  # small files that are read at a time
 _LOCK = ".lock"
@@ -206,7 +206,8 @@ class Store:
         with self._errors():
             if self.is_local:
                 if flush and self.durable:
-                    _flush(file)
+                    with contextlib.suppress(OSError):
+                        flush_to_disk(file)
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 os.replace(file, target)
                 return
@@ -244,12 +245,3 @@ class Store:
             return OutputError(message, f"It is prepared in {self.path}.")
         how = "give `resume`" if self.path != self.output else "run the same command again"
         return OutputError(message, f"Finished parts are kept in {self.path}; {how} to go on.")
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
