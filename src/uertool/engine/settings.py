@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 from uertool.settings import Setting, Settings
 
-_ENGINE = "Engine (see docs/scaling.md)"
+_engine = partial(Setting, panel="Engine (see docs/scaling.md)", rare=True)
 
 
 @dataclass(frozen=True)
@@ -16,58 +17,38 @@ class EngineSettings(Settings):
 
     engine: Annotated[
         Literal["local", "ray"],
-        Setting(
+        _engine(
             "local, or ray for a cluster: results become a folder of shards, and the same command "
-            "again continues an unfinished run",
-            panel=_ENGINE,
-            rare=True,
+            "again continues an unfinished run"
         ),
     ] = "local"
     ray_address: Annotated[
         str | None,
-        Setting(
+        _engine(
             "local starts Ray here, auto finds one that runs here, HOST:PORT is a head node",
-            panel=_ENGINE,
             metavar="auto|local|HOST:PORT",
             default="RAY_ADDRESS, or local",
-            rare=True,
         ),
     ] = None
     actors: Annotated[
         int | None,
-        Setting(
-            "Number of workers; each holds the model",
-            min=1,
-            panel=_ENGINE,
-            default="as many as fit",
-            rare=True,
-        ),
+        _engine("Number of workers; each holds the model", min=1, default="as many as fit"),
     ] = None
     gpus_per_actor: Annotated[
-        float | None,
-        Setting("GPUs per worker", min=0, panel=_ENGINE, default="1, if there are any", rare=True),
+        float | None, _engine("GPUs per worker", min=0, default="1, if there are any")
     ] = None
-    cpus_per_actor: Annotated[
-        float | None,
-        Setting("CPUs per worker", above=0, panel=_ENGINE, default="1", rare=True),
-    ] = None
+    cpus_per_actor: Annotated[float | None, _engine("CPUs per worker", above=0, default="1")] = None
     shard_lines: Annotated[
-        int | None,
-        Setting("Lines per shard", min=1, panel=_ENGINE, default="by the input", rare=True),
+        int | None, _engine("Lines per shard", min=1, default="by the input")
     ] = None
     strict: Annotated[
         bool,
-        Setting(
+        _engine(
             "Stop at a line that cannot be processed; on a cluster, such lines otherwise go to "
-            "errors.jsonl",
-            panel=_ENGINE,
-            rare=True,
+            "errors.jsonl"
         ),
     ] = False
-    resume: Annotated[
-        bool, Setting("Continue an interrupted run of the same output", panel=_ENGINE, rare=True)
-    ] = False
-    dry_run: Annotated[
-        bool,
-        Setting("Show blocks, workers and time estimated from a sample", panel=_ENGINE, rare=True),
-    ] = False
+    resume: Annotated[bool, _engine("Continue an interrupted run of the same output")] = False
+    dry_run: Annotated[bool, _engine("Show blocks, workers and time estimated from a sample")] = (
+        False
+    )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from uertool.settings import Setting, Settings
 
-_INPUT = "Input"
+_input = partial(Setting, panel="Input")
 
 #: The setting of every command that reads text.
 Encoding = Annotated[
     str,
-    Setting(
-        "Encoding of the text: utf-8, gb18030, big5, utf-16, ...; a byte order mark is recognized",
-        panel=_INPUT,
+    _input(
+        "Encoding of the text: utf-8, gb18030, big5, utf-16, ...; a byte order mark is recognized"
     ),
 ]
 
@@ -25,27 +25,18 @@ class InputSettings(Settings):
 
     test_path: Annotated[
         str | None,
-        Setting(
-            "One text a line, also .gz; - is standard input",
-            names=("input", "i"),
-            panel=_INPUT,
-            metavar="FILE",
+        _input(
+            "One text a line, also .gz; - is standard input", names=("input", "i"), metavar="FILE"
         ),
     ] = None
-    column: Annotated[
-        str | None, Setting("Read a TSV or .csv table and take this column", panel=_INPUT)
-    ] = None
-    field: Annotated[
-        str | None, Setting("Read JSON lines and take this field", panel=_INPUT, rare=True)
-    ] = None
+    column: Annotated[str | None, _input("Read a TSV or .csv table and take this column")] = None
+    field: Annotated[str | None, _input("Read JSON lines and take this field", rare=True)] = None
     shard: Annotated[
-        str | None,
-        Setting("Take the i-th of n parts of the input", panel=_INPUT, metavar="I/N", rare=True),
+        str | None, _input("Take the i-th of n parts of the input", metavar="I/N", rare=True)
     ] = None
     encoding: Encoding = "utf-8"
     skip_bad: Annotated[
-        bool,
-        Setting("Leave out lines that cannot be read, and count them", panel=_INPUT, rare=True),
+        bool, _input("Leave out lines that cannot be read, and count them", rare=True)
     ] = False
 
     def parts(self) -> tuple[int, int] | None:

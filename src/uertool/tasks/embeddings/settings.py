@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from uertool.loading.settings import BUNDLED_MODEL, model_path
 from uertool.settings import Setting, Settings
 
-_MODEL = "Model"
-_OUTPUT = "Output"
-_ASKED = "Search"
+_model = partial(Setting, panel="Model")
+_output = partial(Setting, panel="Output")
+_asked = partial(Setting, panel="Search")
 
 Plot = Annotated[
-    Path | None,
-    Setting("Draw the neighbours of the first 8 words, as .png, .svg or .pdf", panel=_OUTPUT),
+    Path | None, _output("Draw the neighbours of the first 8 words, as .png, .svg or .pdf")
 ]
 
 
@@ -23,17 +23,14 @@ Plot = Annotated[
 class TableSettings(Settings):
     """The model whose word embedding is read; None means not given."""
 
-    load_model_path: Annotated[
-        str | None,
-        model_path(BUNDLED_MODEL),
-    ] = None
-    vocab_path: Annotated[Path | None, Setting("Vocabulary, one token a line", panel=_MODEL)] = None
+    load_model_path: Annotated[str | None, model_path(BUNDLED_MODEL)] = None
+    vocab_path: Annotated[Path | None, _model("Vocabulary, one token a line")] = None
     spm_model_path: Annotated[
-        Path | None, Setting("Sentencepiece model instead of a vocabulary", panel=_MODEL)
+        Path | None, _model("Sentencepiece model instead of a vocabulary")
     ] = None
     tokenizer: Annotated[
         Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
-        Setting("xlmroberta: ids in fairseq's order; others make no difference", panel=_MODEL),
+        _model("xlmroberta: ids in fairseq's order; others make no difference"),
     ] = None
 
     @property
@@ -52,26 +49,21 @@ class ExportSettings(Settings):
 
     word_embedding_path: Annotated[
         str | None,
-        Setting(
+        _output(
             "word2vec text, or by suffix .bin (word2vec binary), .npy (words in STEM.vocab.txt) or "
             ".safetensors; - is text to standard output",
             names=("output", "o"),
-            panel=_OUTPUT,
             metavar="FILE",
         ),
     ] = None
-    binary: Annotated[
-        bool, Setting("word2vec's binary format, regardless of the suffix", panel=_OUTPUT)
-    ] = False
+    binary: Annotated[bool, _output("word2vec's binary format, regardless of the suffix")] = False
     drop_unused: Annotated[
-        bool,
-        Setting("Leave out [unusedN], special tokens and empty entries", panel=_OUTPUT),
+        bool, _output("Leave out [unusedN], special tokens and empty entries")
     ] = False
     projected: Annotated[
-        bool,
-        Setting("For a factorized embedding (ALBERT): vectors of the hidden size", panel=_OUTPUT),
+        bool, _output("For a factorized embedding (ALBERT): vectors of the hidden size")
     ] = False
-    overwrite: Annotated[bool, Setting("Replace an existing output", panel=_OUTPUT)] = False
+    overwrite: Annotated[bool, _output("Replace an existing output")] = False
 
 
 @dataclass(frozen=True)
@@ -80,23 +72,16 @@ class NeighbourSettings(Settings):
 
     vectors: Annotated[
         Path | None,
-        Setting(
+        _model(
             "A file of word vectors instead of a model: word2vec text or binary, also .gz, or "
             "the output of extract-embeddings",
-            panel=_MODEL,
             metavar="FILE",
         ),
     ] = None
-    plus: Annotated[
-        tuple[str, ...], Setting("Add this word to each one; may be repeated", panel=_ASKED)
-    ] = ()
-    minus: Annotated[
-        tuple[str, ...], Setting("Subtract this word from each; may be repeated", panel=_ASKED)
-    ] = ()
-    topn: Annotated[int, Setting("Neighbours of each word", min=1, names=("n",), panel=_ASKED)] = 15
-    by: Annotated[
-        Literal["cosine", "dot", "euclidean"], Setting("Similarity measure", panel=_ASKED)
-    ] = "cosine"
+    plus: Annotated[tuple[str, ...], _asked("Add this word to each one; may be repeated")] = ()
+    minus: Annotated[tuple[str, ...], _asked("Subtract this word from each; may be repeated")] = ()
+    topn: Annotated[int, _asked("Neighbours of each word", min=1, names=("n",))] = 15
+    by: Annotated[Literal["cosine", "dot", "euclidean"], _asked("Similarity measure")] = "cosine"
     plot: Plot = None
 
 
@@ -104,47 +89,34 @@ class NeighbourSettings(Settings):
 class SubstituteSettings(Settings):
     """How substitutes of a word in its sentence are searched for."""
 
-    topn: Annotated[int, Setting("Neighbours of each word", min=1, names=("n",), panel=_ASKED)] = 15
+    topn: Annotated[int, _asked("Neighbours of each word", min=1, names=("n",))] = 15
     seq_length: Annotated[
         int | None,
-        Setting(
-            "Maximum tokens per sentence",
-            min=1,
-            panel=_ASKED,
-            default="128, or the model's positions",
-        ),
+        _asked("Maximum tokens per sentence", min=1, default="128, or the model's positions"),
     ] = None
     batch_size: Annotated[
         int, Setting("Maximum candidates per batch", min=1, panel="Device and speed")
     ] = 256
     add_special: Annotated[
-        bool,
-        Setting("Put [CLS] and [SEP] around sentences; UER-py does not", panel=_ASKED),
+        bool, _asked("Put [CLS] and [SEP] around sentences; UER-py does not")
     ] = False
     occurrence: Annotated[
         int | None,
-        Setting(
+        _asked(
             "Which occurrence of a repeated word to replace, counted from 1",
             min=1,
-            panel=_ASKED,
             default="the first, with a warning",
         ),
     ] = None
     cand_vocab_path: Annotated[
         Path | None,
-        Setting(
-            "Candidates, one a line",
-            panel=_ASKED,
-            metavar="FILE",
-            default="the model's vocabulary",
-        ),
+        _asked("Candidates, one a line", metavar="FILE", default="the model's vocabulary"),
     ] = None
     all_candidates: Annotated[
         bool,
-        Setting(
+        _asked(
             "Compare with the whole vocabulary, including ## pieces, special tokens and other "
-            "scripts",
-            panel=_ASKED,
+            "scripts"
         ),
     ] = False
     plot: Plot = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,18 +17,17 @@ Precision = Literal["float32", "float16", "int8", "binary"]
 #: Lines that are sorted by length together if every token's vector is kept.
 TOKEN_WINDOW = 256
 
-_VECTOR = "Vectors"
-_WHITENING = "Whitening"
-_FORM = "What is written"
+_vector = partial(Setting, panel="Vectors")
+_whitening = partial(Setting, panel="Whitening")
+_form = partial(Setting, panel="What is written")
 
 
 # Settings of texts that other commands share.
 SeqLength = Annotated[
     int | None,
-    Setting(
+    _vector(
         "Maximum tokens per line, including special tokens; longer lines are truncated",
         min=1,
-        panel=_VECTOR,
         default="128, or the model's positions",
     ),
 ]
@@ -42,9 +42,8 @@ BatchSize = Annotated[
 ]
 AddSep = Annotated[
     bool | None,
-    Setting(
+    _vector(
         "Whether to add [SEP] after the tokens",
-        panel=_VECTOR,
         default="not for UER-py's checkpoints, as there; yes for TencentPretrain's LLaMA and "
         "Google's; as their tokenizer says for Hugging Face folders",
         rare=True,
@@ -58,34 +57,27 @@ class FeatureSettings(Settings):
 
     pooling: Annotated[
         str,
-        Setting(
+        _vector(
             "first: the vector of [CLS]; mean, max: over all tokens, [CLS] counts and so does "
             "[SEP] where there is one, padding never; last: the last token, never padding; "
             "cls-pooler: [CLS] through the checkpoint's tanh pooler; last4-mean, first-last-mean: "
-            "mean over these layers and all tokens",
-            panel=_VECTOR,
+            "mean over these layers and all tokens"
         ),
     ] = "first"
     layers: Annotated[
         tuple[int, ...],
-        Setting(
+        _vector(
             "Average these layers before pooling, such as 1,12 or -4,-3,-2,-1; 0 is the input of "
             "the first layer",
-            panel=_VECTOR,
             metavar="A,B,..",
         ),
     ] = ()
-    tokens: Annotated[
-        bool, Setting("A row for every token, not for every line", panel=_VECTOR, rare=True)
-    ] = False
+    tokens: Annotated[bool, _vector("A row for every token, not for every line", rare=True)] = False
     seq_length: SeqLength = None
     batch_size: BatchSize = None
     add_sep: AddSep = None
     blank: Annotated[
-        Blank,
-        Setting(
-            "Lines without tokens: a row of zeros, no row, or an error", panel=_VECTOR, rare=True
-        ),
+        Blank, _vector("Lines without tokens: a row of zeros, no row, or an error", rare=True)
     ] = "zero"
 
     def __post_init__(self) -> None:
@@ -111,17 +103,12 @@ class FeatureSettings(Settings):
 
 
 _Beta = Annotated[
-    float,
-    Setting("Share of the mean that is subtracted", min=0, max=1, panel=_WHITENING, rare=True),
+    float, _whitening("Share of the mean that is subtracted", min=0, max=1, rare=True)
 ]
 _Gamma = Annotated[
     float,
-    Setting(
-        "How far variances are made equal: 1 entirely, 0 not at all",
-        min=0,
-        max=1,
-        panel=_WHITENING,
-        rare=True,
+    _whitening(
+        "How far variances are made equal: 1 entirely, 0 not at all", min=0, max=1, rare=True
     ),
 ]
 
@@ -130,17 +117,11 @@ _Gamma = Annotated[
 class FittedSettings(Settings):
     """Whether vectors are whitened, and with which whitening."""
 
-    whitening_size: Annotated[
-        int | None, Setting("Whiten, and keep N dimensions", min=1, panel=_WHITENING)
-    ] = None
-    whiten: Annotated[bool, Setting("Whiten, and keep all dimensions", panel=_WHITENING)] = False
+    whitening_size: Annotated[int | None, _whitening("Whiten, and keep N dimensions", min=1)] = None
+    whiten: Annotated[bool, _whitening("Whiten, and keep all dimensions")] = False
     load_whitening: Annotated[
         Path | None,
-        Setting(
-            "Use a saved whitening instead of fitting one",
-            names=("whitening", "w"),
-            panel=_WHITENING,
-        ),
+        _whitening("Use a saved whitening instead of fitting one", names=("whitening", "w")),
     ] = None
     beta: _Beta = 1.0
     gamma: _Gamma = 1.0
@@ -167,29 +148,24 @@ class VectorSettings(FittedSettings):
     """How vectors are whitened and stored, and what is written next to them."""
 
     save_whitening: Annotated[
-        Path | None,
-        Setting("Write the whitening to a .safetensors file, for later vectors", panel=_WHITENING),
+        Path | None, _whitening("Write the whitening to a .safetensors file, for later vectors")
     ] = None
     normalize: Annotated[
-        bool | None,
-        Setting("Scale vectors to length 1", panel=_FORM, default="if they are whitened"),
+        bool | None, _form("Scale vectors to length 1", default="if they are whitened")
     ] = None
-    precision: Annotated[Precision, Setting("How numbers are stored", panel=_FORM)] = "float32"
+    precision: Annotated[Precision, _form("How numbers are stored")] = "float32"
     row_map: Annotated[
-        Path | None,
-        Setting("Write which line (and token) each row belongs to, as TSV", panel=_FORM, rare=True),
+        Path | None, _form("Write which line (and token) each row belongs to, as TSV", rare=True)
     ] = None
     plot: Annotated[
         Path | None,
-        Setting(
+        _form(
             "Draw a map of the vectors and their cosines, as .png, .svg or .pdf, or as .html with "
-            "the text under the pointer",
-            panel=_FORM,
+            "the text under the pointer"
         ),
     ] = None
     plot_column: Annotated[
-        str | None,
-        Setting("The column or field of the input that colors the map", panel=_FORM, rare=True),
+        str | None, _form("The column or field of the input that colors the map", rare=True)
     ] = None
 
     def check(self, output: str, *, in_shards: bool = False) -> None:
@@ -239,20 +215,18 @@ class FitSettings(Settings):
     """Where a fitted whitening is saved, and how much of it is kept."""
 
     save_whitening: Annotated[
-        Path | None,
-        Setting("The .safetensors file to write", names=("output", "o"), panel=_WHITENING),
+        Path | None, _whitening("The .safetensors file to write", names=("output", "o"))
     ] = None
     whitening_size: Annotated[
-        int | None, Setting("Dimensions to keep", min=1, panel=_WHITENING, default="all")
+        int | None, _whitening("Dimensions to keep", min=1, default="all")
     ] = None
     beta: _Beta = 1.0
     gamma: _Gamma = 1.0
     plot: Annotated[
         Path | None,
-        Setting(
+        _form(
             "Draw the spectrum of the covariance and cosines before and after, as .png, .svg or "
-            ".pdf",
-            panel=_FORM,
+            ".pdf"
         ),
     ] = None
 
@@ -262,8 +236,7 @@ class ApplySettings(Settings):
     """Which whitening is applied, and how the results are written."""
 
     load_whitening: Annotated[
-        Path | None,
-        Setting("A saved whitening", names=("whitening", "w"), panel=_WHITENING),
+        Path | None, _whitening("A saved whitening", names=("whitening", "w"))
     ] = None
     prediction_path: Annotated[
         str | None,
@@ -275,7 +248,7 @@ class ApplySettings(Settings):
         ),
     ] = None
     whitening_size: Annotated[
-        int | None, Setting("Keep fewer dimensions than were saved", min=1, panel=_WHITENING)
+        int | None, _whitening("Keep fewer dimensions than were saved", min=1)
     ] = None
-    normalize: Annotated[bool, Setting("Scale vectors to length 1", panel=_FORM)] = True
-    precision: Annotated[Precision, Setting("How numbers are stored", panel=_FORM)] = "float32"
+    normalize: Annotated[bool, _form("Scale vectors to length 1")] = True
+    precision: Annotated[Precision, _form("How numbers are stored")] = "float32"

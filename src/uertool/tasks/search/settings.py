@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,9 +11,9 @@ from uertool.settings import Setting, Settings
 from uertool.tasks.features.settings import Blank, FeatureSettings
 from uertool.text.settings import InputSettings
 
-_CORPUS = "Corpus"
-_SEARCH = "Search"
-_OUTPUT = "Output"
+_corpus = partial(Setting, panel="Corpus")
+_search = partial(Setting, panel="Search")
+_output = partial(Setting, panel="Output")
 
 
 @dataclass(frozen=True)
@@ -21,30 +22,27 @@ class CorpusSettings(InputSettings):
 
     test_path: Annotated[
         str | None,
-        Setting(
+        _corpus(
             "The corpus, one text a line, also .gz; - is standard input",
             names=("corpus", "input", "i"),
-            panel=_CORPUS,
             metavar="FILE",
         ),
     ] = None
     vectors: Annotated[
         tuple[str, ...],
-        Setting(
+        _corpus(
             "Vectors of the lines, as extract-features writes them: a file, a folder of shards or "
             "a glob; may be repeated",
-            panel=_CORPUS,
             metavar="PATH",
             default="computed with the model",
         ),
     ] = ()
     load_whitening: Annotated[
         Path | None,
-        Setting(
+        _corpus(
             "Whiten all vectors; vectors that have the whitening's output size are not whitened "
             "again",
             names=("whitening", "w"),
-            panel=_CORPUS,
         ),
     ] = None
     # Rows must match lines, so these options of other commands do not exist here.
@@ -69,31 +67,24 @@ class SearchSettings(Settings):
     """What is searched for, and how."""
 
     queries: Annotated[
-        str | None,
-        Setting("Queries, one a line; - is standard input", panel=_SEARCH, metavar="FILE"),
+        str | None, _search("Queries, one a line; - is standard input", metavar="FILE")
     ] = None
     query_vectors: Annotated[
-        str | None,
-        Setting(
-            "Vectors of the queries instead of texts", panel=_SEARCH, metavar="PATH", rare=True
-        ),
+        str | None, _search("Vectors of the queries instead of texts", metavar="PATH", rare=True)
     ] = None
-    topn: Annotated[int, Setting("Results for each query", min=1, names=("n",), panel=_SEARCH)] = 10
+    topn: Annotated[int, _search("Results for each query", min=1, names=("n",))] = 10
     threshold: Annotated[
-        float | None,
-        Setting("Leave out results with a smaller cosine", min=-1, max=1, panel=_SEARCH, rare=True),
+        float | None, _search("Leave out results with a smaller cosine", min=-1, max=1, rare=True)
     ] = None
     index: Annotated[
         Path | None,
-        Setting(
+        _search(
             "Folder of an approximate index of the corpus; it is built if it is missing",
-            panel=_SEARCH,
             metavar="FOLDER",
         ),
     ] = None
     plot: Annotated[
-        Path | None,
-        Setting("Draw the results of the first 8 queries, as .png, .svg or .pdf", panel=_OUTPUT),
+        Path | None, _output("Draw the results of the first 8 queries, as .png, .svg or .pdf")
     ] = None
 
 
@@ -102,24 +93,17 @@ class DedupeSettings(Settings):
     """Which lines are duplicates, and which of them is kept."""
 
     threshold: Annotated[
-        float | None,
-        Setting("Lines with at least this cosine are duplicates", min=-1, max=1, panel=_SEARCH),
+        float | None, _search("Lines with at least this cosine are duplicates", min=-1, max=1)
     ] = None
-    only_exact: Annotated[
-        bool, Setting("Find equal lines only, without vectors", panel=_SEARCH)
-    ] = False
-    keep: Annotated[
-        Literal["first", "longest"], Setting("Which line of a group is kept", panel=_SEARCH)
-    ] = "first"
+    only_exact: Annotated[bool, _search("Find equal lines only, without vectors")] = False
+    keep: Annotated[Literal["first", "longest"], _search("Which line of a group is kept")] = "first"
     groups: Annotated[
-        Path | None,
-        Setting("Write the groups of duplicates here, as JSON lines", panel=_OUTPUT),
+        Path | None, _output("Write the groups of duplicates here, as JSON lines")
     ] = None
     plot: Annotated[
         Path | None,
-        Setting(
+        _output(
             "Draw the cosines of nearest lines, to choose a threshold, as .png, .svg "
-            "or .pdf; without `threshold` nothing else is done",
-            panel=_OUTPUT,
+            "or .pdf; without `threshold` nothing else is done"
         ),
     ] = None
