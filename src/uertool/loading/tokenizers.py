@@ -193,7 +193,7 @@ class TokenizerFinder:
 
     def _make(self, named: TokenizerFiles, default: str) -> Tokenizer:
         checkpoint = self.checkpoint
-        return _tokenizer_at(checkpoint.path, checkpoint.layout, named, self.notes, default)
+        return tokenizer_at(checkpoint.path, checkpoint.layout, named, self.notes, default)
 
     def _compare(self, tokenizer: Tokenizer, rows: int, named: str | Path | None) -> None:
         """A vocabulary of another size than the word table belongs to another model."""
@@ -236,9 +236,9 @@ def load_tokenizer(model: TokenizerSettings) -> tuple[Tokenizer, list[str]]:
     notes: list[str] = []
     has_files = files.vocab is not None or files.spm_model_path is not None
     if has_files:
-        return _tokenizer_at(Path(), "uer", files, notes), notes
+        return tokenizer_at(Path(), "uer", files, notes), notes
     path = find_model(model.reference)
-    return _tokenizer_at(path, _layout_of(path), files, notes), notes
+    return tokenizer_at(path, _layout_of(path), files, notes), notes
 
 
 def _layout_of(path: Path) -> str:
@@ -253,7 +253,7 @@ def _layout_of(path: Path) -> str:
     return "hf" if has_type else "uer"
 
 
-def _tokenizer_at(
+def tokenizer_at(
     path: Path,
     layout: str,
     named: TokenizerFiles,

@@ -13,13 +13,11 @@ from uertool.checkpoints.reader import WORD_TABLES, open_checkpoint, word_table
 from uertool.errors import CheckpointError, UsageError, VocabError
 from uertool.loading.references import find_model
 from uertool.loading.registry import LoadedModel
-from uertool.loading.tokenizers import found_vocab, nearby_tokenizer, settings_of
+from uertool.loading.tokenizers import TokenizerFiles, tokenizer_at
 from uertool.tasks.embeddings.settings import TableSettings
 from uertool.tasks.embeddings.word_files import ROWS, Block
 from uertool.text.detokenize import Joining, readable
-from uertool.text.tokenizers.factory import make_tokenizer
-from uertool.text.tokenizers.hf_folder import tokenizer_from_hf_folder, tokenizer_from_json
-from uertool.text.vocab import Vocab
+from uertool.text.tokenizers.base import Tokenizer
 
 _PROJECTION = "encoder.linear"
 
@@ -85,8 +83,7 @@ class WordTable:
         if hasattr(embedding, "dual"):
             embedding = embedding.dual.get_submodule("embedding_0")
         vectors = embedding.word.vectors().detach().float().cpu().numpy()
-        made = _table(loaded.tokenizer.vocab, vectors, loaded.reference)
-        return replace(made, joining=loaded.tokenizer.joining)
+        return _table(loaded.tokenizer, vectors, loaded.reference)
 
 
 def table_of(
@@ -127,8 +124,12 @@ def table_of(
             weight = checkpoint.tensor(f"{_PROJECTION}.weight").float()
             bias = checkpoint.tensor(f"{_PROJECTION}.bias").float()
             table = torch.nn.functional.linear(table, weight, bias)
-        words, notes, joining = _vocab_of(path, checkpoint.layout, vocab, spm, tokenizer)
-        return replace(_table(words, table.numpy(), str(path), notes), joining=joining)
+        # The other names make no difference to the words.
+        kind = tokenizer if tokenizer == "xlmroberta" and spm is not None else None
+        files = TokenizerFiles(vocab, kind, spm)
+        notes: list[str] = []
+        made = tokenizer_at(path, checkpoint.layout, files, notes)
+        return _table(made, table.numpy(), str(path), notes)
 
 
 def table_for(settings: TableSettings, *, projected: bool = False) -> WordTable:
@@ -142,38 +143,19 @@ def table_for(settings: TableSettings, *, projected: bool = False) -> WordTable:
     )
 
 
-def _vocab_of(
-    path: Path,
-    layout: str,
-    vocab: str | Path | None,
-    spm: str | Path | None,
-    tokenizer: str | None,
-) -> tuple[Vocab, list[str], Joining]:
-    """The vocabulary of a checkpoint, sentences that a user should read, and the joining."""
-    if tokenizer == "xlmroberta" and spm is not None:
-        return make_tokenizer(tokenizer, vocab_path=vocab, spm_model_path=spm).vocab, [], "pieces"
-    if vocab is not None or spm is not None:
-        return Vocab.load(vocab, spm=spm), [], "characters"
-    if layout == "hf":
-        made = tokenizer_from_hf_folder(path if path.is_dir() else path.parent)
-        return made.vocab, [], made.joining
-    own, notes = nearby_tokenizer(path)
-    if own.json is not None:
-        made = tokenizer_from_json(own.json, settings_of(own.json))
-        return made.vocab, notes, made.joining
-    if own.spm_model_path is not None and own.vocab is None:
-        made = make_tokenizer(own.kind or "bert", spm_model_path=own.spm_model_path)
-        return made.vocab, notes, made.joining
-    found, remarks = (own.vocab, []) if own.vocab is not None else found_vocab(path)
-    joining: Joining = "characters" if own.merges_path is None else "bytes"
-    return Vocab.load(found), [*notes, *remarks], joining
-
-
-def _table(vocab: Vocab, vectors: Block, name: str, notes: Sequence[str] = ()) -> WordTable:
+def _table(tokenizer: Tokenizer, vectors: Block, name: str, notes: Sequence[str] = ()) -> WordTable:
+    vocab = tokenizer.vocab
     if len(vocab) > len(vectors):
         raise VocabError(
             f"{vocab.source} has {len(vocab)} tokens, but the word embedding of {name} has "
             f"{len(vectors)} rows.",
             "Use the vocabulary that the model was trained with.",
         )
-    return WordTable(vocab.tokens, vectors[: len(vocab)], name, vocab.special_ids, tuple(notes))
+    return WordTable(
+        vocab.tokens,
+        vectors[: len(vocab)],
+        name,
+        vocab.special_ids,
+        tuple(notes),
+        tokenizer.joining,
+    )

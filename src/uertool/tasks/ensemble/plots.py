@@ -9,6 +9,7 @@ from typing import Any
 
 from uertool.errors import import_extra
 from uertool.tasks.ensemble.data import Labels
+from uertool.tasks.pictures import drawing
 
 _MOST_NUMBERS = 20  # labels of a confusion matrix in which numbers can still be read
 
@@ -18,26 +19,16 @@ def can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def _axes(width: float, height: float) -> tuple[Any, Any]:
-    import_extra("matplotlib", "plot", "Drawing charts")
-    from matplotlib.figure import Figure
-
-    # A figure of its own, not pyplot's: no window, no state that others share.
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
 def confusion(counts: Labels, path: Path) -> None:
     """A confusion matrix [true, predicted]."""
     side = min(12.0, 3 + 0.6 * len(counts))
-    figure, axes = _axes(side, side)
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    ConfusionMatrixDisplay(counts).plot(
-        ax=axes, cmap="Blues", colorbar=False, include_values=len(counts) <= _MOST_NUMBERS
-    )
-    axes.set_title("Confusion matrix")
-    figure.savefig(path)
+    with drawing(path, side, side) as axes:
+        ConfusionMatrixDisplay(counts).plot(
+            ax=axes, cmap="Blues", colorbar=False, include_values=len(counts) <= _MOST_NUMBERS
+        )
+        axes.set_title("Confusion matrix")
 
 
 def importance(entries: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -53,16 +44,15 @@ def parameter_importance(shares: Mapping[str, float], path: Path) -> None:
 
 def _bars(shares: Mapping[str, float], what: str, title: str, path: Path) -> None:
     names = sorted(shares, key=lambda name: shares[name])
-    figure, axes = _axes(7, min(20.0, 1.5 + 0.3 * len(names)))
-    axes.barh(range(len(names)), [shares[name] for name in names])
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=what, title=title)
-    figure.savefig(path)
+    with drawing(path, 7, min(20.0, 1.5 + 0.3 * len(names))) as axes:
+        axes.barh(range(len(names)), [shares[name] for name in names])
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlabel=what, title=title)
 
 
 def history(study: Any, metric: str, path: Path) -> None:
     """The scores of all trials of an optuna study in order, with the best so far as a line."""
-    _axes(1, 1)  # or MissingExtraError
+    import_extra("matplotlib", "plot", "Drawing charts")
     from matplotlib import pyplot
     from optuna.visualization.matplotlib import plot_optimization_history
 
