@@ -327,6 +327,17 @@ def test_a_long_prompt_in_a_file_is_reported_before_anything_is_generated(
     assert "1 prompt truncated to the allowed length" in capsys.readouterr().err
 
 
+def test_the_end_of_a_prompt_that_is_not_read_to_its_end_is_not_made_up(
+    tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    lines = write(tmp_path / "in.txt", "天 " * 300_000 + "酒店")
+    arguments = ["-i", lines, "--seq-length", "6", "--max-new-tokens", "2", "--truncate"]
+    assert lm(*arguments, "left") == 1
+    assert "error: Line 1 is longer than 1,048,576 bytes" in capsys.readouterr().err
+    assert lm(*arguments, "right") == 0
+    assert capsys.readouterr().out.startswith("天 天")
+
+
 def test_int8_runs(capsys: CaptureFixture[str]) -> None:
     assert lm("酒店", "--dtype", "int8", "--greedy", "--max-new-tokens", "5", "--quiet") == 0
     assert capsys.readouterr().out.startswith("酒店")

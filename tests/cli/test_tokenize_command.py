@@ -50,6 +50,18 @@ def test_a_bad_line_of_ids_is_named_or_left_out(
     assert capsys.readouterr().out == "今天\n今\n"
 
 
+def test_a_line_that_is_not_read_to_its_end_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("今天\n" + "天 " * 300_000 + "\n今\n", "utf-8")
+    asked = ["tokenize", "--vocab-path", str(VOCAB), "-i", str(lines)]
+    assert main(asked) == 1
+    assert "error: Line 2 is longer than 1,048,576 bytes" in capsys.readouterr().err
+    assert main([*asked, "--skip-bad"]) == 0
+    assert capsys.readouterr().out == "今 天\n今\n"
+
+
 @pytest.mark.slow
 def test_nothing_heavy_is_loaded() -> None:
     code = (

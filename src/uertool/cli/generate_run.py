@@ -228,7 +228,7 @@ class Run:
         from uertool.tasks.generation.prompts import Prompt
 
         for line in lines_of(self.call.text, self.call.texts, "prompt", bad):
-            yield Prompt(line.number, line.text, line.fields)
+            yield Prompt(line.number, line.text, line.fields, line.cut)
 
     # -- scoring ------------------------------------------------------------------------------
 

@@ -34,6 +34,14 @@ class Line:
     cut: bool = False
 
 
+def too_long(number: int) -> InputError:
+    """The error for a line that has to be whole, but was cut; lines are counted from 0."""
+    return InputError(
+        f"Line {number + 1} is longer than {LINE_LIMIT:,} bytes, the most that is read of a line.",
+        "Divide it into several lines.",
+    )
+
+
 @dataclass(frozen=True)
 class BadLine:
     """A line that could not be read, for the caller to count and report.

@@ -12,6 +12,7 @@ from uertool.tasks.generation.filling import Gaps
 from uertool.tasks.generation.search import Request
 from uertool.tasks.generation.settings import Decoding, Truncate
 from uertool.tasks.generation.special_tokens import SpecialTokens
+from uertool.text.readers import too_long
 from uertool.text.tokenizers.base import Tokenizer
 
 #: Number of lines that are tokenized together.
@@ -26,11 +27,13 @@ class Prompt:
         number: its line number; decides its random stream.
         text: the line.
         fields: other columns or fields of the line, kept for the output.
+        cut: whether its end was not read.
     """
 
     number: int
     text: str
     fields: Mapping[str, str] = field(default_factory=dict)
+    cut: bool = False
 
 
 @dataclass
@@ -161,6 +164,8 @@ class PromptReader:
         self, prompt: Prompt, body: list[int], limit: int | None, reserve: int, truncate: Truncate
     ) -> tuple[list[int], int]:
         """A prompt's ids with special tokens, truncated if necessary, and how many were cut."""
+        if prompt.cut and (limit is None or truncate == "left"):
+            raise too_long(prompt.number)
         before, after = self._around(prompt, body)
         count = len(before) + len(body) + len(after)
         needed = count + min(reserve, 1)

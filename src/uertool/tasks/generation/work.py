@@ -173,7 +173,7 @@ class _Processor:
 
     def _fitting(self, window: Sequence[Line], fail: OnFailure | None) -> list[Prompt]:
         """The prompts that the model can take; one that it cannot would end all in progress."""
-        prompts = [Prompt(line.number, line.text, line.fields) for line in window]
+        prompts = [Prompt(line.number, line.text, line.fields, line.cut) for line in window]
         if fail is None:
             return prompts
         try:

@@ -14,7 +14,7 @@ from uertool.loading.settings import TokenizerSettings
 from uertool.loading.tokenizers import load_tokenizer
 from uertool.tasks.tokenize.job import Tokenized, decode, tokenize
 from uertool.tasks.tokenize.settings import TokenizeSettings
-from uertool.text.readers import Line
+from uertool.text.readers import Line, too_long
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,15 @@ class _Processor:
     def _tokenized(self, lines: list[Line], task: Task) -> Iterator[tuple[Line, Tokenized]]:
         """The lines with their tokens; one that fails is left out, where the task wants that."""
         try:
-            every = self._call([line.text for line in lines])
+            every = self._call(lines)
         except UertoolError:
             for line in lines:
                 try:
-                    found = self._call([line.text])
+                    found = self._call([line])
                 except UertoolError as error:
                     if task.fail is None:
+                        if line.cut:
+                            raise
                         sentence = f"Line {line.number + 1}: {error.message}"
                         raise InputError(sentence, error.hint) from None
                     task.fail(line.number, clause(error))
@@ -81,7 +83,11 @@ class _Processor:
         else:
             yield from zip(lines, every, strict=True)
 
-    def _call(self, texts: list[str]) -> list[Tokenized]:
+    def _call(self, lines: list[Line]) -> list[Tokenized]:
+        for line in lines:
+            if line.cut:
+                raise too_long(line.number)
+        texts = [line.text for line in lines]
         if self.work.settings.decode:
             return decode(self.tokenizer, texts)
         return tokenize(self.tokenizer, texts, self.work.settings)
