@@ -100,17 +100,20 @@ def read_lines(
             such encoding.
     """
     encoding = encoding_named(encoding)
+    refuse_both(column, field)
+    if shard is not None:
+        _check_shard(*shard)
+    # The checks above run at the call, not at the first line.
+    return _lines(source, column, field, shard, on_bad, on_bytes, limit, encoding)
+
+
+def refuse_both(column: str | int | None, field: str | None) -> None:
+    """Raise UsageError if an input is to be a table and JSON lines."""
     if column is not None and field is not None:
         raise UsageError(
             "`column` and `field` were both given, but an input is either TSV or JSONL.",
             "Give `column` or `field`, not both.",
         )
-    if shard is not None and not 1 <= shard[0] <= shard[1]:
-        raise UsageError(
-            f"The shard {shard[0]}/{shard[1]} does not exist.", "Parts are counted 1/n to n/n."
-        )
-    # The checks above run at the call, not at the first line.
-    return _lines(source, column, field, shard, on_bad, on_bytes, limit, encoding)
 
 
 def as_texts(texts: str | Path | Iterable[str]) -> list[str]:
@@ -141,9 +144,15 @@ def parse_shard(text: str) -> tuple[int, int]:
     part, slash, parts = text.partition("/")
     if not (slash and part.strip().isdecimal() and parts.strip().isdecimal()):
         raise UsageError(f"The shard {text!r} is not of the form i/n.", "For example: 1/4.")
-    if not 1 <= int(part) <= int(parts):
-        raise UsageError(f"The shard {text} does not exist.", "Parts are counted 1/n to n/n.")
+    _check_shard(int(part), int(parts))
     return int(part), int(parts)
+
+
+def _check_shard(part: int, parts: int) -> None:
+    if not 1 <= part <= parts:
+        raise UsageError(
+            f"The shard {part}/{parts} does not exist.", "Parts are counted 1/n to n/n."
+        )
 
 
 def _lines(

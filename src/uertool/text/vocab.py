@@ -46,6 +46,10 @@ class Vocab:
             `SPECIAL_TOKENS` do not apply.
         more_special: special tokens without a role here, such as <|im_end|>.
 
+    Attributes:
+        pad, unk, cls, sep, mask: the special tokens, or None.
+        pad_id, unk_id, cls_id, sep_id, mask_id: their ids, or None.
+
     Raises:
         VocabError: a token of `special` is not in the vocabulary, or there are no tokens.
     """
@@ -72,7 +76,9 @@ class Vocab:
                     f"{source} has no token {chosen!r}, which was named as its {role} token."
                 )
             roles[role] = chosen or next((s for s in spellings if s in self._ids), None)
-        self.pad, self.unk, self.cls, self.sep, self.mask = (roles[r] for r in SPECIAL_TOKENS)
+        self.pad, self.unk, self.cls, self.sep, self.mask = roles.values()
+        ids = (None if token is None else self._ids[token] for token in roles.values())
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = ids
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -175,31 +181,6 @@ class Vocab:
     def mapping(self) -> Mapping[str, int]:
         """Token to id; the later id of a token that occurs twice."""
         return self._ids
-
-    @property
-    def pad_id(self) -> int | None:
-        """The id of the padding token, or None."""
-        return self._ids[self.pad] if self.pad is not None else None
-
-    @property
-    def unk_id(self) -> int | None:
-        """The id of the unknown token, or None."""
-        return self._ids[self.unk] if self.unk is not None else None
-
-    @property
-    def cls_id(self) -> int | None:
-        """The id of the classification token, or None."""
-        return self._ids[self.cls] if self.cls is not None else None
-
-    @property
-    def sep_id(self) -> int | None:
-        """The id of the separator token, or None."""
-        return self._ids[self.sep] if self.sep is not None else None
-
-    @property
-    def mask_id(self) -> int | None:
-        """The id of the mask token, or None."""
-        return self._ids[self.mask] if self.mask is not None else None
 
     @cached_property
     def sentinels(self) -> tuple[int, ...]:

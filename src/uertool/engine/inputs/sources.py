@@ -16,7 +16,7 @@ from uertool.engine.storage.manifest import MANIFEST
 from uertool.errors import InputError, UsageError
 from uertool.io.encodings import UTF8, encoding_by_mark, encoding_named, has_byte_lines
 from uertool.io.line_bytes import raw_lines, read_blocks, unzipped
-from uertool.text.readers import LineParser
+from uertool.text.readers import LineParser, refuse_both
 from uertool.text.tables import BadContentError
 
 #: "wide" is text that is read from its start only, since its lines cannot be found in its bytes;
@@ -50,11 +50,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "encoding", encoding_named(self.encoding))
-        if self.column is not None and self.field is not None:
-            raise UsageError(
-                "`column` and `field` were both given, but an input is either TSV or JSONL.",
-                "Give `column` or `field`, not both.",
-            )
+        refuse_both(self.column, self.field)
 
 
 @dataclass(frozen=True)
