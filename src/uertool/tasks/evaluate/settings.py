@@ -121,12 +121,7 @@ class TuneSettings(Settings):
         1.0,
     )
     folds: Annotated[
-        int,
-        Setting(
-            "Number of cross-validation folds",
-            min=2,
-            panel="Search space",
-        ),
+        int, Setting("Number of cross-validation folds", min=2, panel="Search space")
     ] = 5
     seed: Annotated[
         int, Setting("Seed of the division into folds", panel="Search space", rare=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from uertool.errors import UsageError
 from uertool.settings import Setting, Settings
 
-_HOW = "Tokens"
+_how = partial(Setting, panel="Tokens")
 
 
 @dataclass(frozen=True)
@@ -16,16 +17,14 @@ class TokenizeSettings(Settings):
     """What is tokenized, and what is written."""
 
     add_special: Annotated[
-        bool,
-        Setting("Add the special tokens of the model, such as [CLS] and [SEP]", panel=_HOW),
+        bool, _how("Add the special tokens of the model, such as [CLS] and [SEP]")
     ] = False
     special_in_text: Annotated[
-        bool,
-        Setting("Recognize special tokens in the text, such as [MASK]", panel=_HOW),
+        bool, _how("Recognize special tokens in the text, such as [MASK]")
     ] = False
-    ids: Annotated[bool, Setting("Write ids instead of tokens", panel=_HOW)] = False
+    ids: Annotated[bool, _how("Write ids instead of tokens")] = False
     decode: Annotated[
-        bool, Setting("Decode: lines are ids separated by blanks; write their texts", panel=_HOW)
+        bool, _how("Decode: lines are ids separated by blanks; write their texts")
     ] = False
 
     def __post_init__(self) -> None:

@@ -13,8 +13,8 @@ from uertool.errors import SettingError, UsageError
 from uertool.settings import Setting, Settings
 from uertool.text.settings import Encoding
 
-_COUNTED = "Counted vocabularies"
-_TRAINED = "Trained subword vocabularies"
+_counted = partial(Setting, panel="Counted vocabularies")
+_trained = partial(Setting, panel="Trained subword vocabularies")
 _corpus = partial(Setting, panel="On a corpus")
 _rows = partial(Setting, panel="Rows of new words")
 _tokenizer = partial(Setting, panel="The old tokenizer, which splits new words into pieces")
@@ -50,50 +50,39 @@ class BuildSettings(Settings):
     ] = None
     delimiter: Annotated[
         Literal["char", "space"] | None,
-        Setting(
-            "Count characters (char) or words (space)",
-            panel=_COUNTED,
-            default="char",
-        ),
+        _counted("Count characters (char) or words (space)", default="char"),
     ] = None
     tokenizer: Annotated[
-        Literal["char", "space"] | None,
-        Setting("The name of `delimiter` in UER-py (2021)", panel=_COUNTED),
+        Literal["char", "space"] | None, _counted("The name of `delimiter` in UER-py (2021)")
     ] = None
-    workers_num: Annotated[int, Setting("Processes that count", min=1, panel=_COUNTED)] = 1
-    max_size: Annotated[
-        int | None, Setting("Maximum entries, including reserved ones", min=1, panel=_COUNTED)
-    ] = None
+    workers_num: Annotated[int, _counted("Processes that count", min=1)] = 1
+    max_size: Annotated[int | None, _counted("Maximum entries, including reserved ones", min=1)] = (
+        None
+    )
     coverage: Annotated[
         float | None,
-        Setting(
+        _counted(
             "Keep the most frequent tokens that cover this share of the corpus, such as 0.9995",
             above=0,
             max=1,
-            panel=_COUNTED,
         ),
     ] = None
-    counts: Annotated[
-        str | None, Setting("Also write every token and its count here", panel=_COUNTED)
-    ] = None
+    counts: Annotated[str | None, _counted("Also write every token and its count here")] = None
     max_types: Annotated[
         int,
-        Setting(
-            "Maximum distinct tokens of the corpus; each takes about 300 bytes of memory",
-            min=1,
-            panel=_COUNTED,
+        _counted(
+            "Maximum distinct tokens of the corpus; each takes about 300 bytes of memory", min=1
         ),
     ] = 10_000_000
     model: Annotated[
         Literal["wordpiece", "bpe", "unigram"] | None,
-        Setting("Train subwords instead of counting", panel=_TRAINED),
+        _trained("Train subwords instead of counting"),
     ] = None
     vocab_size: Annotated[
-        int | None, Setting("Number of entries, including reserved ones", min=1, panel=_TRAINED)
+        int | None, _trained("Number of entries, including reserved ones", min=1)
     ] = None
     do_lower_case: Annotated[
-        bool,
-        Setting("Whether wordpiece lower-cases and strips accents", panel=_TRAINED, valued=True),
+        bool, _trained("Whether wordpiece lower-cases and strips accents", valued=True)
     ] = True
     min_count: Annotated[
         int, Setting("Leave out tokens that are rarer (trained vocabularies: pairs)", min=1)
