@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,26 +20,24 @@ DEFAULT_DRAWN_FROM = 100
 #: Targets of pre-training that include a masked language model.
 _MLM_TARGETS = frozenset({"bert", "mlm", "albert"})
 
-_ASKED = "Cloze test"
-_MASKS = "What is masked (in lines without [MASK])"
+_asked = partial(Setting, panel="Cloze test")
+_masks = partial(Setting, panel="What is masked (in lines without [MASK])")
 
 
 # Settings that `evaluate cloze` shares.
-WholeWord = Annotated[bool, Setting("Mask all tokens of a word together", panel=_MASKS)]
+WholeWord = Annotated[bool, _masks("Mask all tokens of a word together")]
 WordList = Annotated[
     Path | None,
-    Setting(
+    _masks(
         "For `whole_word`: words of your own, one a line; the longest match is used, and "
-        "between matches jieba's words",
-        panel=_MASKS,
+        "between matches jieba's words"
     ),
 ]
 LineLength = Annotated[
     int | None,
-    Setting(
+    _asked(
         "Maximum tokens per line, including special tokens; longer lines are truncated",
         min=1,
-        panel=_ASKED,
         default="128, or the model's positions",
     ),
 ]
@@ -55,52 +54,41 @@ class ClozeSettings(Settings):
 
     topn: Annotated[
         int | None,
-        Setting(
+        _asked(
             "Guesses for each mask; with `augment`, draw from this many of the best",
             min=1,
             names=("n",),
-            panel=_ASKED,
             default="10; with `augment` 100",
         ),
     ] = None
     targets: Annotated[
         tuple[str, ...],
-        Setting(
+        _asked(
             "Score these words in place of the masks, separated by commas; adjacent masks count "
             "as one",
-            panel=_ASKED,
             metavar="A,B,C",
         ),
     ] = ()
     fill_order: Annotated[
-        Order,
-        Setting("Order in which the tokens of a longer word are filled", panel=_ASKED, rare=True),
+        Order, _asked("Order in which the tokens of a longer word are filled", rare=True)
     ] = "left-to-right"
-    augment: Annotated[
-        int | None, Setting("Write N variants of every line", min=1, panel=_ASKED, metavar="N")
-    ] = None
+    augment: Annotated[int | None, _asked("Write N variants of every line", min=1, metavar="N")] = (
+        None
+    )
     keep_original: Annotated[
-        bool, Setting("With `augment`: write the line itself before its variants", panel=_ASKED)
+        bool, _asked("With `augment`: write the line itself before its variants")
     ] = False
     temperature: Annotated[
         float,
-        Setting(
-            "Temperature of variants; below 1 prefers probable tokens",
-            panel=_ASKED,
-            above=0,
-            rare=True,
-        ),
+        _asked("Temperature of variants; below 1 prefers probable tokens", above=0, rare=True),
     ] = 1.0
     target: Annotated[
-        str | None,
-        Setting("bert, mlm or albert", panel=_ASKED, default="detected from the file", rare=True),
+        str | None, _asked("bert, mlm or albert", default="detected from the file", rare=True)
     ] = None
-    mask_word: Annotated[str | None, Setting("Mask this word wherever it occurs", panel=_MASKS)] = (
+    mask_word: Annotated[str | None, _masks("Mask this word wherever it occurs")] = None
+    mask_ratio: Annotated[float | None, _masks("Mask this share of the tokens", above=0, max=1)] = (
         None
     )
-    mask_ratio: Annotated[
-        float | None, Setting("Mask this share of the tokens", above=0, max=1, panel=_MASKS)
-    ] = None
     whole_word: WholeWord = False
     word_list: WordList = None
     seq_length: LineLength = None
@@ -108,7 +96,7 @@ class ClozeSettings(Settings):
         int | None, Setting("Maximum lines per batch", min=1, panel="Device and speed")
     ] = 64
     words: frozenset[str] = frozenset()
-    seed: Annotated[int, Setting("Seed of random choices", panel=_ASKED)] = 7
+    seed: Annotated[int, _asked("Seed of random choices")] = 7
 
     def __post_init__(self) -> None:
         super().__post_init__()
