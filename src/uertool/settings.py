@@ -51,6 +51,7 @@ class Setting:
         hidden: not listed in help.
         rare: listed in the complete help only: few people need it.
         environment: a variable of the environment that gives the default on the command line.
+        is_output: a path that is written; two of them must not be the same.
     """
 
     help: str
@@ -67,6 +68,7 @@ class Setting:
     hidden: bool = False
     rare: bool = False
     environment: str | None = None
+    is_output: bool = False
 
     @property
     def range(self) -> str:
@@ -265,6 +267,7 @@ def spread(
         for name, (kind, fields) in groups.items():
             arguments[name] = kind(**{f.name: value(f, arguments.pop(f.name)) for f in fields})
             made(arguments[name])
+        _refuse_one_output(arguments[name] for name in groups)
         places = [arguments.pop(p.name) for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
         return function(*places, **arguments)
 
@@ -273,6 +276,17 @@ def spread(
     spreading.settings = [field for _, fields in groups.values() for field in fields]  # type: ignore[attr-defined]
     del spreading.__wrapped__
     return spreading
+
+
+def _refuse_one_output(groups: Iterable[Settings]) -> None:
+    """Raise UsageError if two settings name the same file to write."""
+    seen: dict[str, str] = {}
+    for field, path in ((f, getattr(g, f.name)) for g in groups for f in fields_of(type(g))):
+        if not field.setting.is_output or path in (None, "-"):
+            continue
+        other = seen.setdefault(os.path.realpath(path), field.name)
+        if other != field.name and (os.path.isfile(path) or not os.path.exists(path)):
+            raise UsageError(f"`{other}` and `{field.name}` are both {path}.", "Name two files.")
 
 
 def as_keywords(*without: str) -> Callable[[Callable[..., Result]], Callable[..., Result]]:

@@ -124,7 +124,7 @@ def test_a_word_list_masks_words(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         (("sts",), 2, "There are no pairs"),
         (("sts", "-i", "bad.tsv"), 1, "line 2: the score 'x' is not a finite number"),
-        (("sts", SMALL, "-m", SMALL, "-i", "pairs.tsv"), 2, "--load-model-path"),
+        (("sts", SMALL, "-m", SMALL, "-i", "pairs.tsv"), 2, "as arguments and as -m"),
         (("sts", "-i", "pairs.tsv", "--gamma", 0), 2, "nothing is whitened"),
         (("sts", "-i", "pairs.tsv", "--whitening-size", 999), 2, "have 192 dimensions"),
         (("sts", "-i", "pairs.tsv", "--load-whitening", "pairs.tsv"), 1, "not a whitening"),

@@ -152,6 +152,13 @@ def test_no_value_is_lost_where_an_option_is_repeated(argv: list[str], words: st
     assert words in str(caught.value)
 
 
+def test_messages_name_the_option_that_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["cloze", "-n", "0", "好"]) == 2
+    assert "Invalid -n: 0" in capsys.readouterr().err
+    assert entry.main(["cloze", "--input", "a", "-o", "-", "--resume"]) == 2
+    assert "Name one with -o." in capsys.readouterr().err
+
+
 def test_lists_and_switches_may_be_repeated() -> None:
     seen = parse("--model-list-path", "a", "b", "--model-list-path", "c", "--json", "--json")
     assert seen["many"].model_list_path == ("a", "b", "c")

@@ -143,6 +143,48 @@ def test_a_wrong_output_is_one_sentence(
         assert target.read_text() == "mine"
 
 
+#: Command lines with two outputs, {}.
+TWO_OUTPUTS = {
+    "check": ["check", MODEL, "--fix", "{}.bin", "--to-safetensors", "{}.bin"],
+    "dedupe": ["dedupe", "-i", VOCAB, "--only-exact", "-o", "{}", "--groups", "{}"],
+    "extract-features --plot": ["extract-features", "好", "-o", "{}.npy", "--plot", "{}.npy"],
+    "extract-features --row-map": ["extract-features", "好", "-o", "{}.npy"]
+    + ["--row-map", "./{}.npy"],
+    "extract-features --save-whitening": ["extract-features", "好", "--whiten"]
+    + ["-o", "{}.safetensors", "--save-whitening", "{}.safetensors"],
+    "search --index": ["search", "好", "-i", VOCAB, "-o", "{}", "--index", "{}"],
+    "search --plot": ["search", "好", "-i", VOCAB, "-o", "{}.svg", "--plot", "{}.svg"],
+    "topn dep": ["topn", "dep", "好", "很好", "-o", "{}.svg", "--plot", "{}.svg"],
+    "topn indep": ["topn", "indep", "好", "-o", "{}.svg", "--plot", "{}.svg"],
+    "vocab build": ["vocab", "build", VOCAB, "-o", "{}.txt", "--counts", "{}.txt"],
+    "whiten fit": ["whiten", "fit", "{}.npy", "-o", "{}.svg", "--plot", "{}.svg"],
+    "whiten tune": ["whiten", "tune", "-i", VOCAB, "-o", "{}.svg", "--plot", "{}.svg"],
+}
+
+
+@pytest.mark.parametrize("command", TWO_OUTPUTS)
+def test_two_outputs_are_two_files(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.format("out") for word in TWO_OUTPUTS[command]] + ["--overwrite"]) == 2
+    assert "Name two files." in one_sentence(capsys)
+    assert os.listdir() == []
+
+
+def test_a_second_output_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (
+        ["dedupe", "-i", VOCAB, "--only-exact", "-o", "out", "--groups", "nowhere/out"],
+        ["extract-features", "好", "-o", "out.npy", "--row-map", "nowhere/out"],
+        ["topn", "indep", "好", "-o", "out", "--plot", "nowhere/out.svg"],
+        ["vocab", "build", VOCAB, "-o", "out", "--counts", "nowhere/out"],
+    ):
+        assert main(command) == 1
+        assert "nowhere of the output" in one_sentence(capsys)
+        assert os.listdir() == []
+
+
 def test_an_output_that_is_the_input_stays(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

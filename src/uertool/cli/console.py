@@ -232,6 +232,11 @@ def remember_spelling(argv: Sequence[str]) -> None:
     )
 
 
+def remember_alias(setting: str, typed: str) -> None:
+    """Let `spell` write a setting as the option that names it here: -o for prediction_path."""
+    _typed["--" + setting.replace("_", "-")] = typed
+
+
 def spell(text: str) -> str:
     """A message of the library with its settings, `like_this`, spelled as options, --like-this.
 

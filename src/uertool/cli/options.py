@@ -242,6 +242,7 @@ class OutputSettings(WriteSettings):
             names=("output", "o"),
             panel="Output",
             metavar="FILE",
+            is_output=True,
         ),
     ] = None
 

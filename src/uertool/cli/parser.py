@@ -45,15 +45,19 @@ class Command(TyperCommand):
             }
 
     def _refuse_repeated(self, ctx: Any, args: list[str], fields: Sequence[Field]) -> None:
-        """Raise if an option that takes one value has several; the parser would keep the last."""
+        """Raise if an option that takes one value has several; the parser would keep the last.
+
+        Messages will name options as they are typed here.
+        """
         if ctx.resilient_parsing:
             return
         given: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
         for option in given:
-            if given.count(option) == 1 or option.multiple or option.is_flag:
-                continue
             typed = [name for name in map(_name_of, args) if kebab(name) in option.opts]
             names = list(dict.fromkeys(typed or option.opts[:1]))
+            console.remember_alias(option.name, names[0])
+            if given.count(option) == 1 or option.multiple or option.is_flag:
+                continue
             same = " are the same option, which" if len(names) > 1 else ""
             is_list = any(field.is_tuple for field in fields if field.name == option.name)
             raise UsageError(

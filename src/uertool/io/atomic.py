@@ -49,12 +49,20 @@ OUTPUT_ERRNOS = {
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
-    """Raise OutputError if `path` holds something and `overwrite` is not set.
+    """Raise OutputError if `path` holds something and `overwrite` is not set, or has no folder.
 
     An empty folder and anything that is not a regular file (a pipe, /dev/null) may be written to.
     """
+    if str(path) == "-":
+        return
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise OutputError(
+            f"The folder {folder} of the output {path} does not exist.",
+            f"Create it with: mkdir -p {folder}",
+        )
     target = Path(path)
-    if overwrite or str(path) == "-" or not os.path.lexists(target):
+    if overwrite or not os.path.lexists(target):
         return
     if target.is_dir():
         if not any(target.iterdir()):
@@ -163,6 +171,7 @@ def scratch_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder of the target does not exist, or the disk refuses the data.
     """
+    refuse_existing(path, overwrite=True)
     with _claimed(path, Path(os.path.realpath(path)), folder=True) as (partial, _):
         yield partial
 
@@ -257,11 +266,6 @@ def _claimed(path: str | Path, target: Path, *, folder: bool) -> Iterator[tuple[
 
     What is still there at the end is removed.
     """
-    if not target.parent.is_dir():
-        raise OutputError(
-            f"The folder {target.parent} of the output {path} does not exist.",
-            f"Create it with: mkdir -p {target.parent}",
-        )
     _remove_strays(target)
     with _as_output_error(path):
         partial, lock = _claim(target, folder)

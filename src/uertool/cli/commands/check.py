@@ -37,10 +37,14 @@ def check(
     The exit code is 1 if there are problems or --compare finds differences. A pickle is never
     executed.
     """
+    from uertool.io.atomic import refuse_existing
+
     output.apply()
     reference = given_once("FILE", "load_model_path", file, settings.load_model_path)
     if output.save_run and settings.fix is None and settings.to_safetensors is None:
         raise UsageError("`save_run` needs an output: `fix` or `to_safetensors`.")
+    for copy in filter(None, (settings.fix, settings.to_safetensors)):
+        refuse_existing(copy, output.overwrite)  # before the work
 
     from uertool.cli.render import check as render
     from uertool.loading.device import set_threads

@@ -49,6 +49,7 @@ def build(
     uertool vocab build corpus.txt.gz -o spm.model --tokenizer bpe --max-size 8000
     """
     from uertool.cli.render.vocab import build_record, show_built
+    from uertool.io.atomic import refuse_existing
 
     output.apply()
     check_engine(engine)
@@ -61,6 +62,8 @@ def build(
             "`json` and `save_run` need the vocabulary to go to a file.",
             "Name one with `output_path`.",
         )
+    for path in filter(None, (target, settings.counts)):
+        refuse_existing(path, output.overwrite)  # before the work
     corpora = [*(corpus or ()), *settings.corpus_path]
     if settings.model is None:
         built, written = _counted(settings, output, engine, corpora)
@@ -132,13 +135,11 @@ def _trained(
     settings: BuildSettings, output: WriteSettings, corpora: list[str]
 ) -> tuple[BuiltVocab, list[Path]]:
     """A subword vocabulary."""
-    from uertool.io.atomic import refuse_existing
     from uertool.tasks.vocab import building
     from uertool.tasks.vocab.counting import corpus_files, total_bytes
     from uertool.tasks.vocab.subwords import train_vocab
 
     assert settings.output_path is not None and settings.model is not None
-    refuse_existing(settings.output_path, output.overwrite)  # before the work
     files = corpus_files(corpora)
     with console.progress(total_bytes(files), "Counting", unit="bytes") as ticker:
         built = train_vocab(files, settings, on_bytes=ticker)

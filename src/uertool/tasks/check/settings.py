@@ -46,8 +46,11 @@ class CheckSettings(CompanionSettings):
     ] = None
     fix: Annotated[
         Path | None,
-        _copy("Write a clean copy: no `module.`, modular names (.bin or .safetensors)"),
+        _copy(
+            "Write a clean copy: no `module.`, modular names (.bin or .safetensors)", is_output=True
+        ),
     ] = None
     to_safetensors: Annotated[
-        Path | None, _copy("Write the tensors under their own names as .safetensors")
+        Path | None,
+        _copy("Write the tensors under their own names as .safetensors", is_output=True),
     ] = None

@@ -15,7 +15,8 @@ _output = partial(Setting, panel="Output")
 _asked = partial(Setting, panel="Search")
 
 Plot = Annotated[
-    Path | None, _output("Draw the neighbours of the first 8 words, as .png, .svg or .pdf")
+    Path | None,
+    _output("Draw the neighbours of the first 8 words, as .png, .svg or .pdf", is_output=True),
 ]
 
 

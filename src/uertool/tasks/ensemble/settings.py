@@ -188,7 +188,8 @@ class PredictSettings(Settings):
     test_path: Annotated[str | None, Setting("TSV with labels, to score the predictions")] = None
     encoding: Encoding = "utf-8"
     probabilities_path: Annotated[
-        str | None, Setting("Write the probabilities [lines, labels] to this .npy file")
+        str | None,
+        Setting("Write the probabilities [lines, labels] to this .npy file", is_output=True),
     ] = None
     threads: Annotated[
         int | None, Setting("Processor threads", min=1, default="all", rare=True)

@@ -106,6 +106,7 @@ class TuneSettings(Settings):
             "Write the best whitening to this .safetensors file",
             names=("output", "o"),
             panel="Whitening",
+            is_output=True,
         ),
     ] = None
     sizes: Annotated[
@@ -127,7 +128,10 @@ class TuneSettings(Settings):
         int, Setting("Seed of the division into folds", panel="Search space", rare=True)
     ] = 7
     plot: Annotated[
-        Path | None, Setting("Draw the scores of all trials, as .png, .svg or .pdf", panel="Output")
+        Path | None,
+        Setting(
+            "Draw the scores of all trials, as .png, .svg or .pdf", panel="Output", is_output=True
+        ),
     ] = None
 
     def __post_init__(self) -> None:

@@ -148,20 +148,25 @@ class VectorSettings(FittedSettings):
     """How vectors are whitened and stored, and what is written next to them."""
 
     save_whitening: Annotated[
-        Path | None, _whitening("Write the whitening to a .safetensors file, for later vectors")
+        Path | None,
+        _whitening("Write the whitening to a .safetensors file, for later vectors", is_output=True),
     ] = None
     normalize: Annotated[
         bool | None, _form("Scale vectors to length 1", default="if they are whitened")
     ] = None
     precision: Annotated[Precision, _form("How numbers are stored")] = "float32"
     row_map: Annotated[
-        Path | None, _form("Write which line (and token) each row belongs to, as TSV", rare=True)
+        Path | None,
+        _form(
+            "Write which line (and token) each row belongs to, as TSV", rare=True, is_output=True
+        ),
     ] = None
     plot: Annotated[
         Path | None,
         _form(
             "Draw a map of the vectors and their cosines, as .png, .svg or .pdf, or as .html with "
-            "the text under the pointer"
+            "the text under the pointer",
+            is_output=True,
         ),
     ] = None
     plot_column: Annotated[
@@ -215,7 +220,8 @@ class FitSettings(Settings):
     """Where a fitted whitening is saved, and how much of it is kept."""
 
     save_whitening: Annotated[
-        Path | None, _whitening("The .safetensors file to write", names=("output", "o"))
+        Path | None,
+        _whitening("The .safetensors file to write", names=("output", "o"), is_output=True),
     ] = None
     whitening_size: Annotated[
         int | None, _whitening("Dimensions to keep", min=1, default="all")
@@ -226,7 +232,8 @@ class FitSettings(Settings):
         Path | None,
         _form(
             "Draw the spectrum of the covariance and cosines before and after, as .png, .svg or "
-            ".pdf"
+            ".pdf",
+            is_output=True,
         ),
     ] = None
 

@@ -81,10 +81,12 @@ class SearchSettings(Settings):
         _search(
             "Folder of an approximate index of the corpus; it is built if it is missing",
             metavar="FOLDER",
+            is_output=True,
         ),
     ] = None
     plot: Annotated[
-        Path | None, _output("Draw the results of the first 8 queries, as .png, .svg or .pdf")
+        Path | None,
+        _output("Draw the results of the first 8 queries, as .png, .svg or .pdf", is_output=True),
     ] = None
 
 
@@ -98,12 +100,13 @@ class DedupeSettings(Settings):
     only_exact: Annotated[bool, _search("Find equal lines only, without vectors")] = False
     keep: Annotated[Literal["first", "longest"], _search("Which line of a group is kept")] = "first"
     groups: Annotated[
-        Path | None, _output("Write the groups of duplicates here, as JSON lines")
+        Path | None, _output("Write the groups of duplicates here, as JSON lines", is_output=True)
     ] = None
     plot: Annotated[
         Path | None,
         _output(
             "Draw the cosines of nearest lines, to choose a threshold, as .png, .svg "
-            "or .pdf; without `threshold` nothing else is done"
+            "or .pdf; without `threshold` nothing else is done",
+            is_output=True,
         ),
     ] = None

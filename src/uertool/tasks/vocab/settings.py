@@ -45,7 +45,10 @@ class BuildSettings(Settings):
     output_path: Annotated[
         str | None,
         Setting(
-            "The vocabulary file; - is standard output", names=("vocab_path", "o"), metavar="FILE"
+            "The vocabulary file; - is standard output",
+            names=("vocab_path", "o"),
+            metavar="FILE",
+            is_output=True,
         ),
     ] = None
     delimiter: Annotated[
@@ -67,7 +70,9 @@ class BuildSettings(Settings):
             max=1,
         ),
     ] = None
-    counts: Annotated[str | None, _counted("Also write every token and its count here")] = None
+    counts: Annotated[
+        str | None, _counted("Also write every token and its count here", is_output=True)
+    ] = None
     max_types: Annotated[
         int,
         _counted(
