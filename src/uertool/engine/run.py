@@ -27,6 +27,7 @@ from uertool.engine.storage.folder import RunFolder, is_ours, resume_folder
 from uertool.engine.storage.manifest import ERRORS, MANIFEST, make_manifest
 from uertool.engine.storage.shards import Shards
 from uertool.engine.storage.store import Store
+from uertool.engine.work import Message
 from uertool.errors import InputError, OutputError, counted
 from uertool.io.atomic import announced, atomic_path, atomic_text, refuse_existing
 
@@ -226,31 +227,14 @@ def _nothing_kept_of_wrong_input(folder: RunFolder) -> Iterator[None]:
 def _work(order: Order, folder: RunFolder, executor: Executor, watch: Watch) -> Gathered:
     earlier = folder.earlier_plan() if not order.streams_out else None
     records = folder.records() if earlier is not None else {}
-    said: set[str] = set()
-    tells = {"notice": watch.notice, "hint": watch.hint, "detail": watch.detail}
+    done = sum(record["lines"] for record in records.values())
     with executor.begin(folder, earlier, watch), _emitter(order, folder, records) as emitter:
-        done = sum(record["lines"] for record in records.values())
         watch.lines(done)
         if records and order.in_shards:
             watch.notice(f"Done already: {len(records):,} of {counted(executor.count, 'shard')}.")
-        for message in executor.messages(folder.store, set(records)):
-            if message["kind"] in tells:
-                if not message["once"] or message["text"] not in said:
-                    said.add(message["text"])
-                    tells[message["kind"]](message["text"])
-                continue
-            if emitter is not None:
-                emitter.take(message)
-            watch.lines(message["lines"])
+        _listen(executor.messages(folder.store, set(records)), emitter, watch)
         summary: Summary = executor.summary()
-    found = folder.records(checked=False)
-    missing = [index for index in range(summary.blocks) if index not in found]
-    if missing:
-        raise OutputError(
-            f"{counted(len(missing), 'written shard')} missing in {folder.store.path}; "
-            f"the first is part {missing[0]}.",
-            "Every worker must see the same folder; name one on a shared disk, or a URI.",
-        )
+    found = _all_records(folder, summary.blocks)
     errors = [*summary.problems]
     for record in found.values():
         errors.extend(record.pop("errors"))
@@ -281,6 +265,34 @@ def _work(order: Order, folder: RunFolder, executor: Executor, watch: Watch) -> 
     else:
         folder.finish(manifest)
     return _gathered(order, folder, manifest, errors, earlier_lines=done)
+
+
+def _listen(messages: Iterable[Message], emitter: Emitter | None, watch: Watch) -> None:
+    """Tell what the workers tell, some of it once, and pass on what they have done."""
+    said: set[str] = set()
+    tells = {"notice": watch.notice, "hint": watch.hint, "detail": watch.detail}
+    for message in messages:
+        if message["kind"] in tells:
+            if not message["once"] or message["text"] not in said:
+                said.add(message["text"])
+                tells[message["kind"]](message["text"])
+            continue
+        if emitter is not None:
+            emitter.take(message)
+        watch.lines(message["lines"])
+
+
+def _all_records(folder: RunFolder, blocks: int) -> dict[int, dict[str, Any]]:
+    """The records of all blocks; each was written, but perhaps where nobody else can see it."""
+    found = folder.records(checked=False)
+    missing = [index for index in range(blocks) if index not in found]
+    if missing:
+        raise OutputError(
+            f"{counted(len(missing), 'written shard')} missing in {folder.store.path}; "
+            f"the first is part {missing[0]}.",
+            "Every worker must see the same folder; name one on a shared disk, or a URI.",
+        )
+    return found
 
 
 def _any_good(records: Iterable[Mapping[str, Any]], errors: Sequence[object]) -> bool:

@@ -167,6 +167,35 @@ def _to_hf(qkv_bias: bool, config: ModelConfig) -> dict[str, Any]:
     return made
 
 
+def _signature(qkv_bias: bool, norms: bool) -> Signature:
+    """The tensors that tell such a model from others, see `decoder`."""
+    attention = "encoder.transformer.0.self_attn."
+    biases = (f"{attention}linear_layers.0.bias", f"{attention}final_linear.bias")
+    query_norm = (f"{attention}query_norm.weight",)
+    return Signature(
+        has=(
+            WORD,
+            "encoder.layer_norm.weight",
+            "encoder.transformer.0.feed_forward.linear_gate.weight",
+            *(biases[:1] if qkv_bias else ()),
+            *(query_norm if norms else ()),
+        ),
+        lacks=(
+            "embedding.pos.embedding.weight",
+            "embedding.seg.embedding.weight",
+            "embedding.layer_norm.weight",
+            "embedding.layer_norm.gamma",
+            "decoder.transformer_decoder.0.self_attn.linear_layers.0.weight",
+            "encoder.relative_pos_emb.relative_attention_bias.weight",
+            "encoder.transformer.0.feed_forward.linear_1.bias",
+            "target.mlm.linear_1.weight",
+            *(() if norms else query_norm),
+            *(biases[1:] if qkv_bias else ()),
+        ),
+        together=() if qkv_bias else biases,
+    )
+
+
 def decoder(
     name: str,
     classes: Mapping[str, str],
@@ -191,8 +220,6 @@ def decoder(
             _head_size(config), qkv_bias=qkv_bias or biased, output_bias=biased, norms=norms
         )
 
-    attention = "encoder.transformer.0.self_attn."
-    biases = (f"{attention}linear_layers.0.bias", f"{attention}final_linear.bias")
     from_hf: Callable[[Mapping[str, Any]], dict[str, Any]] = partial(_from_hf, qkv_bias, norms)
     hf_bias, hf_norm = (f"model.layers.0.self_attn.{n}" for n in ("q_proj.bias", "q_norm.weight"))
     return Architecture(
@@ -205,28 +232,7 @@ def decoder(
             norms=norms,
         ),
         heads=(_LM,),
-        signature=Signature(
-            has=(
-                WORD,
-                "encoder.layer_norm.weight",
-                "encoder.transformer.0.feed_forward.linear_gate.weight",
-                *biases[: int(qkv_bias)],
-                *((f"{attention}query_norm.weight",) if norms else ()),
-            ),
-            lacks=(
-                "embedding.pos.embedding.weight",
-                "embedding.seg.embedding.weight",
-                "embedding.layer_norm.weight",
-                "embedding.layer_norm.gamma",
-                "decoder.transformer_decoder.0.self_attn.linear_layers.0.weight",
-                "encoder.relative_pos_emb.relative_attention_bias.weight",
-                "encoder.transformer.0.feed_forward.linear_1.bias",
-                "target.mlm.linear_1.weight",
-                *(() if norms else (f"{attention}query_norm.weight",)),
-                *(biases[1:] if qkv_bias else ()),
-            ),
-            together=() if qkv_bias else biases,
-        ),
+        signature=_signature(qkv_bias, norms),
         classes=classes,
         config_from_hf=from_hf,
         config_to_hf=partial(_to_hf, qkv_bias),

@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,14 +98,7 @@ def indep(
         results = neighbours(source, queries, topn=settings.topn, by=settings.by, on_rows=advance)
     seconds = time.perf_counter() - started
     records = [_record(found, settings.by) for found in results]
-    with output.opened() as stream:
-        if shown == "text":
-            stream.write(f"Vocabulary size:  {len(source)}\n")
-        for record in records:
-            if shown == "table":
-                _table(record)
-            else:
-                stream.write(_text(record) if shown == "text" else json_text(record) + "\n")
+    _write(records, output, shown, vocabulary_size=len(source))
     _draw(settings.plot, records, settings.by, output)
     missing = [str(found.query) for found in results if found.problem is not None]
     console.note(f"{counted(len(results), 'word')} among {len(source):,} ({seconds:.2f} s)")
@@ -128,6 +121,23 @@ def _record(found: Found, by: str) -> dict[str, Any]:
     if found.query.is_analogy:
         record |= {"plus": list(found.query.plus), "minus": list(found.query.minus)}
     return record if found.problem is None else {**record, "problem": found.problem}
+
+
+def _write(
+    records: Iterable[Mapping[str, Any]],
+    output: ResultSettings,
+    shown: str,
+    *,
+    vocabulary_size: int,
+) -> None:
+    with output.opened() as stream:
+        if shown == "text":
+            stream.write(f"Vocabulary size:  {vocabulary_size}\n")
+        for record in records:
+            if shown == "table":
+                _table(record)
+            else:
+                stream.write(_text(record) if shown == "text" else json_text(record) + "\n")
 
 
 def _text(record: Mapping[str, Any]) -> str:
