@@ -175,7 +175,7 @@ def test_a_terminal_gets_a_table_with_bars(run: Any, monkeypatch: pytest.MonkeyP
 def test_the_summary_is_on_standard_error(run: Any, lines: Path) -> None:
     ran = run("--test-path", lines)
     assert re.fullmatch(
-        r"4 lines, 4 masks; top-1 \d+\.\d%, top-10 \d+\.\d%; [\d,.]+ sentences/s\n", ran.err
+        r"4 lines, 4 masks; top-1 \d+\.\d%, top-10 \d+\.\d%; [\d,.]+ lines/s\n", ran.err
     )
     assert run("--test-path", lines, "--quiet").err == ""
 

@@ -225,6 +225,28 @@ def test_a_conversation_ends_with_its_input(
     assert "has 301 tokens" in written.err  # one line that is too long does not end it
 
 
+def test_prompts_before_one_that_is_too_long_are_not_lost(
+    tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    lines = [*(f"今天天气{number}" for number in range(40)), "长" * 300, "他说"]
+    source = write(tmp_path / "lines.txt", *lines)
+    arguments = ["--test-path", source, "--greedy", "--max-new-tokens", "3"]
+    assert lm(*arguments) == 1
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 40
+    assert "Line 41 has 301 tokens" in shown.err
+    output = tmp_path / "texts.txt"
+    arguments += ["-o", str(output), "--format", "text"]
+    assert lm(*arguments) == 1
+    assert (
+        "The results of 32 lines are kept. To continue, give --resume." in capsys.readouterr().err
+    )
+    assert lm(*arguments, "--resume", "--truncate", "left") == 0
+    found = output.read_text("utf-8").splitlines()
+    assert found[:40] == shown.out.splitlines()
+    assert len(found) == 42
+
+
 # -- encoder-decoders -----------------------------------------------------------------------------
 
 

@@ -84,6 +84,17 @@ def test_an_interrupted_run_goes_on_only_if_that_is_asked_for(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [output]
 
 
+def test_a_run_that_stopped_at_a_line_goes_on_with_a_setting_that_allows_it(tmp_path: Path) -> None:
+    output = tmp_path / "out.txt"
+    interrupted(output, identity={"truncate": "error"})
+    with pytest.raises(StoppedError):
+        run(order(output, resume=True, identity={"truncate": "left"}), stopping_after(55))
+    with pytest.raises(UsageError, match="truncate was 'left' and is 'right'"):
+        run(order(output, resume=True, identity={"truncate": "right"}))
+    run(order(output, resume=True, identity={"truncate": "left"}))
+    assert output.read_text() == EXPECTED
+
+
 def test_overwriting_begins_again(tmp_path: Path) -> None:
     output = tmp_path / "out.txt"
     interrupted(output)

@@ -248,8 +248,9 @@ class _Reading:
             if not typed:
                 known = sorted({name for arch in all_architectures() for name in arch.model_types})
                 raise CheckpointError(
-                    f"{self.path} is a {shown(kind)} model according to its config.json; "
-                    f"uertool reads {', '.join(known)}."
+                    f"{self.path} is a {shown(kind)} model according to its config.json, which is "
+                    "not supported.",
+                    f"Choose a model of a supported type: {', '.join(known)}.",
                 )
             fitting = [arch for arch in typed if arch.name in found]
             if fitting:

@@ -172,7 +172,7 @@ class Run:
                     console.note(f"{call.target} holds the first {meter.done:,} results.")
                 raise
         summary = GenerationSummary.of(found.manifest["counts"])
-        report_summary(summary, meter.seconds)
+        report_summary(summary, meter.seconds, meter.share)
         call.report(found, meter.rate)
         self._record(call.details, self._results(summary, meter.seconds, judged))
 

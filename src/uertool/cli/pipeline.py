@@ -235,6 +235,11 @@ class Meter:
         return (self.ended or time.monotonic()) - self.started
 
     @property
+    def share(self) -> float:
+        """The part of the lines that this run did, not an earlier one."""
+        return 1 - (self.before or 0) / self.done if self.done else 1.0
+
+    @property
     def rate(self) -> float:
         """Lines a second."""
         seconds = self.seconds

@@ -200,6 +200,9 @@ def _kept_if_any(order: Order, folder: RunFolder) -> Iterator[None]:
                     folder.store.clean()
                 elif isinstance(error, KeyboardInterrupt):
                     error.args = (_kept(order, folder),)
+                elif isinstance(error, InputError):
+                    kept = _kept(order, folder)
+                    error.hint = f"{error.hint or ''} {kept[0].upper()}{kept[1:]}.".strip()
         raise
 
 

@@ -81,7 +81,7 @@ def cloze(
         table if shown == "table" else None,
     )
     summary = ClozeSummary.of(found.manifest["counts"])
-    _report(summary, meter.seconds, settings)
+    _report(summary, meter.rate, settings)
     call.report(found, meter.rate)
     plain = {**dataclasses.asdict(settings), "words": len(words), "topn": settings.best}
     call.record(plain, {**dataclasses.asdict(summary), "seconds": round(meter.seconds, 3)})
@@ -117,8 +117,8 @@ def _converse(
             console.error(error.message, error.hint)
 
 
-def _report(summary: ClozeSummary, seconds: float, settings: ClozeSettings) -> None:
-    console.note(summary_line(summary, seconds, settings.best))
+def _report(summary: ClozeSummary, rate: float, settings: ClozeSettings) -> None:
+    console.note(summary_line(summary, rate, settings.best))
     for reason, count in summary.unmasked.items():
         console.note(
             f"Nothing is masked in {counted(count, 'line')}: {_REASONS.get(reason, reason)}"

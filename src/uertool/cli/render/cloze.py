@@ -38,7 +38,7 @@ def table(record: Mapping[str, Any]) -> None:
         console.out()
 
 
-def summary_line(summary: ClozeSummary, seconds: float, topn: int) -> str:
+def summary_line(summary: ClozeSummary, rate: float, topn: int) -> str:
     """The figures of a run in one line."""
     counts = [(summary.masks, "mask"), (summary.variants, "variant")]
     said = [console.counted(count, name) for count, name in counts if count]
@@ -46,6 +46,6 @@ def summary_line(summary: ClozeSummary, seconds: float, topn: int) -> str:
     if summary.known:
         right, best = summary.right / summary.known, summary.among_best / summary.known
         parts.append(f"top-1 {right:.1%}" + (f", top-{topn} {best:.1%}" if topn > 1 else ""))
-    if seconds > 0:
-        parts.append(f"{summary.lines / seconds:,.1f} sentences/s")
+    if rate > 0:
+        parts.append(f"{rate:,.1f} lines/s")
     return "; ".join(parts)

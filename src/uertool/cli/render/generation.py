@@ -14,9 +14,15 @@ _REASONS = {
 }
 
 
-def report_summary(summary: GenerationSummary, seconds: float) -> None:
-    """Report the figures of a run on standard error."""
-    rate = summary.tokens / seconds if seconds > 0 else 0.0
+def report_summary(summary: GenerationSummary, seconds: float, share: float = 1.0) -> None:
+    """Report the figures of a run on standard error.
+
+    Args:
+        summary: the figures.
+        seconds: how long this run took.
+        share: the part of the texts that it generated, where it continued another.
+    """
+    rate = summary.tokens * share / seconds if seconds > 0 else 0.0
     ends = ", ".join(
         f"{count:,} ended {_REASONS.get(reason, reason)}"
         for reason, count in sorted(summary.reasons.items(), key=lambda item: -item[1])

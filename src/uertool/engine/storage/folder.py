@@ -30,6 +30,10 @@ _FINISHED = f"{RECORDS}/{MANIFEST}"
 _COMPLETE = f"{RECORDS}/complete.json"
 _CHUNK = 1 << 20
 
+#: Settings by which a run stops at certain lines. No finished shard has such a line, so the run may
+#: be continued with another value.
+_STOPPED_AT = (("truncate", "error"), ("skip_bad", False), ("blank", "error"))
+
 
 def resume_folder(output: str | Path) -> str:
     """Where an output is prepared, and left when the run is interrupted."""
@@ -65,7 +69,11 @@ class RunFolder:
         if not isinstance(before, dict):
             raise self.broken(_PLAN)
         after = self.fingerprint
-        changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+        changed = [
+            name
+            for name in {**before, **after}
+            if before.get(name) != after.get(name) and (name, before.get(name)) not in _STOPPED_AT
+        ]
         if changed and not self.has_records():
             return None  # nothing was finished, so nothing is lost
         if changed:
@@ -74,6 +82,8 @@ class RunFolder:
                 f"The unfinished run of {self.store.output} was another one: {differences}.",
                 "Give the same options and files, or `overwrite` to begin again.",
             )
+        if before != after:
+            self.write_plan({name: plan[name] for name in plan if name != "fingerprint"})
         return plan
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from uertool.errors import InputError
 from uertool.models.states import IncrementalModel
 from uertool.tasks.generation.beam import BeamGroup, Hypothesis
 from uertool.tasks.generation.logits import Rule, apply_rules
@@ -232,7 +233,7 @@ class _Queue:
         self.source = iter(requests)
         self.window = window
         self.waiting: list[Request] = []
-        self.exhausted = False
+        self.failure: InputError | None = None
 
     def take(self, count: int, tokens: int) -> list[Request]:
         """Up to `count` requests with at most `tokens` tokens in their padded prompts."""
@@ -247,10 +248,13 @@ class _Queue:
         return taken
 
     def _fill(self) -> None:
-        for request in self.source:
-            self.waiting.append(request)
-            if len(self.waiting) >= self.window:
-                break
+        try:
+            for request in self.source:
+                self.waiting.append(request)
+                if len(self.waiting) >= self.window:
+                    break
+        except InputError as error:  # raised when the requests before it have ended
+            self.failure = error
         # The longest is taken first: what does not fit in memory fails at once.
         self.waiting.sort(key=lambda request: len(request.prompt))
 
@@ -276,6 +280,9 @@ def search(
 
     Yields:
         Results in the order in which they finish.
+
+    Raises:
+        InputError: a request cannot be read; those before it are finished first.
     """
     queue = _Queue(requests, window or 4 * rows)
     prompts = max(1, rows // strategy.width)
@@ -305,6 +312,8 @@ def search(
                 ]
                 device = state.logits.device
         if not live:
+            if queue.failure is not None:
+                raise queue.failure
             return
         steps = strategy.advance(state.logits, live)
         running = {id(row.group) for _, _, row in steps}
