@@ -115,14 +115,14 @@ def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 worker.close()
 
 
-def make_model(folder: Path, size: dict[str, int]) -> None:
+def make_model(folder: Path, size: dict[str, int], *, mlm: bool = False) -> None:
     """A BERT with random weights and a Chinese vocabulary, as a Hugging Face folder."""
-    from transformers import BertConfig, BertModel, BertTokenizer
+    from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizer
 
     torch.manual_seed(7)
     config = BertConfig(vocab_size=21128, intermediate_size=4 * size["hidden_size"], **size)
     config.position_embedding_type = "absolute"  # ctranslate2's converter asks for it
-    BertModel(config).save_pretrained(folder)
+    (BertForMaskedLM if mlm else BertModel)(config).save_pretrained(folder)
     BertTokenizer(str(TEXT / "google_zh_vocab.txt")).save_pretrained(folder)
     (folder / "vocab.txt").write_text((TEXT / "google_zh_vocab.txt").read_text("utf-8"), "utf-8")
 

@@ -100,14 +100,14 @@ def some_prompts(count: int) -> list[str]:
 # -- the methods, each in its own process ---------------------------------------------------------
 
 
-def load_uertool(folder: Path, kind: str) -> Run:
+def load_uertool(folder: Path, kind: str, device: str = "cpu") -> Run:
     from uertool.loading.registry import load_model
     from uertool.tasks.generation.job import Generator
     from uertool.tasks.generation.prompts import Prompt
     from uertool.tasks.generation.settings import make_decoding
 
-    dtype = "bfloat16" if kind == "bf16" else "float32"
-    loaded = load_model(folder, heads=("lm",), device="cpu", dtype=dtype)
+    dtype = "bfloat16" if kind in ("bf16", "bfloat16") else "float32"
+    loaded = load_model(folder, heads=("lm",), device=device, dtype=dtype)
     generator = Generator(loaded, "int8" if kind == "int8" else "native")
 
     def run(prompts: list[str], new: int) -> list[list[int]]:
@@ -118,16 +118,17 @@ def load_uertool(folder: Path, kind: str) -> Run:
     return run
 
 
-def load_transformers(folder: Path) -> Run:
+def load_transformers(folder: Path, number: str = "float32", device: str = "cpu") -> Run:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    dtype = getattr(torch, number)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(device)
     model.generation_config.eos_token_id = None
     words = read_vocab(folder)
 
     def run(prompts: list[str], new: int) -> list[list[int]]:
-        ids = torch.tensor(ids_of(prompts, words))
+        ids = torch.tensor(ids_of(prompts, words), device=device)
         with torch.inference_mode():
             found = model.generate(
                 ids,

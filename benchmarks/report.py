@@ -10,6 +10,7 @@ Figures are kept in benchmarks/figures.json. Nothing else should run on the mach
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from benchmarks.workers import PEERS, ROOT
 
 FIGURES = ROOT / "benchmarks" / "figures.json"
@@ -38,6 +40,7 @@ class Job(NamedTuple):
     quick: tuple[str, ...]
     title: str
     text: str
+    on_gpu: bool = False
 
 
 JOBS = {
@@ -104,6 +107,16 @@ JOBS = {
         "Vocabularies",
         "`vocab build` compared with a plain loop; `rate` in MB a second.",
     ),
+    "gpu": Job(
+        "benchmarks.gpu",
+        (),
+        ("--sentences", "64", "--candidates", "64", "--new-tokens", "4", "--rounds", "1"),
+        "On a GPU",
+        "BERT and GPT-2 of base size with random weights; lines, candidates or tokens a second. "
+        "`uertool / it`: the rate of uertool divided by this one. `busy`: time of all kernels "
+        "divided by the duration of a run.",
+        on_gpu=True,
+    ),
 }
 
 
@@ -114,6 +127,9 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(JOBS), help="jobs, with commas between")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the scripts")
     parser.add_argument("--draw", action="store_true", help="run nothing")
+    parser.add_argument(
+        "--machine", help="keep the figures next to those of other machines, under this name"
+    )
     parser.add_argument("--figures", type=Path, default=FIGURES)
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--chart", type=Path, default=CHART)
@@ -121,8 +137,12 @@ def main() -> None:
     stored = json.loads(given.figures.read_text("utf-8")) if given.figures.exists() else {}
     if not given.draw:
         for name in given.only.split(","):
+            if JOBS[name].on_gpu and not torch.cuda.is_available():
+                print(f"{name} is left out: torch sees no CUDA device")
+                continue
             print(f"{name} ...", flush=True)
-            stored[name] = {"rows": run(JOBS[name], quick=given.quick), "machine": machine()}
+            key = f"{name}@{given.machine}" if given.machine else name
+            stored[key] = {"rows": run(JOBS[name], quick=given.quick), "machine": machine()}
             text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
             given.figures.write_text(text, "utf-8")
     given.page.write_text(page(stored), "utf-8")
@@ -159,6 +179,8 @@ def machine() -> str:
         found = set(lines.get("flags", "").split())
         kinds = {"amx_tile": "AMX", "avx512_vnni": "AVX512-VNNI", "avx512_bf16": "AVX512-BF16"}
         flags = ", ".join(name for flag, name in kinds.items() if flag in found)
+    if torch.cuda.is_available():
+        model = f"{model} with an {torch.cuda.get_device_name()}"
     libraries = [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     return (
         f"{os.cpu_count()} cores of {model}{f' ({flags})' if flags else ''}, "
@@ -188,9 +210,13 @@ def page(stored: dict[str, Any]) -> str:
         "![Speed compared with other libraries](images/benchmarks.svg)\n",
     ]
     for name, job in JOBS.items():
-        if name in stored:
+        found = [entry for key, entry in stored.items() if key.partition("@")[0] == name]
+        if found:
             parts += [f"## {job.title}\n", f"{job.text} (`python -m {job.module}`)\n"]
-            parts += [table(stored[name]["rows"]), f"Machine: {stored[name]['machine']}.\n"]
+        for entry in found:
+            rows = itertools.groupby(entry["rows"], key=lambda row: row.get("job"))
+            parts += [table(list(of_job)) for _, of_job in rows]
+            parts.append(f"Machine: {entry['machine']}.\n")
     return "\n".join(parts)
 
 

@@ -1,6 +1,6 @@
 """Speed of `topn dep`, compared with the padded loop of UER-py's script.
 
-    python benchmarks/topn_dep.py [--candidates 2000] [--repeats 3] [--json]
+    python -m benchmarks.topn_dep [--candidates 2000] [--repeats 3] [--json]
 
 A BERT of base size with random weights, a sentence of 12 characters, one target. The loop pads
 every row to 32, runs batches of 256 through all layers and keeps gradients, as UER-py's script
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from features import SIZES, make_model
+from benchmarks.features import SIZES, make_model
 
 import uertool
 from uertool.tasks.embeddings.substitutes import SubstituteSearch, SubstituteSettings

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from uertool.engine.batching import (
     Batch,
     Encoded,
+    Later,
     Limits,
     collate,
     run_batches,
@@ -207,3 +208,31 @@ def test_memory_does_not_grow_with_the_input() -> None:
 def test_limits_below_one_are_refused() -> None:
     with pytest.raises(UsageError, match="`rows`: 0 .must be at least 1"):
         Limits(rows=0)
+
+
+def test_the_next_batch_is_started_before_results_are_fetched() -> None:
+    order: list[str] = []
+
+    def step(batch: Batch) -> Later[int]:
+        found = [item.index for item in batch.items]
+        order.append(f"start {found}")
+
+        def get() -> list[int]:
+            order.append(f"get {found}")
+            return found
+
+        return Later(get)
+
+    limits = Limits(rows=2)
+    results = list(
+        run_batches(range(5), lambda some: [Encoded(n, [n]) for n in some], step, limits=limits)
+    )
+    assert results == [0, 1, 2, 3, 4]
+    assert order == [
+        "start [0, 1]",
+        "start [2, 3]",
+        "get [0, 1]",
+        "start [4]",
+        "get [2, 3]",
+        "get [4]",
+    ]

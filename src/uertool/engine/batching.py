@@ -16,10 +16,11 @@ from torch import Tensor
 
 from uertool.engine.work import WINDOW
 from uertool.errors import SettingError, UertoolError
-from uertool.loading.device import is_out_of_memory, release_memory
+from uertool.loading.device import is_out_of_memory, release_memory, to_device
 
 T = TypeVar("T")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,19 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device."""
-        return Batch(
-            self.ids.to(device, non_blocking=True),
-            self.segs.to(device, non_blocking=True),
-            self.items,
-            self.lengths.to(device, non_blocking=True),
-        )
+        ids, segs, lengths = (to_device(t, device) for t in (self.ids, self.segs, self.lengths))
+        return Batch(ids, segs, self.items, lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Later(Generic[R_co]):
+    """Results of a batch that a GPU is still busy with; the next batch is started before `get`."""
+
+    get: Callable[[], Sequence[R_co]]
+
+
+#: Runs a batch: one result for each row, now or later.
+Step = Callable[[Batch], Sequence[R] | Later[R]]
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ def cut(lengths: Sequence[int], limits: Limits) -> list[list[int]]:
 def run_batches(
     items: Iterable[T],
     encode: Callable[[list[T]], list[Encoded]],
-    step: Callable[[Batch], Sequence[R]],
+    step: Step[R],
     *,
     limits: Limits | None = None,
     empty: Callable[[Encoded], R] | None = None,
@@ -189,7 +197,7 @@ def windows_of(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def run_windows(
     windows: Iterable[list[T]],
     encode: Callable[[list[T]], list[Encoded]],
-    step: Callable[[Batch], Sequence[R]],
+    step: Step[R],
     *,
     limits: Limits,
     empty: Callable[[Encoded], R] | None = None,
@@ -211,7 +219,7 @@ class WindowRunner(Generic[R]):
 
     def __init__(
         self,
-        step: Callable[[Batch], Sequence[R]],
+        step: Step[R],
         limits: Limits,
         empty: Callable[[Encoded], R] | None,
         on_notice: Callable[[str], None] | None,
@@ -241,19 +249,24 @@ class WindowRunner(Generic[R]):
                 if not item.ids:
                     results[place] = self.empty(item)
         lengths = [len(items[place].ids) for place in places]
+        behind: tuple[list[int], list[Sequence[R] | Later[R]]] | None = None
         for group in cut(lengths, self.limits):
             chosen = [places[number] for number in group]
-            for place, result in zip(
-                chosen, self._run_all([items[place] for place in chosen]), strict=True
-            ):
-                results[place] = result
-            yield len(chosen)
+            started = chosen, self._start([items[place] for place in chosen])
+            if behind is not None:
+                yield _finish(results, *behind)
+            behind = started
+            if not any(isinstance(part, Later) for part in started[1]):
+                behind = None
+                yield _finish(results, *started)
+        if behind is not None:
+            yield _finish(results, *behind)
         return cast("list[R]", results)
 
-    def _run_all(self, items: list[Encoded]) -> list[R]:
-        """The results of one batch, in halves where memory does not suffice for the whole."""
+    def _start(self, items: list[Encoded]) -> list[Sequence[R] | Later[R]]:
+        """Runs one batch, in halves where memory does not suffice for the whole."""
         pending = [items]
-        results: list[R] = []
+        parts: list[Sequence[R] | Later[R]] = []
         while pending:
             part = pending.pop()
             size = len(part) * max(len(part[0].ids), self.limits.pad_to or 0)
@@ -262,26 +275,23 @@ class WindowRunner(Generic[R]):
                 continue
             found = self._try(part)
             if found is not None:
-                results.extend(found)
+                parts.append(found)
                 continue
             # Outside the handler: the exception's frames held on to the batch's tensors.
             release_memory()
             self._shrink(part, size)
             pending.extend(_halves(part))
-        return results
+        return parts
 
-    def _try(self, items: list[Encoded]) -> Sequence[R] | None:
+    def _try(self, items: list[Encoded]) -> Sequence[R] | Later[R] | None:
         """The results of a batch, or None where memory did not suffice."""
         batch = collate(items, pad_id=self.limits.pad_id, pad_to=self.limits.pad_to)
         try:
-            found = self.step(batch)
+            return self.step(batch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return None
-        if len(found) != len(items):
-            raise RuntimeError(f"a step gave {len(found)} results for {len(items)} texts")
-        return found
 
     def _shrink(self, items: list[Encoded], size: int) -> None:
         if len(items) == 1:
@@ -295,6 +305,20 @@ class WindowRunner(Generic[R]):
                 f"A batch of {len(items)} texts ({size} tokens) did not fit in memory; "
                 f"going on with halves of it."
             )
+
+
+def _finish(
+    results: list[R | None], places: Sequence[int], parts: Iterable[Sequence[R] | Later[R]]
+) -> int:
+    """Put the results of a batch into their places, and give their number."""
+    found = [
+        result for part in parts for result in (part.get() if isinstance(part, Later) else part)
+    ]
+    if len(found) != len(places):
+        raise RuntimeError(f"a step gave {len(found)} results for {len(places)} texts")
+    for place, result in zip(places, found, strict=True):
+        results[place] = result
+    return len(found)
 
 
 def _halves(items: list[Encoded]) -> list[list[Encoded]]:

@@ -15,6 +15,7 @@ from uertool.engine.batching import (
     Ahead,
     Batch,
     Encoded,
+    Later,
     Limits,
     WindowRunner,
     run_batches,
@@ -60,7 +61,7 @@ class Job(Protocol[T, R_co]):
     def encode(self, items: list[T]) -> list[Encoded]:
         """Items to texts as ids; runs in a background thread."""
 
-    def step(self, batch: Batch) -> Sequence[R_co]:
+    def step(self, batch: Batch) -> Sequence[R_co] | Later[R_co]:
         """A batch to one result per row."""
 
     def empty(self, item: Encoded) -> R_co:
@@ -133,7 +134,7 @@ def run_job(
     return run_batches(items, job.encode, step, limits=limits, empty=job.empty, on_notice=on_notice)
 
 
-def _step(job: Job[T, R], batch: Batch) -> Sequence[R]:
+def _step(job: Job[T, R], batch: Batch) -> Sequence[R] | Later[R]:
     """A step of a job, with as many threads as are worthwhile."""
     loaded = getattr(job, "loaded", None)
     if loaded is None or loaded.device.type != "cpu":
@@ -171,7 +172,7 @@ class JobProcessor(Generic[R]):
         limits = replace(self.job.limits, window=self.work.window)
         advice = Advice(getattr(self.job, "loaded", None))
 
-        def step(batch: Batch) -> Sequence[R | _Failed]:
+        def step(batch: Batch) -> Sequence[R | _Failed] | Later[R | _Failed]:
             found = safe.step(batch)
             if (sentence := advice.after(batch.ids.numel())) is not None:
                 said.append(Notice(sentence, once=True, is_hint=True))
@@ -261,9 +262,9 @@ class _SafeJob(Generic[R]):
             _require_some_good(failed, len(items), error)
             return found
 
-    def step(self, batch: Batch) -> Sequence[R | _Failed]:
+    def step(self, batch: Batch) -> Sequence[R | _Failed] | Later[R | _Failed]:
         try:
-            return _step(self.job, batch)
+            return cast("Sequence[R | _Failed] | Later[R | _Failed]", _step(self.job, batch))
         except Exception as error:
             if self.fail is None or (is_out_of_memory(error) and len(batch) > 1):
                 raise  # a batch that does not fit in memory is halved by the caller
@@ -276,7 +277,8 @@ class _SafeJob(Generic[R]):
             one = slice(row, row + 1)
             single = Batch(batch.ids[one], batch.segs[one], [item], batch.lengths[one])
             try:
-                results.extend(_step(self.job, single))
+                found = _step(self.job, single)
+                results.extend(found.get() if isinstance(found, Later) else found)
             except Exception as reason:
                 failed.append(reason)
                 results.append(self._failed(item, reason))

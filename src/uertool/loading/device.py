@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from uertool.config import ModelConfig
 from uertool.errors import SettingError, UsageError
@@ -129,6 +130,15 @@ def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     return dtype
 
 
+def compute_exactly(device: torch.device) -> None:
+    """Let cuDNN compute convolutions and recurrent layers in float32, as torch does all else.
+
+    By default they run in TF32, with 10 bits of mantissa.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+
+
 def set_threads(count: int | None) -> None:
     """Let torch and the Rust tokenizers use this many threads; None leaves them as they are.
 
@@ -192,6 +202,29 @@ def fitting_threads(config: ModelConfig, rows: int) -> Iterator[None]:
 def threads_for_each(devices: int, threads: int | None = None) -> int:
     """Threads that each of several workers gets when they share this machine's cores."""
     return max(1, (threads or torch.get_num_threads()) // max(devices, 1))
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; a GPU gets it without waiting for what it is doing."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def to_cpu(tensor: Tensor) -> Callable[[], Tensor]:
+    """Start the copy of a tensor to the CPU; the function that is returned waits for the copy."""
+    if tensor.device.type != "cuda":
+        copy = tensor.cpu()
+        return lambda: copy
+    copy = tensor.to("cpu", non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> Tensor:
+        copied.synchronize()
+        return copy
+
+    return wait
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from uertool.config import ModelConfig
 from uertool.errors import UsageError, listed
 from uertool.loading.assembling import HEADS, build_model, heads_in
 from uertool.loading.config_resolution import Resolved, named_hf_config, resolve_config
-from uertool.loading.device import resolve_device, resolve_dtype, set_threads
+from uertool.loading.device import compute_exactly, resolve_device, resolve_dtype, set_threads
 from uertool.loading.references import find_model
 from uertool.loading.settings import COMPANIONS, DeviceSettings, ModelSettings
 from uertool.loading.tokenizers import TOKENIZER_SETTINGS, TokenizerFiles, TokenizerFinder
@@ -123,6 +123,7 @@ def load_model(
     """
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
+    compute_exactly(place)
     path = find_model(reference)
     key = (
         *_stamp(path, vocab, config, tgt_vocab, lora),

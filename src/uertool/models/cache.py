@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,6 +43,8 @@ class KeyValueCache:
         positions: the same as a tensor [rows]: where the next token of each row goes.
         mask: added to the scores of the next token [rows or 1, heads or 1, 1, keys], or None.
         source: keys and values of the source, in an encoder-decoder.
+        version: changes when tensors of the cache are replaced, not when they are written to.
+        fixed: whether all steps are alike, see `fix`.
     """
 
     def __init__(
@@ -61,6 +63,10 @@ class KeyValueCache:
         self.bias = bias
         self.bias_table: Tensor | None = None
         self.source: SourceMemory | None = None
+        self.version = 0
+        self.fixed = False
+        device = self.store[0].device if self.store else torch.device("cpu")
+        self.positions = torch.empty(0, dtype=torch.int64, device=device)
         self.set_lengths([0] * rows)
 
     @property
@@ -74,29 +80,63 @@ class KeyValueCache:
 
     def set_lengths(self, lengths: Sequence[int]) -> None:
         """Sets how many of the stored tokens are real in each row."""
-        device = self.store[0].device if self.store else torch.device("cpu")
         self.lengths = list(lengths)
         #: The length of all rows if it is the same: then no mask is needed.
-        self.common = self.lengths[0] if len(set(self.lengths)) == 1 else None
-        self.positions = torch.tensor(self.lengths, dtype=torch.int64, device=device)
-        self.row_index = torch.arange(len(self.lengths), device=device)
+        self.common = None
+        if not self.fixed and len(set(self.lengths)) == 1:
+            self.common = self.lengths[0]
+        positions = torch.tensor(self.lengths, dtype=torch.int64, device=self.positions.device)
+        if len(positions) == len(self.positions):
+            self.positions.copy_(positions)
+        else:
+            self.positions = positions
+            self.row_index = torch.arange(len(self.lengths), device=positions.device)
         self.seen = 0
         self.mask: Tensor | None = None
 
-    def open(self) -> None:
-        """Makes room for one more token in every row; call before the layers run."""
+    def fix(self) -> None:
+        """Makes all later steps alike, so that one can be recorded and replayed.
+
+        They read the whole capacity, and find their places in `positions` alone. `make_room` must
+        be called before each.
+        """
+        self.fixed = True
+        self.common = None
+        self.seen = self.capacity
+        self._biases()
+
+    def make_room(self) -> None:
+        """Grows if there is no room for one more token in every row."""
         longest = max(self.lengths)
         if longest >= self.capacity:
             self._grow(in_strides(longest + max(CHUNK, longest // 2)))
-        self.seen = in_strides(longest + 1)
+
+    def open(self) -> None:
+        """Makes room for one more token in every row; call before the layers run."""
+        if self.fixed:
+            self.seen = self.capacity
+        else:
+            self.make_room()
+            self.seen = in_strides(max(self.lengths) + 1)
         self.mask = self._mask()
 
     def close(self) -> None:
         """Counts the token that every layer has stored."""
+        self.positions += 1
+        self.count()
+
+    def count(self) -> None:
+        """Counts a token where `positions` has counted it already."""
         self.lengths = [length + 1 for length in self.lengths]
         if self.common is not None:
             self.common += 1
-        self.positions += 1
+
+    def forget(self, rows: Collection[int]) -> None:
+        """Empties rows, which keep their places."""
+        if rows:
+            self.set_lengths(
+                [0 if row in rows else length for row, length in enumerate(self.lengths)]
+            )
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps the given rows, in that order; a row may be given several times."""
@@ -104,8 +144,10 @@ class KeyValueCache:
             return
         index = torch.tensor(list(rows), dtype=torch.int64, device=self.store[0].device)
         used = max((self.lengths[row] for row in rows), default=0)
+        same = len(rows) == self.rows  # beams change places: no new allocation
+        self.version += not same
         for number, store in enumerate(self.store):
-            if len(rows) == store.shape[1]:  # beams change places: no new allocation
+            if same:
                 store[:, :, :, :used] = store[:, :, :, :used].index_select(1, index)
             else:
                 self.store[number] = store.index_select(1, index)
@@ -118,6 +160,7 @@ class KeyValueCache:
         capacity = max(self.capacity, other.capacity)
         self._grow(capacity)
         other._grow(capacity)
+        self.version += 1
         self.store = _joined(self.store, other.store)
         self.set_lengths([*self.lengths, *other.lengths])
         if self.source is not None and other.source is not None:
@@ -132,6 +175,7 @@ class KeyValueCache:
             wider[:, :, :, : self.capacity] = store
             self.store[number] = wider
         self.capacity = capacity
+        self.version += 1
 
     def _mask(self) -> Tensor | None:
         if self.bias is None and self.seen - 1 == self.common:
@@ -222,8 +266,16 @@ class SourceMemory:
 
     def select(self, index: Tensor) -> None:
         """Keeps the rows of an index, in its order."""
+        visible = self.visible.index_select(0, index)
+        if index.is_cuda and len(index) == len(self.visible):  # a recorded step reads these tensors
+            for store in self.store:
+                store.copy_(store.index_select(1, index))
+            if self.mask is not None:
+                self.mask.copy_(self.mask.index_select(0, index))
+            self.visible.copy_(visible)
+            return
         self.store = [store.index_select(1, index) for store in self.store]
-        self.visible = self.visible.index_select(0, index)
+        self.visible = visible
         self._set_mask()
 
     def join(self, other: SourceMemory) -> None:

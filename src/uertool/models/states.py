@@ -13,6 +13,7 @@ All of them run the layers of UerModel, and know ids only, no text.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from uertool.errors import UsageError
 from uertool.models.cache import CHUNK, KeyValueCache
 from uertool.models.embeddings import Embedding
 from uertool.models.encoders import RecurrentEncoder
+from uertool.models.graphs import Places, uses_graphs
 from uertool.models.heads import LmHead
 from uertool.models.linear import Precision
 from uertool.models.model import UerModel
@@ -144,17 +146,21 @@ class IncrementalModel:
 
 
 class CachedState(State):
-    """Texts with their keys and values."""
+    """Texts with their keys and values; on a GPU with `places`, see `uertool.models.graphs`."""
 
     def __init__(self, logits: Tensor, cache: KeyValueCache) -> None:
         super().__init__(logits)
         self.cache = cache
+        self.places = Places(cache) if uses_graphs(logits.device) else None
 
     def _select(self, rows: list[int], index: Tensor) -> None:
-        self.cache.select(rows)
+        (self.places or self.cache).select(rows)
 
     def _join(self, other: CachedState) -> None:
-        self.cache.join(other.cache)
+        if self.places is not None and other.places is not None:
+            self.places.join(other.places)
+        else:
+            self.cache.join(other.cache)
 
 
 class CachedLm(IncrementalModel):
@@ -179,11 +185,15 @@ class CachedLm(IncrementalModel):
         return self._step(self.model.encoder, state, ids)
 
     def _step(self, stack: nn.Module, state: CachedState, ids: Tensor) -> Tensor:
-        assert isinstance(stack, (TransformerEncoder, TransformerDecoder))
-        cache, ids = state.cache, ids[:, None]
-        vectors = self.embedding(ids, torch.ones_like(ids), cache.positions[:, None])[:, 0]
-        state.logits = self._logits(stack.step(vectors, cache))
+        step = functools.partial(self._plain_step, stack, state.cache)
+        state.logits = step(ids) if state.places is None else state.places.run(step, ids)
         return state.logits
+
+    def _plain_step(self, stack: nn.Module, cache: KeyValueCache, ids: Tensor) -> Tensor:
+        assert isinstance(stack, (TransformerEncoder, TransformerDecoder))
+        ids = ids[:, None]
+        vectors = self.embedding(ids, torch.ones_like(ids), cache.positions[:, None])[:, 0]
+        return self._logits(stack.step(vectors, cache))
 
 
 class CachedSeq2seq(CachedLm):

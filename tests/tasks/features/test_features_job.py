@@ -252,7 +252,7 @@ def test_invalid_settings_are_refused() -> None:
 def test_a_batch_on_its_own_gives_one_result_a_row(small: Model) -> None:
     job = FeatureJob(small, FeatureSettings())
     batch = collate(job.encode([Line(0, "好"), Line(1, "天气")]))
-    assert [found.line for found in job.step(batch)] == [0, 1]
+    assert [found.line for found in job.step(batch).get()] == [0, 1]
 
 
 # -- other people's models ------------------------------------------------------------------------

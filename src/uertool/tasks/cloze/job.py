@@ -11,9 +11,10 @@ and `uertool.tasks.cloze.work` writes files, on several devices or on a cluster.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uertool.engine.batching import Batch, Encoded, Limits
+from uertool.engine.batching import Batch, Encoded, Later, Limits
 from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, UsageError, VocabError
 from uertool.io.display import Results
-from uertool.loading.device import token_budget
+from uertool.loading.device import to_cpu, to_device, token_budget
 from uertool.loading.registry import LoadedModel
 from uertool.settings import as_keywords
 from uertool.tasks.cloze.masking import Masked, Masker, words_of
@@ -52,6 +53,17 @@ class _Row(NamedTuple):
     masked: Masked
     variant: int | None  # None for the line itself
     spans: list[tuple[int, int]] | None  # of the line's tokens, for variants
+
+
+#: For some masks: chances and ids of the best tokens, rank and chance of the true one; on their way
+#: from a device.
+_Columns = list[Callable[[], Tensor]]
+#: The same for one mask.
+_MaskRow = tuple[list[float], list[int], int, float]
+
+
+def _rows(columns: _Columns) -> Iterator[_MaskRow]:
+    return zip(*(column().tolist() for column in columns), strict=True)
 
 
 class ClozeJob:
@@ -105,7 +117,7 @@ class ClozeJob:
         return found
 
     @torch.inference_mode()
-    def step(self, batch: Batch) -> list[ClozeResult]:
+    def step(self, batch: Batch) -> list[ClozeResult] | Later[ClozeResult]:
         """What the model says about every row of a batch."""
         if self.settings.augment:
             return self._variants(batch)
@@ -135,42 +147,45 @@ class ClozeJob:
             **found,
         )
 
-    def _guesses(self, batch: Batch) -> list[ClozeResult]:
+    def _guesses(self, batch: Batch) -> Later[ClozeResult]:
         batch = batch.to(self._filler.device)
         maskeds: list[Masked] = [item.payload.masked for item in batch.items]
         rows = [n for n, masked in enumerate(maskeds) for _ in masked.positions]
         places = [place for masked in maskeds for place in masked.positions]
         labels = [label for masked in maskeds for label in masked.labels]
-        found: list[MaskResult] = []
+        wanted = to_device(torch.tensor([label or 0 for label in labels]), self._filler.device)
+        found: list[_Columns] = []
+        start = 0
         for scores in self._filler.parts_at(batch.ids, batch.segs, rows, places):
-            some = slice(len(found), len(found) + len(scores))
-            found.extend(self._best(scores, places[some], labels[some]))
-        masks = iter(found)
-        return [
-            self._result(item, masks=tuple(next(masks) for _ in masked.positions))
-            for item, masked in zip(batch.items, maskeds, strict=True)
-        ]
+            found.append(self._best(scores, wanted[start : start + len(scores)]))
+            start += len(scores)
 
-    def _best(
-        self, scores: Tensor, places: Sequence[int], labels: Sequence[int | None]
-    ) -> Iterator[MaskResult]:
-        """The best tokens of log-probabilities [places, vocab], and the true one's rank."""
-        wanted = torch.tensor([label or 0 for label in labels], device=scores.device)
+        def results() -> list[ClozeResult]:
+            rows = itertools.chain.from_iterable(map(_rows, found))
+            masks = map(self._named, places, labels, rows)
+            return [
+                self._result(item, masks=tuple(next(masks) for _ in masked.positions))
+                for item, masked in zip(batch.items, maskeds, strict=True)
+            ]
+
+        return Later(results)
+
+    def _best(self, scores: Tensor, wanted: Tensor) -> _Columns:
+        """The best tokens of log-probabilities [places, vocab], and the ranks of wanted ones."""
         true = scores.gather(1, wanted[:, None])
         ranks = (scores > true).sum(-1) + 1
         best, ids = scores.topk(min(self.settings.best, scores.shape[1]), dim=-1)
-        columns = (best.exp(), ids, ranks, true[:, 0].exp())
+        return [to_cpu(column) for column in (best.exp(), ids, ranks, true[:, 0].exp())]
+
+    def _named(self, place: int, label: int | None, row: _MaskRow) -> MaskResult:
+        chances, found, rank, chance = row
         tokens = self.tokenizer.vocab.tokens
-        for place, label, chances, found, rank, chance in zip(
-            places, labels, *(column.tolist() for column in columns), strict=True
-        ):
-            # A table may have more rows than the vocabulary has tokens.
-            names = [tokens[i] if i < len(tokens) else f"<{i}>" for i in found]
-            guesses = tuple(map(Guess, found, names, chances))
-            if label is None:
-                yield MaskResult(place, guesses)
-            else:
-                yield MaskResult(place, guesses, tokens[label], label, rank, chance)
+        # A table may have more rows than the vocabulary has tokens.
+        names = [tokens[i] if i < len(tokens) else f"<{i}>" for i in found]
+        guesses = tuple(map(Guess, found, names, chances))
+        if label is None:
+            return MaskResult(place, guesses)
+        return MaskResult(place, guesses, tokens[label], label, rank, chance)
 
     def _scores(self, batch: Batch) -> list[ClozeResult]:
         slots: list[tuple[Sequence[int], int, int]] = []
@@ -191,7 +206,7 @@ class ClozeJob:
             )
         )
         results = []
-        for item, guessed, found in zip(batch.items, self._guesses(batch), rows, strict=True):
+        for item, guessed, found in zip(batch.items, self._guesses(batch).get(), rows, strict=True):
             ranked = tuple(
                 SlotResult(start, stop, self._ranked(next(scores))) for start, stop in found
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import NamedTuple
 
 from uertool.engine.work import Figures
 from uertool.io.display import Report, table
@@ -12,8 +13,7 @@ from uertool.tasks.cloze.masking import Unmasked
 from uertool.text.detokenize import Joining, join, readable
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
+class Guess(NamedTuple):
     """A token that the model proposes for a mask."""
 
     id: int

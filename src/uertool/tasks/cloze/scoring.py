@@ -12,6 +12,7 @@ from torch import Tensor
 
 from uertool.engine.batching import Encoded, collate
 from uertool.errors import VocabError
+from uertool.loading.device import to_device
 from uertool.models.model import UerModel
 from uertool.tasks.cloze.settings import Order
 
@@ -98,10 +99,11 @@ class Filler:
         positions = np.zeros(asked.shape, dtype=np.int64)
         positions[asked] = places
         hidden = self.model.encode(ids, segs, positions=self._indices(positions))
-        return hidden[torch.from_numpy(asked).to(self.device)]
+        where, column = np.nonzero(asked)
+        return hidden[self._indices(where), self._indices(column)]
 
     def _indices(self, numbers: Any) -> Tensor:
-        return torch.as_tensor(numbers, dtype=torch.long, device=self.device)
+        return to_device(torch.as_tensor(numbers, dtype=torch.long), self.device)
 
     def _passes(self, gaps: Sequence[Gap]) -> list[tuple[int, int]]:
         """Ranges of gaps that go through the model together."""

@@ -96,8 +96,14 @@ class SubstituteSettings(Settings):
         _asked("Maximum tokens per sentence", min=1, default="128, or the model's positions"),
     ] = None
     batch_size: Annotated[
-        int, Setting("Maximum candidates per batch", min=1, panel="Device and speed")
-    ] = 256
+        int | None,
+        Setting(
+            "Maximum candidates per batch",
+            min=1,
+            panel="Device and speed",
+            default="as many as fit the device",
+        ),
+    ] = None
     add_special: Annotated[
         bool, _asked("Put [CLS] and [SEP] around sentences; UER-py does not")
     ] = False

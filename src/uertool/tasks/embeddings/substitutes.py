@@ -294,7 +294,9 @@ class SubstituteSearch:
         base = torch.tensor(padded, device=self.device)
         segs = (torch.arange(length, device=self.device) < len(row)).long()
         columns = torch.arange(start, start + width, device=self.device)
-        many = max(1, min(self.settings.batch_size, self.budget // length))
+        many = max(1, self.budget // length)
+        if self.settings.batch_size is not None:
+            many = min(many, self.settings.batch_size)
         found: list[Tensor] = []
         for first in range(0, len(words), many):
             part = torch.tensor(words[first : first + many], device=self.device)

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from uertool.checkpoints.architectures import architecture
-from uertool.engine.batching import Batch, Encoded, Limits
+from uertool.engine.batching import Batch, Encoded, Later, Limits
 from uertool.engine.jobs import run_job
 from uertool.errors import ConfigError, InputError, UsageError, VocabError
-from uertool.loading.device import token_budget
+from uertool.loading.device import to_cpu, token_budget
 from uertool.loading.registry import LoadedModel
 from uertool.settings import as_keywords
 from uertool.tasks.cloze.job import length_for
@@ -119,17 +119,21 @@ class FeatureJob:
         return found
 
     @torch.inference_mode()
-    def step(self, batch: Batch) -> list[Features]:
+    def step(self, batch: Batch) -> Later[Features]:
         """The vectors of every row of a batch."""
         on_device = batch.to(self.device)
         if self.settings.tokens:
-            hidden = self._hidden(on_device).float().cpu().numpy()
-            return [
-                self._result(item, hidden[row, : len(item.ids)])
-                for row, item in enumerate(batch.items)
-            ]
-        vectors = self._pooled(on_device).cpu().numpy()
-        return [self._result(item, vectors[row : row + 1]) for row, item in enumerate(batch.items)]
+            copied = to_cpu(self._hidden(on_device).float())
+        else:
+            copied = to_cpu(self._pooled(on_device)[:, None])
+
+        def results() -> list[Features]:
+            vectors = copied().numpy()
+            counts = [len(item.ids) if self.settings.tokens else 1 for item in batch.items]
+            rows = zip(batch.items, vectors, counts, strict=True)
+            return [self._result(item, found[:count]) for item, found, count in rows]
+
+        return Later(results)
 
     def empty(self, item: Encoded) -> Features:
         """The result of a blank line."""

@@ -142,10 +142,11 @@ class Independent:
             ]
         chosen = self.sampling.draw(scores, uniforms)
         gained = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        # Ids are exact in float32, so that one copy from the device brings both.
+        tokens, gains = torch.stack((chosen.to(gained.dtype), gained)).tolist()
         steps: list[Step] = []
-        for place, (row, token, gain) in enumerate(
-            zip(rows, chosen.tolist(), gained.tolist(), strict=True)
-        ):
+        for place, (row, number, gain) in enumerate(zip(rows, tokens, gains, strict=True)):
+            token = int(number)
             row.context.append(token)
             row.length += 1
             row.log_probability += gain

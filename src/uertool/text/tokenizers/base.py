@@ -168,6 +168,9 @@ class Tokenizer:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids. Raises VocabError for an id outside the vocabulary."""
+        ids = list(ids)
+        if ids and min(ids) >= 0 and max(ids) < len(self.vocab):
+            return list(map(self.vocab.tokens.__getitem__, ids))
         return [self.vocab.token(index) for index in ids]
 
     def decode(self, ids: Iterable[int], *, raw: bool = False) -> str:
