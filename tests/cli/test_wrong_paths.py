@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import FIXTURES
@@ -200,3 +201,24 @@ def test_an_output_that_is_the_input_stays(
         assert main([str(word) for word in command]) == 1
         assert "exists already" in one_sentence(capsys)
         assert model.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["cloze", "-i", "empty"],
+        ["tokenize", "-i", "empty", "-o", "out"],
+        ["generate", "lm", "-i", "empty"],
+        ["generate", "lm", "-i", "empty", "--score"],
+        ["generate", "lm", "-i", "empty", "--stream"],
+        ["search", "-i", VOCAB, "--queries", "empty", "--vectors", "rows.npy"],
+        ["topn", "dep", "-i", "empty"],
+        ["topn", "indep", "-i", "empty"],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_input_is_remarked(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").touch()
+    np.save("rows.npy", np.eye(1040, 8, dtype=np.float32))
+    assert main(command) == 0
+    assert "warning: The input is empty" in capsys.readouterr().err

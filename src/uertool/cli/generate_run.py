@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from uertool.cli import console
 from uertool.cli.console import counted
-from uertool.cli.options import OutputSettings, lines_of, report_bad, report_model
+from uertool.cli.options import OutputSettings, lines_of, report_bad, report_empty, report_model
 from uertool.cli.pipeline import Call, show_plan
 from uertool.cli.render.generation import report_summary
 from uertool.engine.ordering import refuse_on_ray
@@ -199,6 +199,7 @@ class Run:
                     judged.add(texts[0].prompt.number, texts[0].new_text)
         seconds = time.perf_counter() - started
         report_summary(summary, seconds)
+        report_empty(summary.prompts + len(bad))
         report_bad(bad)
         self._record(generator.config.to_json(), self._results(summary, seconds, judged))
 
@@ -259,6 +260,7 @@ class Run:
         console.note(
             f"perplexity {overall:,.4f} over {counted(tokens, 'token')} of {counted(lines, 'line')}"
         )
+        report_empty(lines + len(bad))
         report_bad(bad)
         self._record(
             generator.config.to_json(), {"lines": lines, "tokens": tokens, "perplexity": overall}

@@ -439,6 +439,12 @@ def lines_of(
     )
 
 
+def report_empty(lines: int) -> None:
+    """Warn if there was nothing to do, which an empty output leaves open."""
+    if not lines:
+        console.warn("The input is empty: no lines were read.")
+
+
 def report_bad(bad: Sequence[BadLine]) -> None:
     """Report how many lines were left out, and why the first of them."""
     if bad:

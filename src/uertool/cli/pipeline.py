@@ -17,7 +17,7 @@ import typer
 
 from uertool.cli import console
 from uertool.cli.console import counted
-from uertool.cli.options import OutputSettings, source_of
+from uertool.cli.options import OutputSettings, report_empty, source_of
 from uertool.engine.ordering import absolute_model, check_engine, order_of_lines, refuse_same
 from uertool.engine.settings import EngineSettings
 from uertool.errors import InputError, UsageError
@@ -165,6 +165,7 @@ class Call:
         """What came of shards, and which lines could not be processed."""
         if self.is_ray:
             report_shards(found.manifest, self.target, rate)
+        report_empty(found.manifest["lines"] + found.manifest["errors"])
         report_errors(found, self.target)
 
     def record(self, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:

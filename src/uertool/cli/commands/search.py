@@ -16,7 +16,14 @@ import typer
 
 from uertool.cli import console
 from uertool.cli.console import counted
-from uertool.cli.options import OutputSettings, lines_of, report_model, source_of, with_settings
+from uertool.cli.options import (
+    OutputSettings,
+    lines_of,
+    report_empty,
+    report_model,
+    source_of,
+    with_settings,
+)
 from uertool.cli.render.search import HEADER, WRITERS, Answer, bars_of
 from uertool.errors import UsageError
 from uertool.loading.settings import DeviceSettings, ModelSettings
@@ -157,6 +164,7 @@ def search(
     console.note(
         f"{counted(asked, 'query', 'queries')}, {counted(found, 'result')} ({seconds:.2f} s)"
     )
+    report_empty(asked)
     inputs = [*model.files(), *corpus.files(), settings.queries, settings.query_vectors]
     output.record(output.prediction_path, inputs, results={"queries": asked, "found": found})
 

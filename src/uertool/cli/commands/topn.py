@@ -15,7 +15,14 @@ import typer
 
 from uertool.cli import console
 from uertool.cli.console import counted
-from uertool.cli.options import ResultSettings, is_typed, lines_of, source_of, with_settings
+from uertool.cli.options import (
+    ResultSettings,
+    is_typed,
+    lines_of,
+    report_empty,
+    source_of,
+    with_settings,
+)
 from uertool.cli.parser import Command, Group
 from uertool.cli.pipeline import Call
 from uertool.engine.ordering import refuse_on_ray
@@ -102,6 +109,7 @@ def indep(
     _draw(settings.plot, records, settings.by, output)
     missing = [str(found.query) for found in results if found.problem is not None]
     console.note(f"{counted(len(results), 'word')} among {len(source):,} ({seconds:.2f} s)")
+    report_empty(len(results))
     if missing:
         console.warn(
             f"{counted(len(missing), 'word')} not in the vocabulary, the first is {missing[0]}"

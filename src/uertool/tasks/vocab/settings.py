@@ -117,7 +117,7 @@ class BuildSettings(Settings):
             return
         if self.vocab_size is None:
             raise UsageError(
-                f"`model` {self.model} needs `vocab_size`.", "For example: vocab_size 21128."
+                f"`model` {self.model} needs `vocab_size`.", "For example: `vocab_size` 21128."
             )
         names = ("delimiter", "tokenizer", "max_size", "coverage", "counts")
         wrong = [f"`{name}`" for name in names if getattr(self, name) is not None]
