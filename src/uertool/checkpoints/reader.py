@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from uertool.checkpoints.architectures.base import check_types
+from uertool.checkpoints.architectures import architecture
+from uertool.checkpoints.architectures.base import Architecture, check_types
 from uertool.checkpoints.formats.opener import open_tensor_file
 from uertool.checkpoints.formats.tensor_file import TensorFile, TensorInfo, unknown_name
 from uertool.checkpoints.lora import Lora, LoraChoice
@@ -102,6 +103,11 @@ class Checkpoint(TensorFile):
         if lora is not None:
             lora.require_fit({name: self.info(name) for name in self}, self.path)
         self.tied = self._find_ties()
+
+    @property
+    def arch(self) -> Architecture | None:
+        """What is known of its architecture; None for what only UER-py has."""
+        return architecture(self.architecture) if self.architecture else None
 
     # Reading
 

@@ -9,6 +9,7 @@ requires the value (`require_known`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from uertool.checkpoints.architectures import architecture
@@ -43,97 +44,115 @@ _REQUIRED: Mapping[str, str] = {
 }
 
 
-def assume(
-    checkpoint: Checkpoint, values: dict[str, Any], sources: dict[str, str], notes: list[str]
-) -> None:
-    """Fill in the settings of a model that neither tensors nor files give.
+@dataclass(frozen=True)
+class Draft:
+    """A configuration in the making.
 
-    Args:
+    Attributes:
         checkpoint: the source.
-        values: ModelConfig fields that are known; what is assumed is added.
-        sources: where each value came from; gets "assumed", "published size" or "unknown".
-        notes: gets a sentence for each assumption that may be wrong.
+        values: ModelConfig fields that are known.
+        sources: where each value came from; of what is added here "assumed", "published size" or
+            "unknown".
+        notes: sentences about assumptions that may be wrong.
     """
 
-    def fill(name: str, value: Any) -> None:
-        if name not in values:
-            values[name] = value
-            sources[name] = "assumed"
+    checkpoint: Checkpoint
+    values: dict[str, Any]
+    sources: dict[str, str]
+    notes: list[str]
 
-    usual = architecture(checkpoint.architecture).usual if checkpoint.architecture else {}
+    def fill(self, name: str, value: Any, source: str = "assumed") -> None:
+        """Add a value that is not known."""
+        if name not in self.values:
+            self.values[name], self.sources[name] = value, source
+
+    def is_assumed(self, name: str) -> bool:
+        """Whether a value was added here."""
+        return self.sources.get(name) == "assumed"
+
+    def rows(self, part: int) -> int:
+        """Rows of the query (0) or key (1) projection, 0 if there is none."""
+        layer = "encoder.transformer." + ("" if self.values.get("parameter_sharing") else "0.")
+        if self.values.get("encoder") == "dual":
+            layer = layer.replace("encoder.", "encoder.encoder_0.", 1)
+        name = f"{layer}self_attn.linear_layers.{part}.weight"
+        return self.checkpoint.info(name).shape[0] if self.checkpoint.has(name) else 0
+
+
+def assume(draft: Draft) -> None:
+    """Fill in the settings of a model that neither tensors nor files give."""
+    checkpoint, values, notes = draft.checkpoint, draft.values, draft.notes
+    usual = checkpoint.arch.usual if checkpoint.arch else {}
     if "norm" not in values:
         own = "uer" if checkpoint.layout == "uer" else "standard"
-        values["norm"] = usual.get("norm", own)
-        sources["norm"] = "inferred"
+        draft.fill("norm", usual.get("norm", own), "inferred")
         if values["norm"] == "standard":
-            fill("norm_eps", usual.get("norm_eps", 1e-12))
+            draft.fill("norm_eps", usual.get("norm_eps", 1e-12))
     if values["norm"] == "uer":
         # Part of its formula; the epsilon of other libraries is at another place.
         values["norm_eps"] = 1e-6
     for name, value in usual.items():
-        fill(name, value)
+        draft.fill(name, value)
     if values.get("rotary_position_embedding") and checkpoint.layout == "hf":
-        fill("rope_theta", 10000.0)
-        fill("norm_eps", 1e-6)
-    if sources.get("rope_theta") == "assumed":
+        draft.fill("rope_theta", 10000.0)
+        draft.fill("norm_eps", 1e-6)
+    if draft.is_assumed("rope_theta"):
         notes.append(
             f"The base {values['rope_theta']:g} of rotary positions and the epsilon "
             f"{values.get('norm_eps', 1e-6):g} of norms are assumed, as usual for "
             f"{checkpoint.architecture}; name a configuration with `config_path`."
         )
     if values.get("encoder") not in ("transformer", "dual"):
-        fill("hidden_act", "gelu")
+        draft.fill("hidden_act", "gelu")
         return
     if values.get("decoder") is None and "lm" in values.get("target", ()):
-        fill("mask", "causal")
-    _assume_positions(checkpoint, values, sources, notes)
-    _require_unseen(checkpoint, values)
-    _assume_heads(checkpoint, values, sources, notes)
+        draft.fill("mask", "causal")
+    _assume_positions(draft)
+    _require_unseen(draft)
+    _assume_heads(draft)
     if values.get("parameter_sharing") and "layers_num" not in values:
-        fill("layers_num", 12)
+        draft.fill("layers_num", 12)
         notes.append(
             "12 passes through the shared layer are assumed, because they do not follow from the "
             "tensors; set `layers_num` or `config_path` if that is wrong."
         )
-    fill("hidden_act", "gelu")
-    if sources.get("hidden_act") == "assumed" and values["hidden_act"] != "gelu":
+    draft.fill("hidden_act", "gelu")
+    if draft.is_assumed("hidden_act") and values["hidden_act"] != "gelu":
         notes.append(
             f"The activation {values['hidden_act']} is assumed, as usual for "
             f"{checkpoint.architecture}; set `hidden_act` if that is wrong."
         )
 
 
-def _assume_positions(
-    checkpoint: Checkpoint, values: dict[str, Any], sources: dict[str, str], notes: list[str]
-) -> None:
+def _assume_positions(draft: Draft) -> None:
     """A transformer without stored positions computes them, unless a configuration says no."""
+    values, checkpoint = draft.values, draft.checkpoint
+    if checkpoint.layout != "uer" or checkpoint.generation == "legacy":
+        return  # the 2021 generation would have stored them
+    if values.get("relative_position_embedding") or values.get("rotary_position_embedding"):
+        return
     for name, size in (("embedding", "max_seq_length"), ("tgt_embedding", "tgt_max_seq_length")):
-        if values.get(name) != ("word",) or sources.get(name) != "inferred":
+        if values.get(name) != ("word",) or draft.sources.get(name) != "inferred":
             continue
-        if values.get("relative_position_embedding") or checkpoint.layout != "uer":
-            continue
-        if values.get("rotary_position_embedding"):
-            continue
-        if checkpoint.generation == "legacy":
-            continue  # it would have stored them
         values[name] = ("word", "sinusoidalpos")
         values.setdefault(size, 512)
-        sources[name] = "assumed"
-        notes.append(
+        draft.sources[name] = "assumed"
+        draft.notes.append(
             f"Sinusoidal positions are assumed for `{name}`, because the file has no position "
             f"table; set `{name}` to word if there are none."
         )
 
 
-def _require_unseen(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:
+def _require_unseen(draft: Draft) -> None:
     """Refuse a model with positions of an unknown kind.
 
     Raises:
         ConfigError: of the architectures that its names fit, none has all of its settings.
     """
+    checkpoint = draft.checkpoint
     names = dict.fromkeys((checkpoint.architecture, *checkpoint.candidates))
     kinds = [architecture(name) for name in names if name]
-    if any(all(name in values for name in kind.unseen) for kind in kinds) or not kinds:
+    if any(all(name in draft.values for name in kind.unseen) for kind in kinds) or not kinds:
         return
     options = [f"{' and '.join(f'`{name}`' for name in k.unseen)} ({k.name})" for k in kinds]
     raise ConfigError(
@@ -143,91 +162,74 @@ def _require_unseen(checkpoint: Checkpoint, values: Mapping[str, Any]) -> None:
     )
 
 
-def _assume_heads(
-    checkpoint: Checkpoint, values: dict[str, Any], sources: dict[str, str], notes: list[str]
-) -> None:
-    inner = _channels(checkpoint, values)
-    heads = values.get("heads_num")
-    if not heads:
-        own = (
-            architecture(checkpoint.architecture).published_heads
-            if checkpoint.architecture
-            else None
-        )
-        table = _PUBLISHED if own is None else own
-        published = table.get((inner, values.get("feedforward_size", 0)))
-        if published is not None:
-            heads, source = published, "published size"
-            notes.append(
-                f"{heads} attention heads are assumed, as in the published models of this size "
-                f"({inner} channels); set `heads_num` if that is wrong."
-            )
-        elif own is None and inner and inner % 64 == 0:
-            heads, source = inner // 64, "assumed"
-            notes.append(
-                f"{heads} attention heads are assumed (one for every 64 of {inner} channels), "
-                "because they do not follow from the tensors; set `heads_num` if that is wrong."
-            )
-        else:
-            heads, source = 0, "unknown"
-        values["heads_num"], sources["heads_num"] = heads, source
+def _assume_heads(draft: Draft) -> None:
+    """Attention heads and their size, which must fit the rows of the projections."""
+    path, values, sources = draft.checkpoint.path, draft.values, draft.sources
+    inner = draft.rows(0) or int(values.get("hidden_size", 0))
+    if not values.get("heads_num"):
+        _guess_heads(draft, inner)
+    heads = values["heads_num"]
     if not heads:
         values["attention_head_size"] = 0
         return
     if inner % heads:
         raise ConfigError(
-            f"{inner} channels of {checkpoint.path} cannot be split into {heads} attention heads.",
+            f"{inner} channels of {path} cannot be split into {heads} attention heads.",
             f"Set `heads_num` to a divisor of {inner}.",
         )
     size = values.get("attention_head_size") or inner // heads
     if size * heads != inner:
         raise ConfigError(
-            f"{checkpoint.path} has {inner} rows of queries, which are not {heads} heads of {size}."
+            f"{path} has {inner} rows of queries, which are not {heads} heads of {size}."
         )
     if size % 2 and values.get("rotary_position_embedding"):
         raise ConfigError(
-            f"{checkpoint.path} has {heads} heads of {size} channels; rotary positions need an "
-            "even number.",
+            f"{path} has {heads} heads of {size} channels; rotary positions need an even number.",
             "Set `heads_num`, or correct the configuration.",
         )
     values["attention_head_size"] = size
     sources.setdefault("attention_head_size", sources["heads_num"])
-    _count_key_heads(checkpoint, values, sources)
+    _count_key_heads(draft)
 
 
-def _count_key_heads(
-    checkpoint: Checkpoint, values: dict[str, Any], sources: dict[str, str]
-) -> None:
+def _guess_heads(draft: Draft, inner: int) -> None:
+    """The usual number of heads for so many channels of all of them together; 0 if unknown."""
+    arch = draft.checkpoint.arch
+    own = arch.published_heads if arch else None
+    table = _PUBLISHED if own is None else own
+    heads = table.get((inner, draft.values.get("feedforward_size", 0)), 0)
+    if heads:
+        source = "published size"
+        draft.notes.append(
+            f"{heads} attention heads are assumed, as in the published models of this size "
+            f"({inner} channels); set `heads_num` if that is wrong."
+        )
+    elif own is None and inner and inner % 64 == 0:
+        heads, source = inner // 64, "assumed"
+        draft.notes.append(
+            f"{heads} attention heads are assumed (one for every 64 of {inner} channels), "
+            "because they do not follow from the tensors; set `heads_num` if that is wrong."
+        )
+    else:
+        source = "unknown"
+    draft.values["heads_num"], draft.sources["heads_num"] = heads, source
+
+
+def _count_key_heads(draft: Draft) -> None:
     """The heads of keys and values, which are as large as those of queries."""
-    rows = _rows(checkpoint, values, 1)
-    size, given, queries = (
-        values["attention_head_size"],
-        values.get("local_kv_heads_num"),
-        values["heads_num"],
-    )
+    values, rows = draft.values, draft.rows(1)
+    size, queries = values["attention_head_size"], values["heads_num"]
+    given = values.get("local_kv_heads_num")
     heads, rest = divmod(rows, size)
     if rest or (given and rows and given != heads) or (heads and queries % heads):
         raise ConfigError(
-            f"{checkpoint.path} has {rows} rows of keys, which do not fit {queries} heads of "
+            f"{draft.checkpoint.path} has {rows} rows of keys, which do not fit {queries} heads of "
             f"{size}" + (f" that share {given} heads of keys and values." if given else "."),
             "Set `heads_num`, or correct the configuration.",
         )
-    if heads and heads != values["heads_num"] and not given:
-        values["local_kv_heads_num"], sources["local_kv_heads_num"] = heads, sources["heads_num"]
-
-
-def _channels(checkpoint: Checkpoint, values: Mapping[str, Any]) -> int:
-    """Channels of all attention heads together: the rows of the query projection."""
-    return _rows(checkpoint, values, 0) or int(values.get("hidden_size", 0))
-
-
-def _rows(checkpoint: Checkpoint, values: Mapping[str, Any], part: int) -> int:
-    """Rows of the query (0) or key (1) projection, 0 if there is none."""
-    layer = "encoder.transformer." + ("" if values.get("parameter_sharing") else "0.")
-    if values.get("encoder") == "dual":
-        layer = layer.replace("encoder.", "encoder.encoder_0.", 1)
-    name = f"{layer}self_attn.linear_layers.{part}.weight"
-    return checkpoint.info(name).shape[0] if checkpoint.has(name) else 0
+    if heads and heads != queries and not given:
+        values["local_kv_heads_num"] = heads
+        draft.sources["local_kv_heads_num"] = draft.sources["heads_num"]
 
 
 def unknown_heads(checkpoint: Checkpoint) -> ConfigError:
@@ -250,7 +252,7 @@ def guessed(
         assumed: the guess that the user accepts: HEADS_BY_SIZE or None.
     """
     doubtful = [name for name in _REQUIRED if config.sources.get(name) in ("assumed", "unknown")]
-    arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
+    arch = checkpoint.arch
     if not (arch is not None and arch.activations_vary) and "hidden_act" in doubtful:
         doubtful.remove("hidden_act")
     if assumed == HEADS_BY_SIZE and config.heads_num and "heads_num" in doubtful:

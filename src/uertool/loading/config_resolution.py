@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from uertool.bundled import find_config
-from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.companions import find_companions
 from uertool.checkpoints.inference import infer_config
 from uertool.checkpoints.reader import Checkpoint
 from uertool.config import ModelConfig
 from uertool.errors import ConfigError, UertoolError
-from uertool.loading.assumptions import assume, unknown_heads
+from uertool.loading.assumptions import Draft, assume, unknown_heads
 from uertool.loading.config_values import (
     FOREIGN_KEYS,
     fields_from_uer,
@@ -95,7 +94,7 @@ def resolve_config(
     _refuse_contradictions(checkpoint, inferred, layers, config_path)
     values, sources = _merged(layers)
     _keep_settled(values, sources, inferred)
-    assume(checkpoint, values, sources, notes)
+    assume(Draft(checkpoint, values, sources, notes))
     if complete and sources.get("heads_num") == "unknown":
         raise unknown_heads(checkpoint)
     _require_sizes(checkpoint, values)
@@ -243,10 +242,9 @@ def _own_configuration(
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """The configuration that belongs to a checkpoint, or that is in its folder and fits."""
     if checkpoint.layout == "hf":
-        if checkpoint.hf_config is None or checkpoint.architecture is None:
+        if checkpoint.hf_config is None or checkpoint.arch is None:
             return []
-        values = architecture(checkpoint.architecture).config_from_hf(checkpoint.hf_config)
-        return [("config file", values)]
+        return [("config file", checkpoint.arch.config_from_hf(checkpoint.hf_config))]
     if checkpoint.stored_config is not None:
         return []
     for path in find_companions(checkpoint.path, *_CONFIG_NAMES[checkpoint.layout]):
@@ -275,14 +273,14 @@ def _fields(checkpoint: Checkpoint, path: Path, notes: list[str]) -> dict[str, A
     foreign = sorted(FOREIGN_KEYS & set(content))
     if not foreign:
         return fields_from_uer(content, path, notes)
-    if checkpoint.layout == "uer" or checkpoint.architecture is None:
+    if checkpoint.layout == "uer" or checkpoint.arch is None:
         raise ConfigError(
             f"{path} is a Hugging Face configuration (it has {', '.join(foreign)}), but "
             f"{checkpoint.path} has UER-py's names.",
             "Give a configuration of UER-py (hidden_size, layers_num, heads_num, ...), or none: "
             "most values are read from the tensors.",
         )
-    return architecture(checkpoint.architecture).config_from_hf(content)
+    return checkpoint.arch.config_from_hf(content)
 
 
 def _words(value: Any) -> str:

@@ -238,8 +238,7 @@ class Changes:
 
     def _has_one_segment(self) -> bool:
         """Whether this is a Hugging Face XLM-R with one segment."""
-        checkpoint = self.checkpoint
-        arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
+        checkpoint, arch = self.checkpoint, self.checkpoint.arch
         if checkpoint.layout != "hf" or arch is None or not arch.from_fairseq:
             return False
         raw = checkpoint.source_name(_SEGMENTS)
@@ -264,10 +263,8 @@ class Changes:
 
     def _without_known_positions(self, view: TensorView) -> TensorView:
         """Leave out position tables if they are those that UER-py computes."""
-        name = self.checkpoint.architecture
-        if name is None or not architecture(name).computes_positions:
-            return view
-        if self.checkpoint.layout != "hf":
+        arch = self.checkpoint.arch
+        if arch is None or not arch.computes_positions or self.checkpoint.layout != "hf":
             return view
         names = {f"{side}.pos.embedding.weight" for side in ("embedding", "tgt_embedding")}
         names &= set(view.infos)

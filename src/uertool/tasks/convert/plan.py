@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uertool.checkpoints.architectures import architecture, nearest_architecture
+from uertool.checkpoints.architectures import nearest_architecture
 from uertool.checkpoints.architectures.base import Architecture
 from uertool.checkpoints.export import Plan, plan_out, plan_uer
 from uertool.checkpoints.generations import Generation
@@ -78,7 +78,7 @@ class ConversionPlan:
         self.source_config = resolved.config
         self.notes.extend(resolved.notes)
         self._check_counts()
-        arch = architecture(checkpoint.architecture) if checkpoint.architecture else None
+        arch = checkpoint.arch
         if self.to == "hf" and not self.weights_only:
             require_known(checkpoint, self.source_config, options.assume)
         changes = Changes(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from uertool.bundled import find_config
-from uertool.checkpoints.architectures import all_architectures, architecture
+from uertool.checkpoints.architectures import all_architectures
 from uertool.checkpoints.architectures.base import Architecture, check_types
 from uertool.checkpoints.companions import find_companion
 from uertool.checkpoints.lora import LoraChoice
@@ -88,10 +88,10 @@ def source_config(checkpoint: Checkpoint, options: ConvertSettings) -> Resolved:
     """
     path = options.config_path
     given = {"heads_num": options.heads_num, "hidden_act": options.hidden_act}
-    if path is not None and checkpoint.layout == "uer" and checkpoint.architecture:
+    if path is not None and checkpoint.layout == "uer" and checkpoint.arch:
         original = _foreign(path)
         if original is not None:
-            described = architecture(checkpoint.architecture).config_from_hf(original)
+            described = checkpoint.arch.config_from_hf(original)
             described = {name: value for name, value in described.items() if name not in _POSITIONS}
             given = {**described, **{name: v for name, v in given.items() if v is not None}}
             path = None

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.formats.hf_folder import HuggingFaceFolder
 from uertool.checkpoints.formats.tensor_file import TensorInfo, kept_metadata, ties_of
 from uertool.checkpoints.model_folder import model_folder
@@ -243,8 +242,8 @@ class _Job:
         if self.checkpoint.layout == "uer" and after != 0:
             where = "no [PAD]" if after is None else f"[PAD] at {after}"
             self.notes.append(f"The new vocabulary has {where}; UER-py always uses 0 for padding.")
-        name = self.checkpoint.architecture
-        counted = name is not None and architecture(name).from_fairseq
+        arch = self.checkpoint.arch
+        counted = arch is not None and arch.from_fairseq
         if counted and self.checkpoint.layout == "hf" and before != after:
             raise VocabError(
                 f"The new vocabulary has <pad> at {after}, the old one at {before}; transformers "

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.model_folder import TOKENIZER_FILES
 from uertool.checkpoints.reader import Checkpoint
 from uertool.io.small_files import read_json_object
@@ -134,8 +133,8 @@ def _write_hf_files(
         folder=asked.new_folder,
         do_lower_case=bool(settings.get("do_lower_case", True)),
     )
-    assert checkpoint.architecture is not None
-    write_tokenizer(folder, made, architecture(checkpoint.architecture), length)
+    assert checkpoint.arch is not None
+    write_tokenizer(folder, made, checkpoint.arch, length)
     return []
 
 
