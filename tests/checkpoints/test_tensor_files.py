@@ -140,7 +140,7 @@ def test_entries_that_are_no_tensors_are_reported(tmp_path: Path) -> None:
         ([torch.ones(2)], "a list where a dictionary"),
         ({}, "holds no tensors"),
         ({"a": 1}, "holds no tensors"),
-        (torch.ones(2), "where a dictionary"),
+        (torch.ones(2), "a tensor where a dictionary"),
     ],
 )
 def test_a_torch_file_without_a_state_dict_says_what_it_holds(

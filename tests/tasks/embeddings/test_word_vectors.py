@@ -215,6 +215,7 @@ def test_files_without_a_first_line_archives_and_words_with_blanks(tmp_path: Pat
         expected = [[1, 2, 3], [4, 5, 6], [0.7, 8, -9]]
         np.testing.assert_allclose(rows, expected, rtol=1e-6)
         assert len(WordFile(tmp_path / name)) == 3
+        assert list(WordFile(tmp_path / name).find({"new", "new york", "x"})) == ["new york", "x"]
 
 
 def test_what_is_no_file_of_vectors_is_said(tmp_path: Path) -> None:

@@ -310,6 +310,8 @@ def _dtype_of(path: Path, name: str, value: object) -> torch.dtype:
 
 def _describe(value: object) -> str:
     """A short description of a value in a pickle."""
+    if _is_tensor(value):
+        return "a tensor"
     if isinstance(value, Call):
         name = value.function.name if isinstance(value.function, Global) else "object"
         kinds = {"_reconstruct": "a NumPy array", "scalar": "a NumPy number"}
@@ -322,8 +324,6 @@ def _describe(value: object) -> str:
         return "a storage"
     if isinstance(value, Global):
         return f"the name {value}"
-    if _is_tensor(value):
-        return "a tensor"
     return _WORDS.get(type(value), type(value).__name__)
 
 

@@ -257,7 +257,9 @@ def _are_numbers(parts: list[bytes]) -> bool:
 def _text_blocks(
     path: Path, size: int, header: bool, wanted: set[str] | None
 ) -> Iterator[tuple[int, list[str], Block]]:
-    keys = None if wanted is None else {escape(word).encode() for word in wanted}
+    keys: set[bytes] | None = None
+    if wanted is not None:  # other programs do not escape the blanks within words
+        keys = {form.encode() for word in wanted for form in (escape(word), word.split(" ")[0])}
     row = 0
     words: list[bytes] = []
     numbers: list[bytes] = []
@@ -267,11 +269,7 @@ def _text_blocks(
         for line in stream:
             word, _, rest = line.rstrip(b"\r\n ").partition(b" ")
             if keys is not None and word in keys:
-                yield (
-                    row,
-                    [unescape(word.decode("utf-8", "replace"))],
-                    _parsed(path, row, [word], [rest], size),
-                )
+                yield _text_block(path, row, [word], [rest], size)
             elif keys is None and rest:
                 words.append(word)
                 numbers.append(rest)
