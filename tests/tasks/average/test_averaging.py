@@ -364,6 +364,8 @@ def test_patterns_are_expanded_in_step_order(tmp_path: Path) -> None:
         (tmp_path / f"m.bin-{step}").write_text("")
     found = expand_models([f"{tmp_path}/m.bin-*", "last.bin"])
     assert [path.name for path in found] == ["m.bin-9", "m.bin-10", "m.bin-100", "last.bin"]
+    (tmp_path / "m.bin-1²3").write_text("")  # a digit that is no number
+    assert len(expand_models([f"{tmp_path}/m.bin-*"])) == 4
     with pytest.raises(InputError, match="Nothing matches"):
         expand_models([f"{tmp_path}/x*"])
 

@@ -10,10 +10,10 @@ import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from uertool.checkpoints.writer import FORMATS
 from uertool.errors import InputError, SettingError, UsageError, listed, shown
+from uertool.io.natural_order import natural
 from uertool.tasks.average.averaging import SoupStep, merge_checkpoints
 from uertool.tasks.average.settings import MergeSettings
 
@@ -68,7 +68,7 @@ def expand_models(patterns: Sequence[str | Path]) -> list[Path]:
         matches = [Path(match) for match in glob.glob(text) if ".partial" not in match]
         if not matches:
             raise InputError(f"Nothing matches {text}.")
-        found.extend(sorted(matches, key=_natural))
+        found.extend(sorted(matches, key=natural))
     return found
 
 
@@ -193,8 +193,3 @@ def score_by_command(command: str) -> Callable[[Path], float]:
         return float(numbers[-1])
 
     return score
-
-
-def _natural(path: Path) -> list[Any]:
-    """Sorts names with numbers in them by the numbers."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from uertool.errors import InputError, UertoolError, UsageError, counted, listed
 from uertool.io.encodings import UTF8
+from uertool.io.natural_order import natural
 from uertool.io.vector_reader import READERS, open_vectors
 from uertool.tasks.ensemble.settings import TrainSettings
 from uertool.text.readers import read_lines
@@ -182,17 +183,12 @@ def _matching(pattern: str) -> list[Path]:
             f"The pattern {pattern} matches no feature file.",
             f"Feature files end in {', '.join(READERS)}.",
         )
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural)
 
 
 def _is_features(path: Path) -> bool:
     # In int8, `extract-features` writes the scale of each row into a file of its own.
     return path.is_file() and path.suffix in READERS and not path.stem.endswith(".scales")
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", str(path))
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def _numbered(prefix: str, role: str, models_num: int | None) -> list[Path]:
