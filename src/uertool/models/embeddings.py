@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from uertool.config import ModelConfig
 from uertool.errors import InputError
@@ -23,7 +24,7 @@ class Table(nn.Module):
         self.embedding = nn.Embedding(rows, size)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.embedding(ids)
+        return functional.embedding(ids, self.embedding.weight)
 
     def vectors(self) -> Tensor:
         """All rows [rows, size]."""
@@ -92,7 +93,7 @@ class Embedding(nn.Module):
         """Vectors [batch, length, emb] of tokens [batch, length].
 
         Args:
-            ids: token ids [batch, length].
+            ids: token ids [batch, length], or with `position_ids` of any shape.
             segs: 0 for padding, 1 or 2 for the first or second text [batch, length].
             position_ids: [batch, length] or [1, length]; by default 0, 1, 2, ...
 
@@ -119,7 +120,7 @@ class Embedding(nn.Module):
             elif part == "seg":
                 vectors = self.seg(segs)
             elif part == "task":
-                vectors = self.task(ids.new_full((1, 1), self.task_type))
+                vectors = self.task(ids.new_full((1,), self.task_type))
             else:
                 vectors = self._sinusoid(position_ids, segs)
             total = vectors if total is None else total + vectors

@@ -152,7 +152,7 @@ def onednn(
     if single:
         x = torch.cat([x.reshape(1, -1)] * 2)
         residual = None if residual is None else torch.cat([residual.reshape(1, -1)] * 2)
-    product, add = _kernels()
+    product, add = kernels()
     if residual is not None:
         out: Tensor = add(x, residual, weight, bias, "add")
     else:
@@ -164,7 +164,7 @@ def onednn(
 
 
 @functools.cache
-def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
+def kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The product of oneDNN with an activation, and with something added.
 
     Raises:

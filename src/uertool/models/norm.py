@@ -85,7 +85,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.exact:
-            return functional.layer_norm(x, self.size, self.gamma, self.beta, self.eps)
+            return torch.layer_norm(x, self.size, self.gamma, self.beta, self.eps)
         normed, _, inverse_std = torch.native_layer_norm(x.float(), self.size, None, None, self.eps)
         eps = UER_EPS * uer_factor(self.size[0])
         normed = normed / (1.0 + eps * inverse_std)

@@ -14,7 +14,7 @@ from uertool.config import Activation
 from uertool.errors import UsageError
 from uertool.models.embeddings import Table
 from uertool.models.int8 import Int8Linear, Int8Table
-from uertool.models.linear import Dense, Linear, Precision, has_kernel, onednn
+from uertool.models.linear import FUSED, Dense, Linear, Precision, has_kernel, kernels, onednn
 
 
 class PackedLinear(Linear):
@@ -41,6 +41,7 @@ class PackedLinear(Linear):
         reorder = torch.ops.mkldnn._reorder_linear_weight
         self.weight = reorder(weight.detach().contiguous(), self.expected_rows)
         self.bias = None if bias is None else bias.detach()
+        self.product, self.sum = kernels()
         self.pair = False
         # oneDNN may share one long sum between threads: only then a single row must be duplicated.
         numbers = torch.Generator().manual_seed(0)
@@ -48,13 +49,20 @@ class PackedLinear(Linear):
         self.pair = not torch.equal(self(x[:1]), self(x)[:1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return onednn(x, self.weight, self.bias, "linear", None, self.pair)
+        return self.activated(x, "linear")
 
     def activated(self, x: Tensor, activation: Activation) -> Tensor:
-        return onednn(x, self.weight, self.bias, activation, None, self.pair)
+        if self.pair or activation not in FUSED:
+            return onednn(x, self.weight, self.bias, activation, None, self.pair)
+        name, algorithm = FUSED[activation]
+        out: Tensor = self.product(x, self.weight, self.bias, name, [], algorithm)
+        return out
 
     def added(self, x: Tensor, residual: Tensor) -> Tensor:
-        return onednn(x, self.weight, self.bias, "linear", residual, self.pair)
+        if self.pair:
+            return onednn(x, self.weight, self.bias, "linear", residual)
+        out: Tensor = self.sum(x, residual, self.weight, self.bias, "add")
+        return out
 
 
 def in_8_bits(part: nn.Module) -> nn.Module:
@@ -107,4 +115,7 @@ def packed(
         name: None if child is None else packed(child, precision, release=release)
         for name, child in module._modules.items()
     }
+    # torch finds parts by a slow function unless they are plain attributes as well; a step of
+    # generation asks for about a hundred.
+    twin.__dict__.update(twin._modules)
     return twin

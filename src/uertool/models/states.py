@@ -191,8 +191,7 @@ class CachedLm(IncrementalModel):
 
     def _plain_step(self, stack: nn.Module, cache: KeyValueCache, ids: Tensor) -> Tensor:
         assert isinstance(stack, (TransformerEncoder, TransformerDecoder))
-        ids = ids[:, None]
-        vectors = self.embedding(ids, torch.ones_like(ids), cache.positions[:, None])[:, 0]
+        vectors = self.embedding(ids, torch.ones_like(ids), cache.positions)
         return self._logits(stack.step(vectors, cache))
 
 

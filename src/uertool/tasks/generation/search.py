@@ -141,7 +141,7 @@ class Independent:
                 for row in rows
             ]
         chosen = self.sampling.draw(scores, uniforms)
-        gained = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        gained = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         # Ids are exact in float32, so that one copy from the device brings both.
         tokens, gains = torch.stack((chosen.to(gained.dtype), gained)).tolist()
         steps: list[Step] = []
