@@ -14,6 +14,7 @@ from uertool.checkpoints.model_folder import TOKENIZER_FILES
 from uertool.config import Activation, EncoderName, MaskName, RotaryOrder
 from uertool.errors import UsageError
 from uertool.settings import Setting, Settings
+from uertool.text.settings import TokenizerName
 
 #: The models that run when none is named: for cloze and vectors, and for generation.
 BUNDLED_MODEL = "zh-mlm-small"
@@ -53,10 +54,7 @@ class TokenizerSettings(Settings):
     vocab_path: Annotated[Path | None, _tokenizer("Vocabulary, one token a line")] = None
     spm_model_path: Annotated[Path | None, _tokenizer("Sentencepiece model", rare=True)] = None
     merges_path: Annotated[Path | None, _tokenizer("Merges of a byte-level BPE", rare=True)] = None
-    tokenizer: Annotated[
-        Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
-        _tokenizer("Kind of tokenizer", rare=True),
-    ] = None
+    tokenizer: Annotated[TokenizerName | None, _tokenizer("Kind of tokenizer", rare=True)] = None
     do_lower_case: Annotated[
         bool | None, _tokenizer("Whether text is lower-cased", valued=True, rare=True)
     ] = None

@@ -1,14 +1,17 @@
-"""Where lines of text come from: the settings that every command with text shares."""
+"""Where lines of text come from, and how tokenizers are called: what commands with text share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from uertool.settings import Setting, Settings
 
 _input = partial(Setting, panel="Input")
+
+#: UER-py's names of tokenizers that a user may give.
+TokenizerName = Literal["bert", "char", "space", "bpe", "xlmroberta"]
 
 #: The setting of every command that reads text.
 Encoding = Annotated[

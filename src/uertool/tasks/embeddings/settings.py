@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from uertool.loading.settings import BUNDLED_MODEL, model_path
 from uertool.settings import Setting, Settings
+from uertool.text.settings import TokenizerName
 
 _model = partial(Setting, panel="Model")
 _output = partial(Setting, panel="Output")
@@ -30,7 +31,7 @@ class TableSettings(Settings):
         Path | None, _model("Sentencepiece model instead of a vocabulary")
     ] = None
     tokenizer: Annotated[
-        Literal["bert", "char", "space", "bpe", "xlmroberta"] | None,
+        TokenizerName | None,
         _model("xlmroberta: ids in fairseq's order; others make no difference"),
     ] = None
 

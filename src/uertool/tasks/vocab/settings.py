@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from uertool.errors import SettingError, UsageError
 from uertool.settings import Setting, Settings
-from uertool.text.settings import Encoding
+from uertool.text.settings import Encoding, TokenizerName
 
 _counted = partial(Setting, panel="Counted vocabularies")
 _trained = partial(Setting, panel="Trained subword vocabularies")
@@ -233,9 +233,7 @@ class AdaptSettings(Settings):
         float, _rows("For similar: of the softmax over their cosines", above=0)
     ] = 0.1
     seed: Annotated[int, _rows("Seed of random rows")] = 7
-    tokenizer: Annotated[
-        Literal["bert", "char", "space", "bpe", "xlmroberta"], _tokenizer("Its kind")
-    ] = "bert"
+    tokenizer: Annotated[TokenizerName, _tokenizer("Its kind")] = "bert"
     merges_path: Annotated[Path | None, _tokenizer("Merges of bpe")] = None
     do_lower_case: Annotated[bool, _tokenizer("Whether bert lower-cases", valued=True)] = True
     old_tgt_vocab_path: Annotated[Path | None, _decoder("Its vocabulary")] = None
