@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +137,6 @@ def plan_uer(
     generation: Generation,
     *,
     pair_head: str = "nsp",
-    skip: Sequence[str] = (),
 ) -> Plan:
     """Plan an output with UER-py's names of one generation.
 
@@ -145,12 +144,9 @@ def plan_uer(
         infos: canonical names, shapes and types of what there is.
         generation: "legacy" or "modular".
         pair_head: what the 2021 generation calls the sentence-pair head.
-        skip: canonical names not to write.
     """
     planned = []
     for name, info in infos.items():
-        if name in skip:
-            continue
         spelled = to_legacy(name, pair_head=pair_head) if generation == "legacy" else name
         planned.append(Planned(spelled, (name,), KEEP, TensorInfo(spelled, *info[1:])))
-    return Plan(tuple(planned), tuple(skip))
+    return Plan(tuple(planned))

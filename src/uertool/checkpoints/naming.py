@@ -42,17 +42,15 @@ class Transform:
     twins: bool = False
 
 
-def _cat(parts: Iterable[Tensor], dim: int = 0) -> Tensor:
+def _cat(parts: Iterable[Tensor]) -> Tensor:
     import torch
 
     joined = list(parts)
     if joined[0].is_meta:
         # Only the shape is needed. torch.cat on the meta device gives it too, but imports half
         # of torch's compiler first, which takes longer than opening a large checkpoint.
-        shape = list(joined[0].shape)
-        shape[dim] = sum(part.shape[dim] for part in joined)
-        return joined[0].new_empty(shape)
-    return torch.cat(joined, dim)
+        return joined[0].new_empty(sum(map(len, joined)), *joined[0].shape[1:])
+    return torch.cat(joined)
 
 
 def _zeros_before(tensor: Tensor, rows: int) -> Tensor:
@@ -76,16 +74,10 @@ JOIN3_TRANSPOSED = Transform(
 )
 
 #: Three vectors as one.
-JOIN3 = Transform(
-    "query, key, value joined", lambda parts: _cat(parts), lambda tensor: _thirds(tensor, 0)
-)
+JOIN3 = Transform("query, key, value joined", _cat, lambda tensor: _thirds(tensor, 0))
 
 #: The two matrices of a gated feed-forward layer as one.
-JOIN2 = Transform(
-    "gate and inner layer joined",
-    lambda parts: _cat(parts),
-    lambda tensor: tuple(tensor.tensor_split(2, 0)),
-)
+JOIN2 = Transform("gate and inner layer joined", _cat, lambda tensor: tensor.tensor_split(2, 0))
 
 #: UER-py's segment table has a first row for padding that no other library has.
 DROP_PAD_ROW = Transform(
@@ -251,22 +243,18 @@ def rule(uer: str | tuple[str, ...], hf: str | tuple[str, ...] = (), **more: Any
     return Rule(names, others, **more)
 
 
-def dense(
-    uer: str, hf: str, *, tf: str = "", how: Transform = KEEP, bias: bool = True
-) -> list[Rule]:
+def dense(uer: str, hf: str, *, tf: str = "", how: Transform = KEEP) -> list[Rule]:
     """Weight and bias of a linear layer; TensorFlow keeps kernels [in, out]."""
-    rows = [
+    return [
         rule(
             f"{uer}.weight",
             f"{hf}.weight" if hf else "",
             tf=f"{tf}/kernel" if tf else "",
             how=how,
             tf_how=TRANSPOSE,
-        )
+        ),
+        rule(f"{uer}.bias", f"{hf}.bias" if hf else "", tf=f"{tf}/bias" if tf else ""),
     ]
-    if bias:
-        rows.append(rule(f"{uer}.bias", f"{hf}.bias" if hf else "", tf=f"{tf}/bias" if tf else ""))
-    return rows
 
 
 def norm(uer: str, hf: str, *, tf: str = "") -> list[Rule]:

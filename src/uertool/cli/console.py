@@ -77,7 +77,6 @@ def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
-    title: str | None = None,
     right: Iterable[str] = (),
     to_stderr: bool = False,
 ) -> None:
@@ -86,7 +85,6 @@ def table(
     Args:
         columns: headings.
         rows: cells as text or anything that `str` makes text of; a float gets four digits.
-        title: a line above.
         right: headings of columns that are aligned to the right (numbers).
         to_stderr: whether it is a report about the results rather than a result.
     """
@@ -95,13 +93,7 @@ def table(
     from rich.text import Text
 
     aligned = set(right)
-    grid = Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-    )
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         grid.add_column(
             Text(column), justify="right" if column in aligned else "left", overflow="fold"
@@ -117,9 +109,9 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def rich_print(text: object, *, to_stderr: bool = False) -> None:
+def rich_print(text: object) -> None:
     """Something that rich knows how to draw: a `Text`, a `Panel`, a `Columns`."""
-    _rich(to_stderr).print(text)
+    _rich(to_stderr=False).print(text)
 
 
 def _rich(to_stderr: bool) -> Console:

@@ -335,11 +335,11 @@ class _End:
 
 
 class Ahead(Generic[T]):
-    """An iterator that a background thread runs, `ahead` items in front of its reader."""
+    """An iterator that a background thread runs, one item in front of its reader."""
 
-    def __init__(self, start: Callable[[], Iterator[T]], ahead: int = 1) -> None:
+    def __init__(self, start: Callable[[], Iterator[T]]) -> None:
         self._start = start
-        self._queue: queue.Queue[T | _End] = queue.Queue(maxsize=ahead)
+        self._queue: queue.Queue[T | _End] = queue.Queue(maxsize=1)
         self._stopped = threading.Event()
         # A daemon, since a read from a pipe cannot be interrupted when the program ends.
         self._thread = threading.Thread(target=self._run, name="uertool-encode", daemon=True)

@@ -94,13 +94,12 @@ def read_text_file(
 
 def read_json_object(
     path: str | Path,
-    limit: int = JSON_LIMIT,
     *,
     what: str = "configuration",
     error: type[UertoolError] = InputError,
 ) -> dict[str, Any]:
     """The JSON object in a file; arguments and errors as `read_file`."""
-    text = read_text_file(path, limit, what=what, error=error)
+    text = read_text_file(path, JSON_LIMIT, what=what, error=error)
     found = parse_json(text, f"The {what} {shown(path)}", error=error)
     if not isinstance(found, dict):
         raise error(f"The {what} {shown(path)} is not a JSON object.")

@@ -189,8 +189,8 @@ def remarks(text: str) -> list[str]:
     return [] if text.isascii() or chinese_font() is not None else [NO_FONT]
 
 
-def histogram(axes: Any, sets: Sequence[tuple[str, Any]], *, title: str) -> None:
-    """Distributions of cosines, each with its name and mean in the legend."""
+def histogram(axes: Any, sets: Sequence[tuple[str, Any]]) -> None:
+    """Distributions of the cosines of all pairs, each with its name and mean in the legend."""
     import numpy as np
 
     low = min(0.99, *(float(values.min()) for _, values in sets))
@@ -198,7 +198,7 @@ def histogram(axes: Any, sets: Sequence[tuple[str, Any]], *, title: str) -> None
     for name, values in sets:
         legend = f"{name}, mean {_rounded(values)}"
         axes.hist(np.minimum(values, 1), bins=bins, alpha=0.6, density=True, label=legend)
-    axes.set(xlabel="cosine", ylabel="density", title=title)
+    axes.set(xlabel="cosine", ylabel="density", title="Cosines of all pairs")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
 

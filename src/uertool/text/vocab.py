@@ -83,13 +83,7 @@ class Vocab:
     # -- reading ------------------------------------------------------------------------------
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path | None = None,
-        *,
-        spm: str | Path | None = None,
-        special: Mapping[str, str] | None = None,
-    ) -> Vocab:
+    def load(cls, path: str | Path | None = None, *, spm: str | Path | None = None) -> Vocab:
         """Read a vocabulary file, or the pieces of a sentencepiece model.
 
         A line is cut at its first blank, as UER-py does; a line of nothing but blanks is kept as
@@ -99,14 +93,13 @@ class Vocab:
         Args:
             path: the vocabulary file.
             spm: a sentencepiece model; its pieces are the vocabulary (then no `path`).
-            special: see the class.
 
         Raises:
             VocabError: the file is missing, empty, not text, or its ids have holes.
             MissingExtraError: `spm` is given and sentencepiece is not installed.
         """
         if spm is not None:
-            return cls(pieces_of(load_sentencepiece(spm)), source=str(spm), special=special)
+            return cls(pieces_of(load_sentencepiece(spm)), source=str(spm))
         if path is None:
             raise VocabError(
                 "No vocabulary was given.", "Name one with `vocab_path` or `spm_model_path`."
@@ -115,8 +108,8 @@ class Vocab:
         if text.lstrip().startswith("{"):
             tokens = _tokens_of_json(text, path)
             if tokens is not None:
-                return cls(tokens, source=str(path), special=special)
-        return cls(map(_entry, split_lines(text)), source=str(path), special=special)
+                return cls(tokens, source=str(path))
+        return cls(map(_entry, split_lines(text)), source=str(path))
 
     # -- looking up ---------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ def import_ray() -> Any:
 
 
 @contextlib.contextmanager
-def connected(address: str | None = None, cpus: int | None = None) -> Iterator[Any]:
+def connected(address: str | None = None) -> Iterator[Any]:
     """Ray, connected to a cluster while the block runs.
 
     A connection that is there already is used and left as it is. A cluster that is started here
@@ -50,7 +50,6 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
     Args:
         address: "local" starts one on this machine, "auto" finds the one that runs here, HOST:PORT
             is that of a head node. None is RAY_ADDRESS, or "local" without it.
-        cpus: processors of a cluster that is started; None for all.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -64,7 +63,7 @@ def connected(address: str | None = None, cpus: int | None = None) -> Iterator[A
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with contextlib.ExitStack() as stack:
         if address == "local":
-            settings |= {"num_cpus": cpus, "include_dashboard": False}
+            settings["include_dashboard"] = False
             # Nobody else on this machine or network may reach it or read its files. Ray makes its
             # own folder accessible for everybody, so that is within a private one.
             settings["_temp_dir"] = f"{stack.enter_context(_private_folder())}/r"

@@ -111,7 +111,7 @@ def _encoded(tokenizer: Tokenizer, length: int) -> Iterator[list[int]]:
 
 def _losses(model: UerModel, ids: list[int], tokenizer: Tokenizer, device: torch.device) -> Tensor:
     """The negative log-likelihood of each token of a sentence: [tokens]."""
-    row = torch.tensor([*tokenizer.prefix_ids, *ids, *tokenizer.suffix_ids], device=device)
+    row = torch.tensor(tokenizer.with_special(ids), device=device)
     if model.mlm is not None:
         places = torch.arange(len(ids), device=device) + len(tokenizer.prefix_ids)
         rows = row.repeat(len(ids), 1)

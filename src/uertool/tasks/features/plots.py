@@ -171,7 +171,7 @@ def draw_vectors(
             _map(place, points, notes, classes)
             place.set_title(f"{len(points):,} {name} vectors (t-SNE)")
         cosines = [(name, similarities(vectors)) for name, vectors in sets]
-        pictures.histogram(axes[-1], cosines, title="Cosines of all pairs")
+        pictures.histogram(axes[-1], cosines)
         if len(classes.names) > 1:
             axes[0].legend(fontsize=8, markerscale=2, loc="best")
     return pictures.remarks("".join(note.text for note in notes))
@@ -288,4 +288,4 @@ def draw_whitening(path: Path, whitening: Whitening, sample: Block, *, overwrite
         left.legend(frameon=False)
         sets = [("original", sample), ("whitened", whitening.transform(sample))]
         cosines = [(name, similarities(vectors)) for name, vectors in sets]
-        pictures.histogram(right, cosines, title="Cosines of all pairs")
+        pictures.histogram(right, cosines)

@@ -24,7 +24,6 @@ class _Given(NamedTuple):
     spm_model_path: str | Path | None
     merges_path: str | Path | None
     do_lower_case: bool
-    special: Mapping[str, str] | None
 
     def file(self, setting: str) -> str | Path:
         path: str | Path | None = getattr(self, setting)
@@ -35,8 +34,8 @@ class _Given(NamedTuple):
     def vocab(self) -> Vocab:
         """The vocabulary file, or the pieces of the sentencepiece model where one is given."""
         if self.spm_model_path is not None:
-            return Vocab.load(spm=self.spm_model_path, special=self.special)
-        return Vocab.load(self.file("vocab_path"), special=self.special)
+            return Vocab.load(spm=self.spm_model_path)
+        return Vocab.load(self.file("vocab_path"))
 
 
 def _bert(given: _Given) -> Tokenizer:
@@ -46,15 +45,15 @@ def _bert(given: _Given) -> Tokenizer:
 
 
 def _bert_spm(given: _Given) -> Tokenizer:
-    return SentencePieceTokenizer.load(given.file("spm_model_path"), special=given.special)
+    return SentencePieceTokenizer.load(given.file("spm_model_path"))
 
 
 def _xlmroberta(given: _Given) -> Tokenizer:
-    return XlmRobertaTokenizer.load(given.file("spm_model_path"), special=given.special)
+    return XlmRobertaTokenizer.load(given.file("spm_model_path"))
 
 
 def _bpe(given: _Given) -> Tokenizer:
-    vocab = Vocab.load(given.file("vocab_path"), special=given.special)
+    vocab = Vocab.load(given.file("vocab_path"))
     return BpeTokenizer(vocab, read_merges(given.file("merges_path")))
 
 
@@ -75,8 +74,6 @@ def make_tokenizer(
     spm_model_path: str | Path | None = None,
     merges_path: str | Path | None = None,
     do_lower_case: bool = True,
-    special: Mapping[str, str] | None = None,
-    special_in_text: bool = False,
 ) -> Tokenizer:
     """The tokenizer with UER-py's name for it.
 
@@ -86,8 +83,6 @@ def make_tokenizer(
         spm_model_path: a sentencepiece model, in place of a vocabulary.
         merges_path: the merges of "bpe".
         do_lower_case: for "bert": lower-case and strip accents.
-        special: role ("pad", "unk", "cls", "sep", "mask") to token where they are unusual.
-        special_in_text: see `Tokenizer`.
 
     Raises:
         UsageError: an unknown name, or a file that this tokenizer needs was not given.
@@ -97,7 +92,4 @@ def make_tokenizer(
     maker = TOKENIZERS.get(name)
     if maker is None:
         raise UsageError(f"Unknown tokenizer: {name!r}.", f"Choose one of {', '.join(TOKENIZERS)}.")
-    given = _Given(name, vocab_path, spm_model_path, merges_path, do_lower_case, special)
-    tokenizer = maker(given)
-    tokenizer.special_in_text = special_in_text
-    return tokenizer
+    return maker(_Given(name, vocab_path, spm_model_path, merges_path, do_lower_case))

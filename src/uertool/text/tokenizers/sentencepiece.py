@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,10 @@ class SentencePieceTokenizer(Tokenizer):
         self.unk_id = self._unknown_id()
 
     @classmethod
-    def load(
-        cls, path: str | Path, *, special: Mapping[str, str] | None = None
-    ) -> SentencePieceTokenizer:
+    def load(cls, path: str | Path) -> SentencePieceTokenizer:
         """Raises VocabError for a file that is no model, MissingExtraError without the package."""
         processor = load_sentencepiece(path)
-        vocab = Vocab(cls.order(pieces_of(processor)), source=str(path), special=special)
-        return cls(processor, vocab)
+        return cls(processor, Vocab(cls.order(pieces_of(processor)), source=str(path)))
 
     @staticmethod
     def order(pieces: Iterable[str]) -> list[str]:
