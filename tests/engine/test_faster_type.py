@@ -12,6 +12,7 @@ from uertool.engine import faster_type
 
 MODEL = str(TESTS / "fixtures" / "bert-modular")
 TEXTS = ["今天[MASK]气", "天[MASK]很好"]
+LM = str(TESTS / "data" / "models" / "zh-lm-small")
 CONFIG = ModelConfig(100, 64, 2, feedforward_size=256)
 
 
@@ -26,6 +27,14 @@ def test_a_long_run_says_once_which_type_would_be_faster(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["cloze", *TEXTS, "-m", MODEL, "--batch-size", "1"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("--dtype bfloat16 would be about 2.5 times as fast on this processor") == 1
+
+
+@pytest.mark.usefixtures("soon")
+def test_generation_says_so_too(capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = ["今天", "天气"]
+    assert main(["generate", "lm", *prompts, "-m", LM, "--max-new-tokens", "2"]) == 0
     said = capsys.readouterr().err
     assert said.count("--dtype bfloat16 would be about 2.5 times as fast on this processor") == 1
 

@@ -90,7 +90,9 @@ class Generator:
         self.name = str(loaded.reference)
         self.config = loaded.config
         self.notes = loaded.notes
-        self.described = dataclasses.replace(loaded, model=None).described  # type: ignore[arg-type]
+        #: What was loaded, without the weights, which may be freed.
+        self.loaded = dataclasses.replace(loaded, model=None)  # type: ignore[arg-type]
+        self.described = self.loaded.described
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.special = find_special_tokens(loaded)
         self.seq2seq = loaded.config.decoder is not None

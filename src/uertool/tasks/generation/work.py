@@ -10,9 +10,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
+from uertool.engine.faster_type import Advice
 from uertool.engine.work import (
     Event,
     Finished,
+    Notice,
     OnFailure,
     Progress,
     Task,
@@ -105,6 +107,7 @@ class _Processor:
         self.details: Sequence[str] = generator.described()
         self.open: deque[_Open] = deque()
         self.block_of: dict[int, _Open] = {}  # of prompts in progress
+        self.advice = Advice(generator.loaded)
 
     def run(self, tasks: Tasks) -> Iterator[Event]:
         """Generate the texts of all blocks that are there in one stream, so that none waits."""
@@ -126,6 +129,9 @@ class _Processor:
             block = self.open[0]
             self._write(block, texts)
             yield Progress(block.task.index, 1)
+            rows = self.work.settings.batch_size or self.generator.rows
+            if (sentence := self.advice.after(rows)) is not None:
+                yield Notice(sentence, once=True, is_hint=True)
         yield from self._finished()
 
     def _prompts(self, tasks: Iterator[Task]) -> Iterator[Prompt]:
