@@ -357,7 +357,7 @@ def _keyword(field: Field) -> inspect.Parameter:
 
 
 #: Placeholders of values in help that are paths.
-_PATHS = ("FILE", "PATH", "MODEL", "OUT")
+_PATHS = ("FILE", "PATH", "FOLDER", "MODEL")
 
 
 def _plain(field: Field, given: Any) -> Any:

@@ -78,6 +78,7 @@ def _option(field: Field) -> Any:
     text = setting.help
     if field.choices and field.is_tuple:
         text += f": {', '.join(map(str, field.choices))}"
+    text += several(field)
     default = setting.default
     if default is None and default_is_shown(field):
         default = ",".join(map(str, field.default)) if field.is_tuple else str(field.default)
@@ -105,12 +106,24 @@ def _metavar(field: Field) -> str:
         return field.setting.metavar
     if field.setting.valued:
         return "true|false"
-    if field.choices and not field.is_tuple:
+    if field.is_tuple and not _is_repeated(field):
+        return "A,B,..."
+    if field.choices:
         return "|".join(map(str, field.choices))
     return _METAVARS[field.kind]
 
 
 _METAVARS = {bool: "true|false", int: "N", float: "X", str: "TEXT", Path: "FILE"}
+
+
+def several(field: Field) -> str:
+    """How an option is given several values, for help; empty for one that takes one value."""
+    if not field.is_tuple:
+        return ""
+    apart = field.setting.several
+    if _is_repeated(field):
+        return " [several after blanks, or repeated]" if apart else " [may be repeated]"
+    return " [separated by commas or blanks]" if apart else " [separated by commas]"
 
 
 def default_is_shown(field: Field) -> bool:
@@ -190,7 +203,7 @@ class ConsoleSettings(Settings):
 class JsonSettings(Settings):
     """Whether results are for programs."""
 
-    json: Annotated[bool, Setting("JSON, one object a line", panel="Output")] = False
+    json: Annotated[bool, Setting("Print JSON, one object a line", panel="Output")] = False
 
 
 @dataclass(frozen=True)
@@ -238,7 +251,7 @@ class OutputSettings(WriteSettings):
     prediction_path: Annotated[
         str | None,
         Setting(
-            "Write results here; - is standard output",
+            "Write results to this file; - is standard output",
             names=("output", "o"),
             panel="Output",
             metavar="FILE",

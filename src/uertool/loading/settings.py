@@ -51,12 +51,23 @@ class TokenizerSettings(Settings):
     bundled: ClassVar[str | None] = BUNDLED_MODEL
 
     load_model_path: Annotated[str | None, model_path(BUNDLED_MODEL)] = None
-    vocab_path: Annotated[Path | None, _tokenizer("Vocabulary, one token a line")] = None
+    vocab_path: Annotated[
+        Path | None, _tokenizer("Vocabulary, one token a line", default="the one next to the model")
+    ] = None
     spm_model_path: Annotated[Path | None, _tokenizer("Sentencepiece model", rare=True)] = None
     merges_path: Annotated[Path | None, _tokenizer("Merges of a byte-level BPE", rare=True)] = None
-    tokenizer: Annotated[TokenizerName | None, _tokenizer("Kind of tokenizer", rare=True)] = None
+    tokenizer: Annotated[
+        TokenizerName | None,
+        _tokenizer("Kind of tokenizer", default="that of the model's files", rare=True),
+    ] = None
     do_lower_case: Annotated[
-        bool | None, _tokenizer("Whether text is lower-cased", valued=True, rare=True)
+        bool | None,
+        _tokenizer(
+            "Whether text is lower-cased",
+            valued=True,
+            default="as the model's files say, or true",
+            rare=True,
+        ),
     ] = None
 
     @property
@@ -89,9 +100,10 @@ class TokenizerSettings(Settings):
 class ModelSettings(TokenizerSettings):
     """Which model, and UER-py's settings of its architecture; None means not given."""
 
-    config_path: Annotated[Path | None, _model("JSON configuration with UER-py's field names")] = (
-        None
-    )
+    config_path: Annotated[
+        Path | None,
+        _model("JSON configuration with UER-py's field names", default="the one next to the model"),
+    ] = None
     ignore_unexpected: Annotated[
         tuple[str, ...],
         _model(
@@ -106,12 +118,12 @@ class ModelSettings(TokenizerSettings):
     ] = None
     lora_alpha: Annotated[
         float | None,
-        _model("Alpha that it was trained with; the file does not contain it", rare=True),
+        _model("Alpha of the LoRA training; the file does not contain it", rare=True),
     ] = None
 
     embedding: Annotated[
         tuple[EmbeddingPart, ...] | None,
-        _shape("Parts of the embedding, as `word pos seg`", several=True),
+        _shape("Parts of the embedding", several=True),
     ] = None
     encoder: Annotated[EncoderName | None, _shape("Kind of encoder")] = None
     mask: Annotated[MaskName | None, _shape("Attention mask")] = None
@@ -194,19 +206,27 @@ class DeviceSettings(Settings):
     device: Annotated[
         str,
         _device(
-            "auto, cpu, cuda, mps, or several as cuda:0,cuda:1; each has a process",
+            "auto, cpu, cuda, mps, or several, such as cuda:0,cuda:1, with a process each",
+            metavar="DEVICE",
             environment="UERTOOL_DEVICE",
         ),
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         _device(
-            "Type of numbers to compute in; auto is float32, int8 is for CPUs",
+            "Number type of the computation; auto is float32, int8 needs a CPU",
             environment="UERTOOL_DTYPE",
         ),
     ] = "auto"
     threads: Annotated[
-        int | None, _device("Processor threads", min=1, rare=True, environment="UERTOOL_THREADS")
+        int | None,
+        _device(
+            "Processor threads",
+            min=1,
+            default="as many as suit the model",
+            rare=True,
+            environment="UERTOOL_THREADS",
+        ),
     ] = None
 
     def on(self, device: object) -> DeviceSettings:

@@ -17,7 +17,8 @@ TokenizerName = Literal["bert", "char", "space", "bpe", "xlmroberta"]
 Encoding = Annotated[
     str,
     _input(
-        "Encoding of the text: utf-8, gb18030, big5, utf-16, ...; a byte order mark is recognized"
+        "Encoding of the text: utf-8, gb18030, big5, utf-16, ...; a byte order mark is recognized",
+        metavar="NAME",
     ),
 ]
 
@@ -29,13 +30,22 @@ class InputSettings(Settings):
     test_path: Annotated[
         str | None,
         _input(
-            "One text a line, also .gz; - is standard input", names=("input", "i"), metavar="FILE"
+            "Input, one text a line, also .gz; - is standard input",
+            names=("input", "i"),
+            metavar="FILE",
         ),
     ] = None
-    column: Annotated[str | None, _input("Read a TSV or .csv table and take this column")] = None
-    field: Annotated[str | None, _input("Read JSON lines and take this field", rare=True)] = None
+    column: Annotated[
+        str | None,
+        _input(
+            "Read a TSV or .csv table and take this column; a number counts from 0", metavar="NAME"
+        ),
+    ] = None
+    field: Annotated[
+        str | None, _input("Read JSON lines and take this field", metavar="NAME", rare=True)
+    ] = None
     shard: Annotated[
-        str | None, _input("Take the i-th of n parts of the input", metavar="I/N", rare=True)
+        str | None, _input("Take part I of N parts of the input", metavar="I/N", rare=True)
     ] = None
     encoding: Encoding = "utf-8"
     skip_bad: Annotated[

@@ -49,7 +49,7 @@ def cloze(
     """Fill in masked words: the n best for every [MASK], or for a token masked at random.
 
     In a line without `[MASK]` one random token is masked (see `--seed`), never a special token.
-    With `--targets` given words of any length are scored, with `--augment` variants are written.
+    `--targets` scores given words of any length, `--augment` writes variants of lines.
 
         uertool cloze "今天天气很[MASK]。"
 

@@ -31,10 +31,12 @@ app = typer.Typer(
 class PathSettings(Settings):
     """The paths, as the old scripts name them."""
 
-    input_model_path: Annotated[str | None, Setting("The same as IN", names=("m",))] = None
-    output_model_path: Annotated[str | None, Setting("The same as OUT", names=("output", "o"))] = (
-        None
-    )
+    input_model_path: Annotated[
+        str | None, Setting("The same as IN", names=("m",), metavar="PATH")
+    ] = None
+    output_model_path: Annotated[
+        str | None, Setting("The same as OUT", names=("output", "o"), metavar="PATH")
+    ] = None
 
 
 def _command(
@@ -64,10 +66,15 @@ def _command(
         ] = None,
         *,
         to: Annotated[
-            Target | None, typer.Option("--to", help="What to write (safetensors: UER-py's names)")
+            Target | None,
+            typer.Option(
+                "--to",
+                metavar="|".join(get_args(Target)),
+                help="What to write; safetensors has UER-py's names",
+            ),
         ] = None,
         dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Show the mapping as a table, write nothing")
+            bool, typer.Option("--dry-run", help="Show the mapping as a table; write nothing")
         ] = False,
         paths: PathSettings,
         convert: ConvertSettings,
@@ -137,7 +144,7 @@ _DIRECTIONS: dict[str, Callable[..., None]] = {
     ),
     "auto": _command(
         (),
-        "Detect the format of IN, convert to the format that `--to` names.",
+        "Detect the format of IN, and convert it to the format that `--to` names.",
         "auto model_folder/ model.safetensors --to safetensors",
     ),
 }

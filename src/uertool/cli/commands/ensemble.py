@@ -87,7 +87,7 @@ def predict(*, settings: PredictSettings, output: OutputSettings) -> None:
 @app.command("search", cls=Command)
 @with_settings
 def search(*, settings: SearchSettings, report: ReportSettings) -> None:
-    r"""Search LightGBM parameters by cross validation of the training lines.
+    r"""Search LightGBM parameters by cross-validation on the training lines.
 
         uertool ensemble search --train-path train.tsv \
             --train-features-path features/ --epochs-num 100 -o found/

@@ -165,7 +165,7 @@ def _text(record: Mapping[str, Any]) -> str:
 def dep(
     pair: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[WORD SENTENCE]", help="A word and a sentence that contains it."),
+        typer.Argument(metavar="WORD SENTENCE", help="A word and a sentence that contains it."),
     ] = None,
     *,
     settings: SubstituteSettings,
@@ -175,7 +175,7 @@ def dep(
     output: ResultSettings,
     engine: EngineSettings,
 ) -> int:
-    """Words that could replace a word in a sentence.
+    r"""Words that could replace a word in a sentence.
 
     The word is replaced by every candidate, and the model's last states in its place are compared.
     Lines of the input are: word TAB sentence. A word of several tokens is represented by their
@@ -183,11 +183,11 @@ def dep(
 
         uertool topn dep 好 今天天气很好。
 
-        uertool topn dep --cand-vocab-path words.txt --test-path sentences.txt
-        --tokenizer space
+        uertool topn dep --cand-vocab-path words.txt --test-path sentences.txt \
+            --tokenizer space
 
-    Exit code 1 says that a line could not be answered, or its word occurs in it more than once and
-    no --occurrence chose; the others are still answered.
+    Exit code 1 says that a line could not be answered, or that its word occurs more than once and
+    `--occurrence` was not given; the others are still answered.
     """
     lines = _one_line(pair)
     what = "word with a sentence"

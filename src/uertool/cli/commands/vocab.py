@@ -26,7 +26,7 @@ app = typer.Typer(cls=Group, no_args_is_help=True, help="Build, compare and chan
 
 _Corpus = Annotated[
     list[str] | None,
-    typer.Argument(metavar="CORPUS...", help="Text files, .gz files or folders; - is stdin."),
+    typer.Argument(metavar="CORPUS", help="Text files, .gz files or folders; - is standard input."),
 ]
 
 
@@ -46,7 +46,7 @@ def build(
 
     uertool vocab build --corpus-path corpus.txt --output-path vocab.txt
 
-    uertool vocab build corpus.txt.gz -o spm.model --tokenizer bpe --max-size 8000
+    uertool vocab build corpus.txt.gz -o spm.model --model bpe --vocab-size 8000
     """
     from uertool.cli.render.vocab import build_record, show_built
     from uertool.io.atomic import refuse_existing

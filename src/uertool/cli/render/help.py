@@ -54,7 +54,8 @@ def help_of(ctx: Any, *, complete: bool) -> Group:
 
 def _usage(ctx: Any) -> Text:
     found = ctx.command.collect_usage_pieces(ctx)
-    pieces = [piece if piece == "[OPTIONS]" else piece.upper() for piece in found]
+    # The parser has braces around what is required.
+    pieces = [re.sub("[{}]", "", piece).upper() for piece in found]
     return Text.assemble(("Usage: ", _HEADING), " ".join([ctx.command_path, *pieces]))
 
 

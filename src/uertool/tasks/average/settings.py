@@ -25,14 +25,19 @@ class MergeSettings(Settings):
 
     weights: Annotated[
         tuple[float, ...] | None,
-        Setting("One weight for each checkpoint; weights are divided by their sum", several=True),
+        Setting(
+            "One weight for each checkpoint; weights are divided by their sum",
+            several=True,
+            default="equal weights",
+        ),
     ] = None
     unify: Annotated[
         bool, Setting("Compare tensors by meaning, so that generations of names may be mixed")
     ] = False
     method: Annotated[Method, _merging("Merging method")] = "mean"
     base: Annotated[
-        str | None, _merging("The model that the others were trained from (ties, dare)")
+        str | None,
+        _merging("The model that the others were trained from (ties, dare)", metavar="MODEL"),
     ] = None
     fraction: Annotated[
         float,
@@ -72,11 +77,15 @@ class AverageSettings(MergeSettings):
 
     model_list_path: Annotated[
         tuple[str, ...],
-        Setting("The same as MODELS; several may be named", several=True, metavar="MODELS"),
+        Setting("The same as MODELS", several=True, metavar="MODEL"),
     ] = ()
     output_model_path: Annotated[
         str | None,
-        Setting("A .bin or .safetensors file, or a folder", names=("output", "o"), metavar="PATH"),
+        Setting(
+            "Output: a .bin or .safetensors file, or a folder",
+            names=("output", "o"),
+            metavar="PATH",
+        ),
     ] = None
     ema: Annotated[
         float | None,
@@ -89,7 +98,10 @@ class AverageSettings(MergeSettings):
     greedy: Annotated[bool, _choice("Keep a checkpoint only if the score improves")] = False
     score_command: Annotated[
         str | None,
-        _choice("Prints the score of the checkpoint whose path replaces {}", metavar="COMMAND"),
+        _choice(
+            "Command that prints the score of the checkpoint whose path replaces {}",
+            metavar="COMMAND",
+        ),
     ] = None
     lower_is_better: Annotated[bool, _choice("The score is a loss")] = False
 

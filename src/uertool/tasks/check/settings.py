@@ -10,7 +10,7 @@ from typing import Annotated
 from uertool.settings import Setting, Settings
 
 _companion = partial(Setting, panel="Files that should fit")
-_copy = partial(Setting, panel="Copies", metavar="OUT")
+_copy = partial(Setting, panel="Copies")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class CheckSettings(CompanionSettings):
     fix: Annotated[
         Path | None,
         _copy(
-            "Write a clean copy: no `module.`, modular names (.bin or .safetensors)", is_output=True
+            "Write a clean copy, without `module.` and with modular names, as .bin or .safetensors",
+            is_output=True,
         ),
     ] = None
     to_safetensors: Annotated[

@@ -29,8 +29,8 @@ WholeWord = Annotated[bool, _masks("Mask all tokens of a word together")]
 WordList = Annotated[
     Path | None,
     _masks(
-        "For `whole_word`: words of your own, one a line; the longest match is used, and "
-        "between matches jieba's words"
+        "For `whole_word`: a file of words, one a line; the longest match is used, and jieba "
+        "segments what is between matches"
     ),
 ]
 LineLength = Annotated[
@@ -66,7 +66,7 @@ class ClozeSettings(Settings):
         _asked(
             "Score these words in place of the masks, separated by commas; adjacent masks count "
             "as one",
-            metavar="A,B,C",
+            metavar="A,B,...",
         ),
     ] = ()
     fill_order: Annotated[
@@ -83,9 +83,17 @@ class ClozeSettings(Settings):
         _asked("Temperature of variants; below 1 prefers probable tokens", above=0, rare=True),
     ] = 1.0
     target: Annotated[
-        str | None, _asked("bert, mlm or albert", default="detected from the file", rare=True)
+        str | None,
+        _asked(
+            "The training target, as in UER-py",
+            metavar="bert|mlm|albert",
+            default="detected from the file",
+            rare=True,
+        ),
     ] = None
-    mask_word: Annotated[str | None, _masks("Mask this word wherever it occurs")] = None
+    mask_word: Annotated[
+        str | None, _masks("Mask this word wherever it occurs", metavar="WORD")
+    ] = None
     mask_ratio: Annotated[float | None, _masks("Mask this share of the tokens", above=0, max=1)] = (
         None
     )

@@ -39,7 +39,8 @@ class ConvertSettings(Settings):
     """Settings of a conversion."""
 
     arch: Annotated[
-        str | None, _source("The architecture, if the names of tensors are ambiguous")
+        str | None,
+        _source("The architecture, if the names of tensors are ambiguous", metavar="NAME"),
     ] = None
     config_path: Annotated[
         Path | None, _source("Configuration of the source, of UER-py, Hugging Face or Google")
@@ -49,7 +50,7 @@ class ConvertSettings(Settings):
     ] = None
     lora_alpha: Annotated[
         float | None,
-        _source("Alpha that it was trained with; the file does not contain it", rare=True),
+        _source("Alpha of the LoRA training; the file does not contain it", rare=True),
     ] = None
     heads_num: Annotated[
         int | None, _source("Number of attention heads", min=1, names=("heads",))
@@ -87,7 +88,10 @@ class ConvertSettings(Settings):
         Setting("Type of the weights", default="that of the source"),
     ] = None
     max_shard_size: Annotated[
-        str | None, Setting("Maximum bytes per weight file of a folder, such as 5GB", rare=True)
+        str | None,
+        Setting(
+            "Maximum size of a weight file in a folder, such as 5GB", metavar="SIZE", rare=True
+        ),
     ] = None
     vocab_path: Annotated[Path | None, _tokenizer("The vocabulary, for the tokenizer files")] = None
     spm_model_path: Annotated[
@@ -104,12 +108,15 @@ class ConvertSettings(Settings):
     ] = None
     labels: Annotated[
         tuple[str, ...],
-        Setting("Names of a classifier's labels, separated by commas", metavar="A,B,C", rare=True),
+        Setting(
+            "Names of a classifier's labels, separated by commas", metavar="A,B,...", rare=True
+        ),
     ] = ()
     pooling: Annotated[
         str | None,
         _sentences(
-            "How the vectors of tokens become one: first, mean, max or last",
+            "How the vectors of tokens become one",
+            metavar="first|mean|max|last",
             default="that of the whitening, or first",
         ),
     ] = None

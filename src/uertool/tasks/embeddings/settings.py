@@ -76,12 +76,16 @@ class NeighbourSettings(Settings):
         Path | None,
         _model(
             "A file of word vectors instead of a model: word2vec text or binary, also .gz, or "
-            "the output of extract-embeddings",
+            "the output of `extract-embeddings`",
             metavar="FILE",
         ),
     ] = None
-    plus: Annotated[tuple[str, ...], _asked("Add this word to each one; may be repeated")] = ()
-    minus: Annotated[tuple[str, ...], _asked("Subtract this word from each; may be repeated")] = ()
+    plus: Annotated[
+        tuple[str, ...], _asked("Add the vector of this word to each", metavar="WORD")
+    ] = ()
+    minus: Annotated[
+        tuple[str, ...], _asked("Subtract the vector of this word from each", metavar="WORD")
+    ] = ()
     topn: Annotated[int, _asked("Neighbours of each word", min=1, names=("n",))] = 15
     by: Annotated[Literal["cosine", "dot", "euclidean"], _asked("Similarity measure")] = "cosine"
     plot: Plot = None

@@ -18,8 +18,8 @@ _search = partial(Setting, panel="Search")
 _output = partial(Setting, panel="Output")
 
 _SOURCES = (
-    "Outputs of the base models, lines x labels: a folder or prefix of {0}_features_0.npy, "
-    "{0}_features_1.npy, ..., files, or a glob of .npy, .pt, .safetensors, .parquet or .jsonl"
+    "Outputs of the base models, each [lines, labels]: files (.npy, .pt, .safetensors, .parquet, "
+    ".jsonl), a glob, or a folder or prefix of {0}_features_0.npy, {0}_features_1.npy, ..."
 )
 _TRAIN_SOURCES = _SOURCES.format("train") + "; they should be out-of-fold predictions"
 _TEST_SOURCES = _SOURCES.format("test")
@@ -31,9 +31,13 @@ Objective = Literal["auto", "multiclass", "binary"]
 class TrainSettings(Settings):
     """The lines that are learnt from."""
 
-    train_path: Annotated[str | None, _data("TSV with a header and a column label")] = None
+    train_path: Annotated[
+        str | None, _data("TSV with a header line and a column named label", metavar="FILE")
+    ] = None
     encoding: Encoding = "utf-8"
-    train_features_path: Annotated[tuple[str, ...], _data(_TRAIN_SOURCES, several=True)] = ()
+    train_features_path: Annotated[
+        tuple[str, ...], _data(_TRAIN_SOURCES, several=True, metavar="PATH")
+    ] = ()
     models_num: Annotated[
         int | None, _data("Number of base models", min=1, default="all that are there")
     ] = None
@@ -68,7 +72,7 @@ class BoostingSettings(Settings):
         float | None, _boosting("Fraction of the lines that a tree uses", rare=True)
     ] = None
     bagging_freq: Annotated[
-        int | None, _boosting("Draw other lines every so many rounds", rare=True)
+        int | None, _boosting("Draw the lines anew every N rounds", rare=True)
     ] = None
     lambda_l1: Annotated[float | None, _boosting("L1 regularization", default="5", rare=True)] = (
         None
@@ -77,9 +81,11 @@ class BoostingSettings(Settings):
         None
     )
     max_bin: Annotated[int | None, _boosting("Maximum bins per column", rare=True)] = None
-    boosting: Annotated[str | None, _boosting("gbdt, dart or rf", rare=True)] = None
+    boosting: Annotated[
+        str | None, _boosting("Boosting method", metavar="gbdt|dart|rf", default="gbdt", rare=True)
+    ] = None
     param: Annotated[
-        tuple[str, ...], _boosting("Any other parameter; may be repeated", metavar="NAME=VALUE")
+        tuple[str, ...], _boosting("Another parameter of LightGBM", metavar="NAME=VALUE")
     ] = ()
 
 
@@ -88,12 +94,14 @@ class FolderSettings(Settings):
     """Where results are written, and how the work is done."""
 
     output_path: Annotated[
-        str | None, _output("A folder for all results", names=("output", "o"))
+        str | None, _output("Folder for all results", names=("output", "o"), metavar="FOLDER")
     ] = None
     overwrite: Annotated[bool, _output("Replace an existing output")] = False
-    plot: Annotated[bool | None, _output("Draw charts into the folder")] = None
-    json: Annotated[bool, _output("The report as one line of JSON")] = False
-    seed: Annotated[int, _output("Seed of everything random", min=0)] = 7
+    plot: Annotated[
+        bool | None, _output("Draw charts into the folder", default="if matplotlib is installed")
+    ] = None
+    json: Annotated[bool, _output("Print the report as one line of JSON")] = False
+    seed: Annotated[int, _output("Seed of random choices", min=0)] = 7
     threads: Annotated[
         int | None, _output("Processor threads", min=1, default="all", rare=True)
     ] = None
@@ -103,25 +111,31 @@ class FolderSettings(Settings):
 class FitSettings(FolderSettings, BoostingSettings, TrainSettings):
     """How an ensemble is learnt and scored."""
 
-    test_path: Annotated[str | None, _data("TSV of labelled lines for the scores")] = None
-    test_features_path: Annotated[tuple[str, ...], _data(_TEST_SOURCES, several=True)] = ()
+    test_path: Annotated[str | None, _data("TSV with labels, for the scores", metavar="FILE")] = (
+        None
+    )
+    test_features_path: Annotated[
+        tuple[str, ...], _data(_TEST_SOURCES, several=True, metavar="PATH")
+    ] = ()
     params: Annotated[
         str | None,
-        _boosting("best.json of `ensemble search`, or any JSON or TOML of parameters",
+        _boosting("Parameters: best.json of `ensemble search`, or another JSON or TOML file",
                   metavar="FILE"),
     ] = None  # fmt: skip
     rounds: Annotated[
-        int | None, _boosting("Rounds", names=("num_boost_round",), min=1, default="100")
+        int | None,
+        _boosting("Number of boosting rounds", names=("num_boost_round",), min=1, default="100"),
     ] = None
     objective: Annotated[
-        Objective | None, _boosting("auto is binary for two labels", default="auto", rare=True)
+        Objective | None,
+        _boosting("auto is binary for two labels, otherwise multiclass", default="auto", rare=True),
     ] = None
     folds: Annotated[
-        int, _scoring("Folds of a cross validation; 0 for none", names=("folds_num",), min=0)
+        int, _scoring("Folds of a cross-validation; 0 for none", names=("folds_num",), min=0)
     ] = 0
     early_stopping: Annotated[
         int,
-        _scoring("Stop after so many rounds without a better log loss on a held-out tenth of the "
+        _scoring("Stop after N rounds without a better log loss on a held-out tenth of the "
                  "training lines; 0 for never", min=0, rare=True),
     ] = 0  # fmt: skip
 
@@ -136,8 +150,8 @@ class SearchSettings(FolderSettings, BoostingSettings, TrainSettings):
     ] = 300
     ranges: Annotated[
         str,
-        _search("JSON or TOML of ranges, or run_bayesopt or run_lgb_cv_bayesopt for those of the "
-                "old scripts"),
+        _search("Ranges to search: a JSON or TOML file, or run_bayesopt or run_lgb_cv_bayesopt for "
+                "those of UER-py's scripts", metavar="FILE|NAME"),
     ] = "run_bayesopt"  # fmt: skip
     metric: Annotated[
         Literal["macro_f1", "accuracy", "log_loss"],
@@ -156,23 +170,24 @@ class SearchSettings(FolderSettings, BoostingSettings, TrainSettings):
     ] = 150
     early_stopping: Annotated[
         int,
-        _search(
-            "End a trial after so many rounds without improvement; 0 for never", min=0, rare=True
-        ),
+        _search("End a trial after N rounds without improvement; 0 for never", min=0, rare=True),
     ] = 20
     select_models: Annotated[bool, _search("Choose the base models as well")] = False
     timeout: Annotated[
-        float | None, _search("Start no trial after so many seconds", above=0, rare=True)
+        float | None,
+        _search("Start no trial after this time", above=0, metavar="SECONDS", rare=True),
     ] = None
     storage: Annotated[
         str | None,
         _search("Keep trials here, to stop and resume, or for several workers at once",
                 metavar="sqlite:///FILE", rare=True),
     ] = None  # fmt: skip
-    study_name: Annotated[str, _search("Name of the search in the storage", rare=True)] = (
-        "uertool-ensemble"
-    )
-    objective: Annotated[Objective, _search("auto is binary for two labels", rare=True)] = "auto"
+    study_name: Annotated[
+        str, _search("Name of the search in the storage", metavar="NAME", rare=True)
+    ] = "uertool-ensemble"
+    objective: Annotated[
+        Objective, _search("auto is binary for two labels, otherwise multiclass", rare=True)
+    ] = "auto"
 
 
 @dataclass(frozen=True)
@@ -180,16 +195,24 @@ class PredictSettings(Settings):
     """What an ensemble is applied to."""
 
     model_path: Annotated[
-        str | None, Setting("The folder that `ensemble fit` wrote", names=("model", "m"))
+        str | None,
+        Setting("The folder that `ensemble fit` wrote", names=("model", "m"), metavar="FOLDER"),
     ] = None
     test_features_path: Annotated[
-        tuple[str, ...], Setting(_TEST_SOURCES, names=("features_path",), several=True)
+        tuple[str, ...],
+        Setting(_TEST_SOURCES, names=("features_path",), several=True, metavar="PATH"),
     ] = ()
-    test_path: Annotated[str | None, Setting("TSV with labels, to score the predictions")] = None
+    test_path: Annotated[
+        str | None, Setting("TSV with labels, to score the predictions", metavar="FILE")
+    ] = None
     encoding: Encoding = "utf-8"
     probabilities_path: Annotated[
         str | None,
-        Setting("Write the probabilities [lines, labels] to this .npy file", is_output=True),
+        Setting(
+            "Write the probabilities [lines, labels] to this .npy file",
+            metavar="FILE",
+            is_output=True,
+        ),
     ] = None
     threads: Annotated[
         int | None, Setting("Processor threads", min=1, default="all", rare=True)

@@ -17,7 +17,7 @@ from uertool.text.settings import Encoding
 
 _pairs = partial(Setting, panel="Pairs")
 _vectors = partial(Setting, panel="Vectors")
-_grid = partial(Setting, panel="Search space", metavar="A,B,..")
+_grid = partial(Setting, panel="Search space")
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,16 @@ class PairSettings(Settings):
         ),
     ] = None
     encoding: Encoding = "utf-8"
-    text_columns: Annotated[str, _pairs("Names of the columns of the two texts", metavar="A,B")] = (
-        "text_a,text_b"
-    )
+    text_columns: Annotated[
+        str, _pairs("Names of the columns of the two texts, separated by a comma", metavar="A,B")
+    ] = "text_a,text_b"
     score_column: Annotated[
-        str | None, _pairs("Name of the column of scores", default="score, or else label")
+        str | None,
+        _pairs("Name of the column of scores", metavar="NAME", default="score, or else label"),
     ] = None
-    pooling: Annotated[str, _vectors("Poolings, see `extract-features`", metavar="A,B,..")] = (
-        "first,mean,first-last-mean"
-    )
+    pooling: Annotated[
+        str, _vectors("Poolings of `extract-features`, separated by commas", metavar="A,B,...")
+    ] = "first,mean,first-last-mean"
     seq_length: SeqLength = None
     batch_size: BatchSize = None
     add_sep: AddSep = None
@@ -84,7 +85,7 @@ class StsSettings(Settings):
     fit_path: Annotated[
         tuple[str, ...],
         Setting(
-            "Also fit the whitening on the texts of this file of pairs; may be repeated",
+            "Also fit the whitening on the texts of this file of pairs",
             panel="Whitening",
             metavar="FILE",
             rare=True,

@@ -44,8 +44,8 @@ AddSep = Annotated[
     bool | None,
     _vector(
         "Whether to add [SEP] after the tokens",
-        default="not for UER-py's checkpoints, as there; yes for TencentPretrain's LLaMA and "
-        "Google's; as their tokenizer says for Hugging Face folders",
+        default="as the source: no for UER-py, yes for Google and TencentPretrain's LLaMA, what "
+        "the tokenizer says for a Hugging Face folder",
         rare=True,
     ),
 ]
@@ -58,10 +58,10 @@ class FeatureSettings(Settings):
     pooling: Annotated[
         str,
         _vector(
-            "first: the vector of [CLS]; mean, max: over all tokens, [CLS] counts and so does "
-            "[SEP] where there is one, padding never; last: the last token, never padding; "
-            "cls-pooler: [CLS] through the checkpoint's tanh pooler; last4-mean, first-last-mean: "
-            "mean over these layers and all tokens"
+            "first: the vector of [CLS]; mean, max: over all tokens, with [CLS] and [SEP], without "
+            "padding; last: the last token; cls-pooler: [CLS] through the checkpoint's tanh "
+            "pooler; last4-mean, first-last-mean: mean over these layers and all tokens",
+            metavar="NAME",
         ),
     ] = "first"
     layers: Annotated[
@@ -69,7 +69,6 @@ class FeatureSettings(Settings):
         _vector(
             "Average these layers before pooling, such as 1,12 or -4,-3,-2,-1; 0 is the input of "
             "the first layer",
-            metavar="A,B,..",
         ),
     ] = ()
     tokens: Annotated[bool, _vector("A row for every token, not for every line", rare=True)] = False
@@ -107,9 +106,7 @@ _Beta = Annotated[
 ]
 _Gamma = Annotated[
     float,
-    _whitening(
-        "How far variances are made equal: 1 entirely, 0 not at all", min=0, max=1, rare=True
-    ),
+    _whitening("How far variances are made equal: 1 fully, 0 not at all", min=0, max=1, rare=True),
 ]
 
 
@@ -164,13 +161,14 @@ class VectorSettings(FittedSettings):
     plot: Annotated[
         Path | None,
         _form(
-            "Draw a map of the vectors and their cosines, as .png, .svg or .pdf, or as .html with "
+            "Draw a map of the vectors and their cosines, as .png, .svg, .pdf, or as .html with "
             "the text under the pointer",
             is_output=True,
         ),
     ] = None
     plot_column: Annotated[
-        str | None, _form("The column or field of the input that colors the map", rare=True)
+        str | None,
+        _form("The column or field of the input that colors the map", metavar="NAME", rare=True),
     ] = None
 
     def check(self, output: str, *, in_shards: bool = False) -> None:

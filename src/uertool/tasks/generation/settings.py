@@ -23,7 +23,7 @@ _DECODING = "Decoding"
 _LENGTH = "Length and end"
 _OUTPUT = "Output"
 _TOKENIZER = "Tokenizer"
-_DECODER = "Decoder (seldom needed: the file has these)"
+_DECODER = "Decoder (rarely needed: found from the file)"
 
 #: Settings that draw tokens, and settings that compare beams: never both.
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical", "greedy")
@@ -43,7 +43,9 @@ class Decoding(Settings):
     temperature: Annotated[
         float,
         Setting(
-            "Below 1 prefers probable tokens, 0 always takes the best one", min=0, panel=_DECODING
+            "Temperature: below 1 prefers probable tokens, 0 always takes the best one",
+            min=0,
+            panel=_DECODING,
         ),
     ] = 1.0
     top_k: Annotated[
@@ -99,8 +101,8 @@ class Decoding(Settings):
     early_stopping: Annotated[
         Literal["false", "true", "never"],
         Setting(
-            "Beams: true stops with as many finished texts as beams, false when no beam of the "
-            "present length could be better, never when none of any length could",
+            "Beams: when to stop; true: with as many finished texts as beams, false: when no beam "
+            "of the present length could be better, never: when none of any length could",
             panel=_DECODING,
             rare=True,
         ),
@@ -136,7 +138,7 @@ class Decoding(Settings):
     ] = 0
     forbid: Annotated[
         tuple[str, ...],
-        Setting("A word that must not be generated; may be repeated", panel=_DECODING, rare=True),
+        Setting("A word that must not be generated", panel=_DECODING, metavar="WORD", rare=True),
     ] = ()
 
     seq_length: Annotated[
@@ -145,17 +147,19 @@ class Decoding(Settings):
     tgt_seq_length: Annotated[
         int | None, Setting("Maximum tokens per target text", min=2, panel=_LENGTH, default="128")
     ] = None
-    max_new_tokens: Annotated[int | None, Setting("Maximum new tokens", min=1, panel=_LENGTH)] = (
-        None
-    )
+    max_new_tokens: Annotated[
+        int | None,
+        Setting("Maximum new tokens", min=1, panel=_LENGTH, default="what the length allows"),
+    ] = None
     min_new_tokens: Annotated[
         int, Setting("New tokens before a text may end", min=0, panel=_LENGTH, rare=True)
     ] = 0
     stop_token: Annotated[
         tuple[str, ...] | None,
         Setting(
-            "A token that ends a text, instead of the model's end token; may be repeated",
+            "A token that ends a text, instead of the model's end token",
             panel=_LENGTH,
+            metavar="TOKEN",
             rare=True,
         ),
     ] = None
@@ -165,11 +169,13 @@ class Decoding(Settings):
     ] = False
     stop_string: Annotated[
         tuple[str, ...],
-        Setting("Words that end a text and are cut off; may be repeated", panel=_LENGTH, rare=True),
+        Setting("A string that ends a text and is cut off", panel=_LENGTH, rare=True),
     ] = ()
     truncate: Annotated[
         Truncate,
-        Setting("Which end of a prompt is cut off if it is too long", panel=_LENGTH, rare=True),
+        Setting(
+            "Which end of a prompt that is too long is cut off, if any", panel=_LENGTH, rare=True
+        ),
     ] = "error"
     batch_size: Annotated[
         int | None,
@@ -279,7 +285,7 @@ class TextSettings(Settings):
     format: Annotated[
         Form,
         Setting(
-            "old (prompt, then text), text or jsonl",
+            "old is UER-py's: the prompt, and below it the text",
             panel=_OUTPUT,
             default="old in a file, else text",
             rare=True,
@@ -302,8 +308,9 @@ class TextSettings(Settings):
     target: Annotated[
         tuple[Target, ...],
         Setting(
-            "The training target, as in UER-py; found from the tensors by default",
-            panel=_OUTPUT,
+            "The training target, as in UER-py",
+            panel="Model",
+            default="found from the tensors",
             several=True,
             rare=True,
         ),
@@ -354,7 +361,13 @@ class Seq2seqText(TextSettings):
         Setting("Expected outputs; BLEU and chrF are reported", panel=_OUTPUT, rare=True),
     ] = None
     bleu_tokenize: Annotated[
-        str, Setting("auto, 13a, zh, char, intl or none", panel=_OUTPUT, rare=True)
+        str,
+        Setting(
+            "Tokenization for BLEU",
+            panel=_OUTPUT,
+            metavar="auto|13a|zh|char|intl|none",
+            rare=True,
+        ),
     ] = "auto"
 
 
@@ -368,8 +381,9 @@ class LmModel(ModelSettings):
     has_lmtarget_bias: Annotated[
         bool | None,
         Setting(
-            "The output layer has a bias; found from the tensors by default",
+            "The output layer has a bias",
             panel="Model settings (each overrides the config file)",
+            default="found from the tensors",
             rare=True,
         ),
     ] = None

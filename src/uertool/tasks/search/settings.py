@@ -32,7 +32,7 @@ class CorpusSettings(InputSettings):
         tuple[str, ...],
         _corpus(
             "Vectors of the lines, as extract-features writes them: a file, a folder of shards or "
-            "a glob; may be repeated",
+            "a glob",
             metavar="PATH",
             default="computed with the model",
         ),
@@ -95,7 +95,7 @@ class DedupeSettings(Settings):
     """Which lines are duplicates, and which of them is kept."""
 
     threshold: Annotated[
-        float | None, _search("Lines with at least this cosine are duplicates", min=-1, max=1)
+        float | None, _search("Cosine from which on lines are duplicates", min=-1, max=1)
     ] = None
     only_exact: Annotated[bool, _search("Find equal lines only, without vectors")] = False
     keep: Annotated[Literal["first", "longest"], _search("Which line of a group is kept")] = "first"

@@ -35,7 +35,7 @@ class BuildSettings(Settings):
     corpus_path: Annotated[
         tuple[str, ...],
         Setting(
-            "The same as CORPUS; several may be named",
+            "The same as CORPUS",
             names=("corpus",),
             several=True,
             metavar="FILE",
@@ -58,7 +58,7 @@ class BuildSettings(Settings):
     tokenizer: Annotated[
         Literal["char", "space"] | None, _counted("The name of `delimiter` in UER-py (2021)")
     ] = None
-    workers_num: Annotated[int, _counted("Processes that count", min=1)] = 1
+    workers_num: Annotated[int, _counted("Number of processes", min=1)] = 1
     max_size: Annotated[int | None, _counted("Maximum entries, including reserved ones", min=1)] = (
         None
     )
@@ -71,7 +71,8 @@ class BuildSettings(Settings):
         ),
     ] = None
     counts: Annotated[
-        str | None, _counted("Also write every token and its count here", is_output=True)
+        str | None,
+        _counted("Also write every token and its count here", metavar="FILE", is_output=True),
     ] = None
     max_types: Annotated[
         int,
@@ -90,14 +91,15 @@ class BuildSettings(Settings):
         bool, _trained("Whether wordpiece lower-cases and strips accents", valued=True)
     ] = True
     min_count: Annotated[
-        int, Setting("Leave out tokens that are rarer (trained vocabularies: pairs)", min=1)
+        int,
+        Setting("Leave out tokens (with `model`: pairs of pieces) that occur less often", min=1),
     ] = 1
     normalization: Annotated[
         Literal["NFC", "NFKC", "nfc", "nfkc"] | None,
-        Setting("Normalize the text to NFC or NFKC first"),
+        Setting("Convert the text to this Unicode normal form first", metavar="NFC|NFKC"),
     ] = None
     reserved_vocab_path: Annotated[
-        Path | None, Setting("Other tokens to start with, one a line")
+        Path | None, Setting("Tokens to begin with, one a line", default="UER-py's reserved tokens")
     ] = None
 
     def __post_init__(self) -> None:
@@ -145,17 +147,17 @@ class BuildSettings(Settings):
 class DiffSettings(Settings):
     """Which vocabularies are compared, and on which corpus."""
 
-    vocab_1: Annotated[Path | None, Setting("A vocabulary", metavar="FILE")] = None
-    vocab_2: Annotated[Path | None, Setting("Another vocabulary", metavar="FILE")] = None
+    vocab_1: Annotated[Path | None, Setting("The first vocabulary", metavar="FILE")] = None
+    vocab_2: Annotated[Path | None, Setting("The second vocabulary", metavar="FILE")] = None
     encoding: Encoding = "utf-8"
     list: Annotated[
         tuple[str, ...],
-        Setting(f"Also list {', '.join(DIFF_LISTS)}; may be repeated", metavar="WHAT"),
+        Setting(f"Also list these tokens: {', '.join(DIFF_LISTS)}", metavar="WHAT"),
     ] = ()
     corpus_path: Annotated[
         tuple[str, ...],
         _corpus(
-            "Text whose coverage by both is measured; several may be named",
+            "Text on which the coverage of both is measured",
             names=("corpus",),
             several=True,
             metavar="FILE",
@@ -168,9 +170,9 @@ class DiffSettings(Settings):
         Literal["bert", "char", "space"], _corpus("Tokenizer for the [UNK] rate")
     ] = "bert"
     do_lower_case: Annotated[
-        bool, _corpus("Whether the tokenizer bert lower-cases", valued=True)
+        bool, _corpus("Whether the tokenizer bert lower-cases text", valued=True)
     ] = True
-    workers_num: Annotated[int, _corpus("Processes that count", min=1)] = 1
+    workers_num: Annotated[int, _corpus("Number of processes", min=1)] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,10 +202,12 @@ class AdaptSettings(Settings):
         ),
     ] = None
     old_vocab_path: Annotated[
-        Path | None, Setting("Its vocabulary", default="of a folder, the one in it")
+        Path | None,
+        Setting("Vocabulary of the model", default="the one next to it or in its folder"),
     ] = None
     new_vocab_path: Annotated[
-        Path | None, Setting("The new vocabulary: a file, or a folder with a tokenizer")
+        Path | None,
+        Setting("The new vocabulary: a file, or a folder with a tokenizer", metavar="PATH"),
     ] = None
     new_model_path: Annotated[
         Path | None,
@@ -223,28 +227,42 @@ class AdaptSettings(Settings):
     similar_path: Annotated[
         Path | None,
         _rows(
-            "For similar: vectors of old and new words, as word2vec writes them",
+            "For `init` similar: word2vec file with the vectors of old and new words",
             names=("word_vectors_path",),
         ),
     ] = None
     # WECHSEL's number of neighbours and temperature (Minixhofer et al. 2022, arXiv 2112.06598).
-    neighbours: Annotated[int, _rows("For similar: how many of the nearest words", min=1)] = 10
+    neighbours: Annotated[
+        int, _rows("For `init` similar: number of nearest old words that a row is made of", min=1)
+    ] = 10
     temperature: Annotated[
-        float, _rows("For similar: of the softmax over their cosines", above=0)
+        float,
+        _rows(
+            "For `init` similar: temperature of the softmax over the cosines of these words",
+            above=0,
+        ),
     ] = 0.1
-    seed: Annotated[int, _rows("Seed of random rows")] = 7
-    tokenizer: Annotated[TokenizerName, _tokenizer("Its kind")] = "bert"
-    merges_path: Annotated[Path | None, _tokenizer("Merges of bpe")] = None
-    do_lower_case: Annotated[bool, _tokenizer("Whether bert lower-cases", valued=True)] = True
-    old_tgt_vocab_path: Annotated[Path | None, _decoder("Its vocabulary")] = None
-    new_tgt_vocab_path: Annotated[Path | None, _decoder("Its new vocabulary")] = None
+    seed: Annotated[int, _rows("Seed of rows that are drawn at random")] = 7
+    tokenizer: Annotated[
+        TokenizerName,
+        _tokenizer("Kind of the old tokenizer"),
+    ] = "bert"
+    merges_path: Annotated[Path | None, _tokenizer("Merges of the old tokenizer, if it is bpe")] = (
+        None
+    )
+    do_lower_case: Annotated[
+        bool, _tokenizer("Whether the old tokenizer lower-cases text (bert)", valued=True)
+    ] = True
+    old_tgt_vocab_path: Annotated[Path | None, _decoder("Vocabulary of the decoder")] = None
+    new_tgt_vocab_path: Annotated[Path | None, _decoder("New vocabulary of the decoder")] = None
     arch: Annotated[
-        str | None, Setting("The architecture, if the names of tensors are ambiguous")
+        str | None,
+        Setting("The architecture, if the names of tensors are ambiguous", metavar="NAME"),
     ] = None
-    dry_run: Annotated[bool, Setting("Show what would change, write nothing")] = False
+    dry_run: Annotated[bool, Setting("Show what would change; write nothing")] = False
     list: Annotated[
         tuple[str, ...],
-        Setting(f"Also list {', '.join(ADAPT_LISTS)} words; may be repeated", metavar="WHAT"),
+        Setting(f"Also list these words: {', '.join(ADAPT_LISTS)}", metavar="WHAT"),
     ] = ()
 
     def __post_init__(self) -> None:
