@@ -24,6 +24,9 @@ ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 EMBEDDINGS = ("word", "pos", "seg", "task", "sinusoidalpos", "dual")
 TARGETS = ("mlm", "sp", "lm", "bilm", "cls", "token_cls", "qa", "siamese", "rtd")
 
+#: How far T5's relative positions reach; UER-py has no setting for it.
+UER_MAX_DISTANCE = 128
+
 #: Words of the 2021 generation for a target, and what they mean in modular words.
 LEGACY_TARGETS: Mapping[str, tuple[str, ...]] = {
     "bert": ("mlm", "sp"),
@@ -152,7 +155,7 @@ class ModelConfig:
     remove_attention_scale: bool = False
     relative_position_embedding: bool = False
     relative_attention_buckets_num: int = 32
-    relative_attention_max_distance: int = 128
+    relative_attention_max_distance: int = UER_MAX_DISTANCE
     rotary_position_embedding: bool = False  # relative_position_embedding wins
     rotary_order: RotaryOrder = "interleaved"
     rope_theta: float = 10000.0

@@ -81,8 +81,21 @@ COMMANDS: tuple[Entry, ...] = (
 )
 
 
-#: UER-py's scripts, which are commands too, with or without `scripts/` and `.py`.
+#: Models and directions of UER-py's converters; "original_tf" is a later word for Google's format.
+_CONVERTERS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
+    (("bert",), {"google-to-uer": "google2uer", "uer-to-google": "uer2google"}),
+    (("bert", "albert"), {"original-tf-to-uer": "google2uer", "uer-to-original-tf": "uer2google"}),
+    (
+        ("bert", "bert-extractive-qa", "bert-text-classification", "bert-token-classification")
+        + ("albert", "bart", "gpt2", "pegasus", "sbert", "t5", "xlmroberta"),
+        {"huggingface-to-uer": "hf2uer", "uer-to-huggingface": "uer2hf"},
+    ),
+)
+
+#: UER-py's scripts, which are commands too, with or without `scripts/` and `.py`; its
+#: documentation calls average_models.py average_model.py.
 SCRIPTS: dict[str, tuple[str, ...]] = {
+    "average-model": ("average",),
     "average-models": ("average",),
     "build-vocab": ("vocab", "build"),
     "check-model": ("check",),
@@ -97,13 +110,20 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "run-lgb": ("ensemble", "fit"),
     "topn-words-dep": ("topn", "dep"),
     "topn-words-indep": ("topn", "indep"),
-    "convert-bert-from-google-to-uer": ("convert", "google2uer"),
-    "convert-bert-from-uer-to-google": ("convert", "uer2google"),
     **{
         f"convert-{model}-from-{names}": ("convert", direction)
-        for model in ("bert", "bert-extractive-qa", "bert-text-classification", "gpt2", "t5")
-        for names, direction in (("huggingface-to-uer", "hf2uer"), ("uer-to-huggingface", "uer2hf"))
+        for models, directions in _CONVERTERS
+        for model in models
+        for names, direction in directions.items()
     },
+    # UER-py's files do not tell these from BERT and from question answering.
+    "convert-xlmroberta-from-uer-to-huggingface": ("convert", "uer2hf", "--arch", "xlm-roberta"),
+    "convert-bert-token-classification-from-uer-to-huggingface": (
+        "convert",
+        "uer2hf",
+        "--target",
+        "token_cls",
+    ),
 }
 _SCRIPT = re.compile(r"(?:.*/)?([\w-]+?)(?:\.py)?")
 

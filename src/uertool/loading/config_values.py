@@ -20,6 +20,7 @@ from uertool.config import (
     EMBEDDINGS,
     LEGACY_TARGETS,
     TARGETS,
+    UER_MAX_DISTANCE,
     ModelConfig,
     RopeScaling,
     split_words,
@@ -138,7 +139,8 @@ def uer_content(config: ModelConfig, generation: Generation) -> dict[str, Any]:
             values.pop(name, None)
     if config.attention_head_size * config.heads_num != config.hidden_size:
         values["attention_head_size"] = config.attention_head_size
-    if config.rotary_position_embedding or config.is_beyond_uer:
+    rotary = config.rotary_position_embedding
+    if rotary or config.is_beyond_uer:
         more = (*_ROTARY_NAMES, *(_OWN_NAMES if config.is_beyond_uer else ()))
         own = {name: getattr(config, name) for name in more}
         if config.rope_scaling is not None:
@@ -146,8 +148,10 @@ def uer_content(config: ModelConfig, generation: Generation) -> dict[str, Any]:
         default = ModelConfig(0, 0, 0)
         values.update({k: v for k, v in own.items() if v != getattr(default, k)})
         values["rope_theta"] = config.rope_theta  # its usual value depends on the architecture
-        if config.layernorm != "normal":
-            values["layernorm_eps"] = config.norm_eps
+    if config.layernorm != "normal" and (rotary or config.norm_eps != 1e-6):
+        values["layernorm_eps"] = config.norm_eps
+    if config.relative_attention_max_distance != UER_MAX_DISTANCE:
+        values["relative_attention_max_distance"] = config.relative_attention_max_distance
     if config.encoder == "dual":
         stream = {**values, "embedding": ["word", "pos", "seg"], "encoder": "transformer"}
         values["stream_0"] = values["stream_1"] = stream

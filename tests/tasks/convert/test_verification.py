@@ -182,6 +182,69 @@ def test_names_that_mean_one_tensor_and_differ_are_reported(tmp_path: Path) -> N
     assert torch.equal(found, weights["cls.predictions.decoder.bias"])
 
 
+def test_the_encoder_of_bart_has_its_own_word_table_if_it_differs(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    convert(FIXTURES / "bart-modular" / "model.bin", tmp_path / "hf", "hf")
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
+    weights["model.shared.weight"] += 1.0  # unused by transformers, which trains the other
+    save_file(weights, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    found = open_checkpoint(tmp_path / "hf").tensor("embedding.word.embedding.weight")
+    assert torch.equal(found, weights["model.encoder.embed_tokens.weight"])
+
+
+def test_how_far_relative_positions_reach_is_kept_next_to_a_file(tmp_path: Path) -> None:
+    convert(FIXTURES / "t5-modular" / "model.bin", tmp_path / "hf", "hf")
+    path = tmp_path / "hf" / "config.json"
+    changed = {"relative_attention_max_distance": 20, "layer_norm_epsilon": 1e-5}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    report = convert(tmp_path / "hf", tmp_path / "m.bin", "uer")
+    assert any("reach 20 tokens, UER-py's 128" in note for note in report.notes)
+    assert report.verification is not None
+    assert report.verification.differences[SOURCE_AND_OUTPUT]["hidden states"] == 0.0
+    config = resolve_config(open_checkpoint(tmp_path / "m.bin")).config
+    assert (config.relative_attention_max_distance, config.norm_eps) == (20, 1e-5)
+    convert(tmp_path / "m.bin", tmp_path / "back", "hf")
+    back = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert {name: back[name] for name in changed} == changed
+
+
+def test_ernie_without_task_types_is_a_bert_of_uer_py(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    convert(MLM, tmp_path / "hf", "hf")
+    path = tmp_path / "hf" / "config.json"
+    ernie = {"model_type": "ernie", "architectures": ["ErnieForMaskedLM"]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **ernie}))
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
+    weights = {name.replace("bert.", "ernie."): value for name, value in weights.items()}
+    save_file(weights, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    for exact, least, most in ((True, 0.0, 1e-4), (False, 1e-3, 1.0)):
+        options = ConvertSettings(exact_norm=exact)
+        report = convert(tmp_path / "hf", tmp_path / f"{exact}.bin", "uer", options)
+        assert report.verification is not None
+        assert least <= max(report.verification.differences[SOURCE_AND_OUTPUT].values()) <= most
+
+
+def test_an_epsilon_that_uer_py_does_not_have_is_named(tmp_path: Path) -> None:
+    convert(MLM, tmp_path / "hf", "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layer_norm_eps": 0.1}))
+    with pytest.raises(CheckpointError, match=r"cannot become UER-py's: their epsilon 0\.1"):
+        convert(tmp_path / "hf", tmp_path / "m.bin", "uer", ConvertSettings(exact_norm=True))
+
+
+def test_the_segment_row_of_xlm_r_is_used_in_safetensors(tmp_path: Path) -> None:
+    source = FIXTURES / "xlm-roberta-modular" / "model.bin"
+    report = convert(source, tmp_path / "hf", "hf", ConvertSettings(arch="xlm-roberta"))
+    assert any("Row 2 is written" in note for note in report.notes)
+    assert report.verification is not None
+    assert report.verification.differences[SOURCE_AND_OUTPUT]["hidden states"] > 0.1
+    report = convert(tmp_path / "hf", tmp_path / "m.safetensors", "safetensors")
+    assert report.verification is not None
+    assert set(report.verification.differences[SOURCE_AND_OUTPUT].values()) == {0.0}
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "words"),
     [
@@ -197,7 +260,7 @@ def test_what_uer_py_has_no_setting_for_is_reported_and_kept_in_safetensors(
 
     arch = architecture("xlm-roberta" if kind == "roberta" else kind)
     make(tmp_path / "hf", arch, kind, "mlm" if kind == "roberta" else "lm", **settings)
-    report = convert(tmp_path / "hf", tmp_path / "m.bin", "uer")
+    report = convert(tmp_path / "hf", tmp_path / "m.bin", "uer", ConvertSettings(exact_norm=True))
     assert any(words in note for note in report.notes)
     report = convert(tmp_path / "hf", tmp_path / "m.safetensors", "safetensors")
     assert not any(words in note for note in report.notes)

@@ -69,7 +69,7 @@ def decoder_layer() -> list[Rule]:
 def words() -> list[Rule]:
     """The word tables of both sides."""
     return [
-        rule(WORD, ("model.shared.weight", "model.encoder.embed_tokens.weight")),
+        rule(WORD, ("model.encoder.embed_tokens.weight", "model.shared.weight")),
         rule(
             "tgt_embedding.word.embedding.weight",
             "model.decoder.embed_tokens.weight",

@@ -50,7 +50,7 @@ def _feed_forward(uer: str, hf: str, gated: bool) -> list[Rule]:
 def _encoder(gated: bool) -> tuple[Rule, ...]:
     uer, hf = "encoder.transformer.{i}.", "encoder.block.{i}.layer."
     return (
-        rule(WORD, ("shared.weight", "encoder.embed_tokens.weight")),
+        rule(WORD, ("encoder.embed_tokens.weight", "shared.weight")),
         rule(f"encoder.relative_pos_emb.{_BIAS}", f"encoder.block.0.layer.0.SelfAttention.{_BIAS}"),
         *_attention(f"{uer}self_attn", f"{hf}0.SelfAttention"),
         rule(f"{uer}layer_norm_1.weight", f"{hf}0.layer_norm.weight"),

@@ -30,7 +30,8 @@ class CheckSettings(CompanionSettings):
     """What is checked of a checkpoint, and which copies of it are written."""
 
     load_model_path: Annotated[
-        str | None, Setting("The same as FILE", names=("model", "m"), metavar="FILE")
+        str | None,
+        Setting("The same as FILE", names=("model", "input_model_path", "m"), metavar="FILE"),
     ] = None
     run: Annotated[
         bool,

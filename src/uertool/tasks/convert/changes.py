@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from uertool.checkpoints.architectures import architecture
 from uertool.checkpoints.architectures.base import Architecture
-from uertool.checkpoints.export import fitting_heads
+from uertool.checkpoints.export import Plan, fitting_heads
 from uertool.checkpoints.formats.tensor_file import TensorInfo
+from uertool.checkpoints.naming import XLMR_SEGMENT_SCRIPT
 from uertool.checkpoints.reader import Checkpoint
-from uertool.config import ModelConfig
+from uertool.config import UER_MAX_DISTANCE, ModelConfig
 from uertool.models.norm import UER_EPS
 from uertool.models.positions import sinusoid_modular
 from uertool.tasks.convert import tensor_views
@@ -40,6 +41,7 @@ class Changes:
         whole: whether a whole Hugging Face folder is written, not weights alone.
         view: the tensors of the output.
         notes: sentences about decisions.
+        lossy: whether the output cannot hold a setting of the model.
     """
 
     checkpoint: Checkpoint
@@ -51,6 +53,7 @@ class Changes:
     whole: bool
     view: TensorView = field(init=False)
     notes: list[str] = field(init=False, default_factory=list)
+    lossy: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.view = self._changed_view()
@@ -198,7 +201,7 @@ class Changes:
                 )
         if self.to == "uer" and not self.config.is_beyond_uer:
             self._note_settings_without_words()
-        if not self.options.exact_norm and self._has_one_segment():
+        if self.to == "uer" and not self.options.exact_norm and self._has_one_segment():
             view = self._segments_as_script(view)
         return view
 
@@ -211,9 +214,16 @@ class Changes:
         if "mlm" in self.heads and config.mlm_act not in (None, config.hidden_act):
             lost.append(f"the masked-language head has the activation {config.mlm_act}")
         if lost:
+            self.lossy = True
             self.notes.append(
                 f"UER-py has no setting for this: {'; '.join(lost)}. A .bin computes something "
                 "else; a .safetensors keeps it for uertool."
+            )
+        if config.relative_attention_max_distance != UER_MAX_DISTANCE:
+            self.notes.append(
+                f"Relative positions of this model reach {config.relative_attention_max_distance} "
+                f"tokens, UER-py's {UER_MAX_DISTANCE}: it computes something else with this file, "
+                "uertool does not, as long as its configuration is next to it."
             )
         beyond = self._beyond_tencentpretrain()
         if beyond:
@@ -285,6 +295,18 @@ class Changes:
             "positions, which uertool runs and UER-py does not."
         )
         return view
+
+
+def moved_segments(plan: Plan, view: TensorView) -> Iterator[str]:
+    """A sentence if the one segment row that is written is not the one that texts use."""
+    for planned in plan.tensors:
+        if planned.transform is XLMR_SEGMENT_SCRIPT:
+            table = view.read(planned.sources[0])
+            if not torch.equal(table[1], table[2]):
+                yield (
+                    "UER-py's texts use row 1 of the segment table. Row 2 is written, as UER-py's "
+                    "converter does, and the outputs differ; `exact_norm` writes row 1."
+                )
 
 
 def _sinusoid(rows: int, size: int) -> torch.Tensor:

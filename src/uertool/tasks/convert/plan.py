@@ -17,7 +17,7 @@ from uertool.config import ModelConfig
 from uertool.errors import CheckpointError, ConfigError, UsageError, counted, listed
 from uertool.loading.assumptions import guessed, require_known
 from uertool.loading.config_values import uer_content
-from uertool.tasks.convert.changes import POOLER, Changes
+from uertool.tasks.convert.changes import POOLER, Changes, moved_segments
 from uertool.tasks.convert.hf_config import as_original, config_json, known_vocab, written_class
 from uertool.tasks.convert.results import ConversionReport, MappingRow
 from uertool.tasks.convert.sentence_modules import SentenceModules, modules_for
@@ -50,6 +50,7 @@ class ConversionPlan:
         tensors: the plan of the output's tensors, and what has no place there.
         tokenizer: which tokenizer goes with the model.
         sentences: the modules of a folder for sentence-transformers, None for other outputs.
+        lossy: whether the output cannot hold a setting of the source.
         notes: sentences about what was decided or lost.
     """
 
@@ -94,6 +95,7 @@ class ConversionPlan:
         self.arch: Architecture | None = changes.arch
         self.config: ModelConfig = changes.config
         self.heads: tuple[str, ...] = changes.heads
+        self.lossy = changes.lossy
         self.notes.extend(changes.notes)
         self.tokenizer, remarks = find_tokenizer(checkpoint, self.config, self.arch, options)
         self.notes.extend(remarks)
@@ -264,6 +266,7 @@ class ConversionPlan:
                     "word table; Google's format has no place for it.",
                     "Drop it with `allow_loss`: reading back gives the word table instead.",
                 )
+        self.notes.extend(moved_segments(self.tensors, self.view))
         left = self.tensors.left_over
         if left:
             self.notes.append(
@@ -379,7 +382,7 @@ class ConversionPlan:
     def _norm_words(self) -> str:
         if self.source_config.norm == "rms":
             return "norms without mean and bias are the same everywhere"
-        if self.source_config.norm == self._norm_of_output():
+        if self.source_config.norm == self.norm_of_output:
             return "gamma copied bit for bit"
         if self.options.exact_norm:
             return "every gamma multiplied so that the layer norms compute the same"
@@ -388,7 +391,8 @@ class ConversionPlan:
             "other libraries differ, so the outputs differ slightly (see `exact_norm`)"
         )
 
-    def _norm_of_output(self) -> str:
+    @property
+    def norm_of_output(self) -> str:
         """The layer norm that runs the output; a .safetensors file with UER-py's names says it."""
         if self.side is not None:
             return "standard"

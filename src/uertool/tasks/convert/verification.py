@@ -110,7 +110,8 @@ def _run_both(plan: ConversionPlan, place: Path, count: int) -> Verification:
     if plan.sentences is not None:  # nothing else of them is used
         source, output = ({_HIDDEN: run[_HIDDEN]} for run in (source, output))
     options = plan.options
-    same = options.exact_norm and not options.allow_loss and options.dtype is None
+    lossy = plan.lossy or options.allow_loss or options.dtype is not None
+    same = options.exact_norm and not lossy
     found = {SOURCE_AND_OUTPUT: _compared(plan, source, output, SOURCE_AND_OUTPUT, must=same)}
     cosine = _cosine(plan, place, source, output, probe)
     if plan.sentences is not None and options.verify_full:
@@ -183,7 +184,7 @@ def _settings(plan: ConversionPlan, written: Checkpoint) -> dict[str, Any]:
     if written.hf_config is not None or written.stored_config is not None:
         return {}
     if written.layout == "uer":
-        return fields_from_uer(plan.uer_config(), plan.target)
+        return {**fields_from_uer(plan.uer_config(), plan.target), "norm": plan.norm_of_output}
     assert plan.arch is not None
     return plan.arch.config_from_hf(plan.arch.config_to_hf(plan.config))
 
@@ -199,6 +200,13 @@ def _compared(
         if not value <= _TOLERANCE * max(1.0, float(one[name].abs().max()))
     ]
     if wrong and must:
+        source = plan.source_config
+        if plan.side is None and source.norm == "standard" and source.norm_eps > 1e-12:
+            raise CheckpointError(
+                f"The layer norms of {plan.checkpoint.path} cannot become UER-py's: their epsilon "
+                f"{source.norm_eps:g} matters, and {what}, differ: {', '.join(wrong)}.",
+                "Leave `exact_norm` out; a .safetensors keeps the layer norm.",
+            )
         raise CheckpointError(
             f"The conversion of {plan.checkpoint.path} to {plan.target} is not right; {what}, "
             f"differ: {', '.join(wrong)}.",
