@@ -85,6 +85,12 @@ def test_lists_and_numbers_of_numpy_are_settings(model: uertool.Model) -> None:
         ),
         (lambda m: m.similarity("今", 3), SettingError, "`second`: 3"),
         (lambda m: m.cloze("今", topm=3), UsageError, "no setting `topm`. Perhaps `topn`"),
+        (
+            lambda m: uertool.extract_features("今", prediction_path="a.npy", model="b"),
+            UsageError,
+            "no setting `model`. Perhaps `load_model_path` is meant",
+        ),
+        (lambda m: uertool.load_model(heads="zzz"), UsageError, "Unknown head: zzz"),
         (lambda m: m.cloze("今", topn="3"), SettingError, "`topn`: '3' (must be a whole number)"),
         (lambda m: uertool.nearest(3, "今"), SettingError, "`source`: 3"),
         (lambda m: m.cloze("今", seed=None), SettingError, "`seed`: None (must be a whole number)"),

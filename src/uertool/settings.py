@@ -252,7 +252,9 @@ def spread(
     def spreading(*args: Any, **given: Any) -> Result:
         unknown = [name for name in given if name not in signature.parameters]
         if unknown:
-            near = difflib.get_close_matches(unknown[0], signature.parameters, 2)
+            of_groups = (field for _, fields in groups.values() for field in fields)
+            also = [field.name for field in of_groups if unknown[0] in field.setting.names]
+            near = also or difflib.get_close_matches(unknown[0], signature.parameters, 2)
             hint = " or ".join(f"`{name}`" for name in near)
             raise UsageError(
                 f"{function.__name__} has no setting `{unknown[0]}`.",

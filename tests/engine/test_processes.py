@@ -52,7 +52,8 @@ def test_one_device_runs_in_this_process(tmp_path: Path) -> None:
 def test_an_error_in_a_worker_is_the_same_error_here(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         run(order(tmp_path / "out.txt", "unreadable"))
-    assert (caught.value.message, caught.value.hint) == ("It cannot be read.", None)
+    assert caught.value.message == "It cannot be read."
+    assert caught.value.hint is not None and "give `resume`" in caught.value.hint
     assert not (tmp_path / "out.txt").exists()
 
 
@@ -74,6 +75,24 @@ def test_a_bug_in_a_worker_keeps_its_traceback(tmp_path: Path) -> None:
 def test_a_dead_worker_ends_the_run_with_a_sentence(tmp_path: Path, fault: str, how: str) -> None:
     with pytest.raises(UertoolError, match=how):
         run(order(tmp_path / "out.txt", fault))
+
+
+def test_a_script_that_its_workers_would_run_again_is_said(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from tests.engine.test_processes import order, run\n"
+        "run(order(Path('out.txt')))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert 'in the script under if __name__ == "__main__":' in ran.stderr
+    assert list(tmp_path.iterdir()) == [script]
 
 
 def test_a_batch_is_halved_in_a_worker_with_a_notice_here(tmp_path: Path) -> None:

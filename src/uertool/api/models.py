@@ -149,7 +149,7 @@ def load_model(
         config=config,
         tokenizer=tokenizer,
         tgt_vocab=tgt_vocab,
-        heads=heads,
+        heads=(heads,) if isinstance(heads, str) else heads,
         arch=arch,
         device=device,
         dtype=dtype,

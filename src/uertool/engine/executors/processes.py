@@ -177,11 +177,12 @@ class _Pool:
             how = f"was killed by signal {-code} ({_signal_name(-code)})"
         else:
             how = f"ended with exit code {code}"
-        raise UertoolError(
-            f"The {worker.name} {how} before its work was done.",
-            "If memory ran out, use fewer devices or a smaller `batch_size`; finished work is "
-            "kept, see `resume`.",
-        )
+        hint = "If memory ran out, use fewer devices or a smaller `batch_size`; finished work is "
+        hint += "kept, see `resume`."
+        if code == 1:  # Python's, if a worker fails before it can report why
+            hint = "Every worker imports a script that is run, so call this in the script under "
+            hint += 'if __name__ == "__main__":, or see above.'
+        raise UertoolError(f"The {worker.name} {how} before its work was done.", hint)
 
     def finish(self) -> None:
         """Let the workers end by themselves."""
