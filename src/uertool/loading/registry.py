@@ -28,6 +28,7 @@ from uertool.loading.references import find_model
 from uertool.loading.settings import COMPANIONS, DeviceSettings, ModelSettings
 from uertool.loading.tokenizers import TOKENIZER_SETTINGS, TokenizerFiles, TokenizerFinder
 from uertool.models.model import UerModel
+from uertool.models.packing import packed
 from uertool.text.tokenizers.base import Tokenizer
 
 #: Models that are kept; the one that was used longest ago makes room.
@@ -227,6 +228,8 @@ def _load(
     tokenizer = finder.source()
     tgt_tokenizer = finder.target() if "lm" in chosen else None
     built = build_model(checkpoint, config, chosen, device, dtype)
+    if device.type == "cpu" and "lm" not in chosen:  # generation packs what it needs itself
+        built.model.encoder = packed(built.model.encoder, release=True)
     ignored = [*checkpoint.ignored, *filter(checkpoint.ignores, built.left_out)]
     remark = [f"Ignored as asked: {listed(ignored)}."] if ignored else []
     return LoadedModel(
