@@ -10,8 +10,8 @@ go from texts to results on the CPU.
     features     mean pooling; peer: sentence-transformers, the better of batches of 32 and 256
     cloze        one mask in each sentence, the ten best words; peer: transformers' fill-mask, the
                  better of batches of 32 and 256
-    topn         `topn dep`: candidates in one place of a sentence; peer: padded batches of 256
-                 through transformers' model
+    topn         `topn dep`: candidates in one place of a sentence; peer: batches of 256 through
+                 transformers' model
     generation   greedy, 128 new tokens, for 1, 16 and 64 prompts; peer: transformers' `generate`
 
 `busy` is the time of all kernels of a run divided by its duration: what is missing to 1 is time in
