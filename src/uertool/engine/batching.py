@@ -77,6 +77,11 @@ class Later(Generic[R_co]):
 Step = Callable[[Batch], Sequence[R] | Later[R]]
 
 
+def fetched(results: Sequence[R] | Later[R]) -> Sequence[R]:
+    """The results of a batch; waits for those that come later."""
+    return results.get() if isinstance(results, Later) else results
+
+
 @dataclass(frozen=True)
 class Limits:
     """How batches are cut.
@@ -256,9 +261,6 @@ class WindowRunner(Generic[R]):
             if behind is not None:
                 yield _finish(results, *behind)
             behind = started
-            if not any(isinstance(part, Later) for part in started[1]):
-                behind = None
-                yield _finish(results, *started)
         if behind is not None:
             yield _finish(results, *behind)
         return cast("list[R]", results)
@@ -311,9 +313,7 @@ def _finish(
     results: list[R | None], places: Sequence[int], parts: Iterable[Sequence[R] | Later[R]]
 ) -> int:
     """Put the results of a batch into their places, and give their number."""
-    found = [
-        result for part in parts for result in (part.get() if isinstance(part, Later) else part)
-    ]
+    found = [result for part in parts for result in fetched(part)]
     if len(found) != len(places):
         raise RuntimeError(f"a step gave {len(found)} results for {len(places)} texts")
     for place, result in zip(places, found, strict=True):

@@ -18,6 +18,7 @@ from uertool.engine.batching import (
     Later,
     Limits,
     WindowRunner,
+    fetched,
     run_batches,
     windows_of,
 )
@@ -277,8 +278,7 @@ class _SafeJob(Generic[R]):
             one = slice(row, row + 1)
             single = Batch(batch.ids[one], batch.segs[one], [item], batch.lengths[one])
             try:
-                found = _step(self.job, single)
-                results.extend(found.get() if isinstance(found, Later) else found)
+                results.extend(fetched(_step(self.job, single)))
             except Exception as reason:
                 failed.append(reason)
                 results.append(self._failed(item, reason))

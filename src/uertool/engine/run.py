@@ -271,7 +271,7 @@ def _work(order: Order, folder: RunFolder, executor: Executor, watch: Watch) -> 
 
 
 def _listen(messages: Iterable[Message], emitter: Emitter | None, watch: Watch) -> None:
-    """Tell what the workers tell, some of it once, and pass on what they have done."""
+    """Show the messages of the workers, some of them once, and pass on the finished parts."""
     said: set[str] = set()
     tells = {"notice": watch.notice, "hint": watch.hint, "detail": watch.detail}
     for message in messages:
